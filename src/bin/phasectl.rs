@@ -1,0 +1,2 @@
+//! phasectl: keys, publishing, serving and packing, on the host.
+fn main() {}

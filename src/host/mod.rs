@@ -1,0 +1,1 @@
+//! phasectl: what the host does.

@@ -1,0 +1,317 @@
+//! The only printer: consoles, kernel log, `/run/phaseboot/log.jsonl` and the progress of transfers.
+//!
+//! Rooms write through the macros of the `log` crate. A record is one line for people,
+//! `phaseboot[0.412] net: ...` (seconds since this process started, then the room), or one JSON
+//! object with `t` (seconds), `level`, `step` and `message`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use serde_json::json;
+
+use crate::paths::Paths;
+
+/// How a record looks on the console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Terminals get a progress line redrawn this often, anything else a line this often.
+const REDRAW: Duration = Duration::from_millis(200);
+const REPRINT: Duration = Duration::from_secs(5);
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+struct Logger {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    format: Format,
+    /// Where people look: the active consoles for PID 1, else standard error.
+    screens: Vec<Screen>,
+    kmsg: Option<File>,
+    jsonl: Option<File>,
+    /// The progress line on the screens, if one is being drawn.
+    progress: Option<String>,
+}
+
+struct Screen {
+    writer: Box<dyn Write + Send>,
+    terminal: bool,
+}
+
+/// Starts logging to standard error. Call once, first.
+pub fn start() {
+    let logger = LOGGER.get_or_init(|| Logger {
+        started: Instant::now(),
+        state: Mutex::new(State {
+            format: Format::Text,
+            screens: vec![Screen { writer: Box::new(io::stderr()), terminal: io::stderr().is_terminal() }],
+            kmsg: None,
+            jsonl: None,
+            progress: None,
+        }),
+    });
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Seconds since [`start`].
+pub fn elapsed() -> Duration {
+    LOGGER.get().map_or(Duration::ZERO, |logger| logger.started.elapsed())
+}
+
+/// Chooses the console format and whether debug records are shown.
+pub fn configure(format: Format, debug: bool) {
+    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+    if let Some(mut state) = lock() {
+        state.format = format;
+    }
+}
+
+/// Keeps every record in `log.jsonl` too. A folder that cannot be written is not an error: the log
+/// is a convenience, the boot is not.
+pub fn keep_records(paths: &Paths) {
+    let path = paths.log_jsonl();
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let file = std::fs::create_dir_all(folder)
+        .and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
+    if let (Some(mut state), Ok(file)) = (lock(), file) {
+        state.jsonl = Some(file);
+    }
+}
+
+/// For PID 1: writes to each of `consoles` instead of standard error, and to the kernel log.
+pub fn take_consoles(consoles: Vec<File>, kmsg: Option<File>) {
+    let Some(mut state) = lock() else { return };
+    if !consoles.is_empty() {
+        state.screens = consoles
+            .into_iter()
+            .map(|file| Screen { terminal: file.is_terminal(), writer: Box::new(file) })
+            .collect();
+    }
+    state.kmsg = kmsg;
+}
+
+fn lock() -> Option<MutexGuard<'static, State>> {
+    // A thread that died while printing leaves nothing here that could be half-done.
+    LOGGER.get().map(|logger| logger.state.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The room a record comes from: `phaseboot::net::dhcp4` is `net`.
+fn step(target: &str) -> &str {
+    match target.strip_prefix("phaseboot::") {
+        Some(inner) => inner.split("::").next().unwrap_or(inner),
+        None => target,
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("phaseboot") && metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let t = self.started.elapsed().as_secs_f64();
+        let step = step(record.target());
+        let message = record.args().to_string();
+        let object = json!({
+            "t": (t * 1000.0).round() / 1000.0,
+            "level": record.level().as_str().to_ascii_lowercase(),
+            "step": step,
+            "message": message,
+        });
+        let mark = match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info | Level::Debug | Level::Trace => "",
+        };
+        let text = format!("phaseboot[{t:.3}] {step}: {mark}{message}");
+
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = match state.format {
+            Format::Text => text.clone(),
+            Format::Json => object.to_string(),
+        };
+        state.erase_progress();
+        for screen in &mut state.screens {
+            // A console that cannot be written to leaves nobody to tell.
+            let _ = writeln!(screen.writer, "{line}");
+        }
+        if let Some(kmsg) = &mut state.kmsg {
+            // Debug level: in the kernel's log, but not a second time on its consoles.
+            let _ = kmsg.write_all(format!("<7>{text}\n").as_bytes());
+        }
+        if let Some(jsonl) = &mut state.jsonl {
+            let _ = writeln!(jsonl, "{object}");
+        }
+        state.draw_progress();
+    }
+
+    fn flush(&self) {
+        if let Some(mut state) = lock() {
+            for screen in &mut state.screens {
+                let _ = screen.writer.flush();
+            }
+        }
+    }
+}
+
+impl State {
+    fn erase_progress(&mut self) {
+        if self.progress.is_some() {
+            self.each_terminal(b"\r\x1b[K");
+        }
+    }
+
+    fn draw_progress(&mut self) {
+        if let Some(line) = self.progress.clone() {
+            self.each_terminal(format!("\r{line}\x1b[K").as_bytes());
+        }
+    }
+
+    fn each_terminal(&mut self, bytes: &[u8]) {
+        for screen in self.screens.iter_mut().filter(|screen| screen.terminal) {
+            let _ = screen.writer.write_all(bytes);
+            let _ = screen.writer.flush();
+        }
+    }
+}
+
+/// The progress of files that are fetched at the same time: one line for all of them, redrawn in
+/// place on a terminal, printed now and then elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    started: Instant,
+    files: Mutex<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    files: Vec<FileProgress>,
+    drawn: Instant,
+    printed: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct FileProgress {
+    name: &'static str,
+    size: u64,
+    done: u64,
+}
+
+impl Progress {
+    /// For files with these names and sizes in bytes.
+    pub fn new(files: &[(&'static str, u64)]) -> Self {
+        let now = Instant::now();
+        let files = files.iter().map(|&(name, size)| FileProgress { name, size, done: 0 }).collect();
+        Self { started: now, files: Mutex::new(Files { files, drawn: now, printed: now }) }
+    }
+
+    /// Says how many bytes of the file at `index` are there by now.
+    pub fn set(&self, index: usize, done: u64) {
+        let now = Instant::now();
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.files.get_mut(index) {
+            file.done = done;
+        }
+        if now.duration_since(files.drawn) < REDRAW {
+            return;
+        }
+        files.drawn = now;
+        let line = describe(&files.files, now.duration_since(self.started));
+        let print = now.duration_since(files.printed) >= REPRINT;
+        if print {
+            files.printed = now;
+        }
+        drop(files);
+        let Some(mut state) = lock() else { return };
+        if state.format == Format::Text && state.screens.iter().any(|screen| screen.terminal) {
+            state.progress = Some(line);
+            state.draw_progress();
+        } else if print {
+            drop(state);
+            log::info!(target: "phaseboot::fetch", "{line}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(mut state) = lock() {
+            state.erase_progress();
+            state.progress = None;
+        }
+    }
+}
+
+fn describe(files: &[FileProgress], elapsed: Duration) -> String {
+    let done: u64 = files.iter().map(|file| file.done).sum();
+    let left: u64 = files.iter().map(|file| file.size.saturating_sub(file.done)).sum();
+    let mut line = String::new();
+    for file in files {
+        let percent = (file.done * 100).checked_div(file.size).unwrap_or(100);
+        line.push_str(&format!("{} {percent}% of {}, ", file.name, bytes(file.size)));
+    }
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rate = done.saturating_mul(1000) / millis;
+    line.push_str(&format!("{}/s", bytes(rate)));
+    if let Some(seconds) = left.checked_div(rate) {
+        line.push_str(&format!(", {seconds} s left"));
+    }
+    line
+}
+
+/// A number of bytes for people: `14.2 MB` (powers of ten).
+pub fn bytes(count: u64) -> String {
+    let tenths = |unit: u64| format!("{}.{}", count / unit, count % unit * 10 / unit);
+    match count {
+        0..1_000 => format!("{count} B"),
+        1_000..1_000_000 => format!("{} kB", tenths(1_000)),
+        1_000_000..1_000_000_000 => format!("{} MB", tenths(1_000_000)),
+        _ => format!("{} GB", tenths(1_000_000_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_and_sizes_read_well() {
+        assert_eq!(step("phaseboot::net::dhcp4"), "net");
+        assert_eq!(step("phaseboot"), "phaseboot");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(14_186_432), "14.1 MB");
+        assert_eq!(bytes(u64::MAX), "18446744073.7 GB");
+    }
+
+    #[test]
+    fn progress_names_files_rate_and_remaining_time() {
+        let files = [
+            FileProgress { name: "kernel", size: 10_000_000, done: 5_000_000 },
+            FileProgress { name: "initramfs", size: 0, done: 0 },
+        ];
+        assert_eq!(
+            describe(&files, Duration::from_secs(1)),
+            "kernel 50% of 10.0 MB, initramfs 100% of 0 B, 5.0 MB/s, 1 s left"
+        );
+        assert_eq!(
+            describe(&files[..1], Duration::ZERO),
+            "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! phaseboot: PID 1, or a command.
+fn main() {
+    phaseboot::sys::early::keep();
+    phaseboot::log::start();
+}

@@ -1,0 +1,81 @@
+//! Every path of the running system that phaseboot reads or writes, under a root that tests can move.
+
+use std::path::{Path, PathBuf};
+
+/// The file system as phaseboot sees it: `/`, or a folder that looks like one.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self::under("/")
+    }
+}
+
+macro_rules! paths {
+    ($($(#[$doc:meta])* $name:ident = $path:literal;)*) => {
+        impl Paths {
+            $($(#[$doc])* pub fn $name(&self) -> PathBuf { self.at($path) })*
+        }
+    };
+}
+
+impl Paths {
+    /// The same paths below `root`.
+    pub fn under(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn at(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// The folder `/lib/modules/RELEASE`.
+    pub fn modules(&self, release: &str) -> PathBuf {
+        self.at("lib/modules").join(release)
+    }
+
+    /// `/sys/class/net/INTERFACE`
+    pub fn interface(&self, interface: &str) -> PathBuf {
+        self.at("sys/class/net").join(interface)
+    }
+}
+
+paths! {
+    /// The running kernel's command line.
+    kernel_cmdline = "proc/cmdline";
+    /// Physical address space: proc(5). Addresses are zero without CAP_SYS_ADMIN.
+    iomem = "proc/iomem";
+    /// One 64-bit flag word for each page frame: Documentation/admin-guide/mm/pagemap.rst.
+    kpageflags = "proc/kpageflags";
+    /// Memory figures in kB: proc(5).
+    meminfo = "proc/meminfo";
+    /// What is mounted: proc(5).
+    mountinfo = "proc/self/mountinfo";
+    /// `1` when the kernel refuses to load another one, until it reboots.
+    kexec_load_disabled = "proc/sys/kernel/kexec_load_disabled";
+    /// `1` when a kernel is loaded.
+    kexec_loaded = "sys/kernel/kexec_loaded";
+    /// The lockdown mode, the active one in brackets: kernel_lockdown(7).
+    lockdown = "sys/kernel/security/lockdown";
+    /// The flattened device tree this kernel was given.
+    devicetree = "sys/firmware/fdt";
+    /// Where every device shows its `modalias`.
+    devices = "sys/devices";
+    /// Network interfaces.
+    interfaces = "sys/class/net";
+    /// The kernel log.
+    kmsg = "dev/kmsg";
+    /// Trusted keys, policy.
+    trust = "etc/phaseboot";
+    /// The resolver's configuration: resolv.conf(5).
+    resolv_conf = "etc/resolv.conf";
+    /// State of this boot.
+    run = "run/phaseboot";
+    /// The lease this boot runs on.
+    lease = "run/phaseboot/lease.json";
+    /// Every log record of this boot, a JSON object a line.
+    log_jsonl = "run/phaseboot/log.jsonl";
+}

@@ -1,0 +1,9 @@
+//! The only home of `unsafe`: system calls and memory that `rustix` has no safe form for, each a
+//! small safe function. Nothing here decides anything.
+
+pub mod arch;
+pub mod early;
+pub mod kexec;
+pub mod memfd;
+pub mod packet;
+pub mod random;
