@@ -309,9 +309,6 @@ mod tests {
             describe(&files, Duration::from_secs(1)),
             "kernel 50% of 10.0 MB, initramfs 100% of 0 B, 5.0 MB/s, 1 s left"
         );
-        assert_eq!(
-            describe(&files[..1], Duration::ZERO),
-            "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left"
-        );
+        assert_eq!(describe(&files[..1], Duration::ZERO), "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left");
     }
 }
