@@ -1,1 +1,74 @@
-fn main() {}
+//! The lab: `cargo lab setup|build|kernels|demo|test`.
+
+mod arch;
+mod build;
+mod elf;
+mod folders;
+mod kernels;
+mod run;
+mod setup;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::arch::Arch;
+
+/// The lab of phaseboot: payload builds, kernels, virtual machines, end-to-end tests.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install the Debian packages that the lab needs
+    Setup,
+    /// Build the static payload and the target init
+    Build {
+        /// Only this architecture (x86_64, arm64); may be repeated
+        #[arg(long)]
+        arch: Vec<Arch>,
+    },
+    /// Fetch and build the kernels that are booted, into the cache
+    Kernels {
+        /// Only kernels for this architecture (x86_64, arm64); may be repeated
+        #[arg(long)]
+        arch: Vec<Arch>,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::install(&setup::Needs::everything())?,
+        Command::Build { arch } => {
+            for built in build::payloads(&all_if_none(arch))? {
+                println!("{built}");
+            }
+        }
+        Command::Kernels { arch } => {
+            for id in kernels::Id::of(&all_if_none(arch)) {
+                println!("{}", kernels::get(id)?);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn all_if_none(chosen: Vec<Arch>) -> Vec<Arch> {
+    if chosen.is_empty() { Arch::ALL.to_vec() } else { chosen }
+}

@@ -1,0 +1,265 @@
+//! Debian packages: which version apt knows, with which checksum; and the download.
+//!
+//! A suite that this machine does not read is read with a configuration of our own, below the cache:
+//! its own source list and lists, the mirror taken from the machine's sources.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::arch::Arch;
+use crate::{folders, run};
+
+/// What is looked for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Package names, the best first.
+    pub(crate) names: &'a [&'a str],
+    /// How the version has to begin: `6.1.`
+    pub(crate) version: &'a str,
+    /// None: a package for all architectures.
+    pub(crate) arch: Option<Arch>,
+    /// The suite that has it where this machine's own do not.
+    pub(crate) suite: &'static str,
+}
+
+/// A package in one version, as its archive describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Deb {
+    name: String,
+    version: String,
+    /// Of the .deb, in hexadecimal.
+    sha256: String,
+    depends: String,
+    source: Source,
+}
+
+/// Whose apt configuration knows a package.
+#[derive(Clone, Debug)]
+struct Source {
+    /// The architecture to ask for, if it matters.
+    arch: Option<Arch>,
+    /// APT_CONFIG; None: the machine's own.
+    config: Option<PathBuf>,
+}
+
+impl fmt::Display for Deb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+impl Source {
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C.UTF-8");
+        if let Some(config) = &self.config {
+            command.env("APT_CONFIG", config);
+        }
+        command
+    }
+
+    fn spec(&self, name: &str) -> String {
+        match self.arch {
+            Some(arch) => format!("{name}:{}", arch.debian()),
+            None => name.to_owned(),
+        }
+    }
+
+    /// Every version of the package that this source knows, the newest first.
+    fn versions(&self, name: &str) -> Vec<Deb> {
+        // apt-cache fails for a name that it does not know.
+        let shown = run::text(self.apt("apt-cache").arg("show").arg(self.spec(name))).unwrap_or_default();
+        shown.split("\n\n").filter_map(|stanza| self.parse(stanza)).collect()
+    }
+
+    fn parse(&self, stanza: &str) -> Option<Deb> {
+        let field = |name: &str| {
+            let value = stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            value.map(|value| value.trim().to_owned())
+        };
+        Some(Deb {
+            name: field("Package")?,
+            version: field("Version")?,
+            sha256: field("SHA256")?,
+            depends: field("Depends").unwrap_or_default(),
+            source: self.clone(),
+        })
+    }
+
+    fn find(&self, wanted: &Wanted<'_>) -> Option<Deb> {
+        let all = wanted.names.iter().flat_map(|name| self.versions(name));
+        all.into_iter().find(|deb| deb.version.starts_with(wanted.version))
+    }
+}
+
+/// The newest package that fits, from this machine's suites, else from another.
+pub(crate) fn resolve(wanted: &Wanted<'_>) -> Result<Deb> {
+    if !run::have("apt-cache") {
+        bail!("no apt-cache: Debian's kernels come through apt");
+    }
+    let own = Source { arch: wanted.arch, config: None };
+    if let Some(deb) = own.find(wanted) {
+        return Ok(deb);
+    }
+    let other = Source { arch: wanted.arch, config: Some(other_suite(wanted.suite)?) };
+    other
+        .find(wanted)
+        .with_context(|| format!("no suite has {} {}*", wanted.names.join(" or "), wanted.version))
+}
+
+impl Deb {
+    /// Short, and changes with the package's contents.
+    pub(crate) fn key(&self) -> &str {
+        self.sha256.get(..16).unwrap_or(&self.sha256)
+    }
+
+    pub(crate) fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The image that this metapackage depends on: `linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)`.
+    pub(crate) fn image_of_metapackage(&self) -> Result<Self> {
+        let image = self
+            .depends
+            .split([',', '|'])
+            .filter_map(|part| part.split_whitespace().next())
+            .find(|name| name.starts_with("linux-image-"))
+            .with_context(|| format!("{self} depends on no linux-image ({})", self.depends))?;
+        self.source
+            .versions(image)
+            .into_iter()
+            .find(|deb| deb.version == self.version)
+            .with_context(|| format!("apt knows no {image} {}", self.version))
+    }
+
+    /// Downloads the .deb into the cache; what is there has the archive's checksum.
+    pub(crate) fn download(&self) -> Result<PathBuf> {
+        let path = folders::cache()?.join("debs").join(format!("{}.deb", self.sha256));
+        if path.exists() && sha256_of(&path)? == self.sha256 {
+            return Ok(path);
+        }
+        println!("kernels: downloading {self}");
+        let folder = path.with_extension("part");
+        folders::afresh(&folder)?;
+        self.fetch(&folder)?;
+        let deb = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
+        let deb = deb.filter(|path| path.extension().is_some_and(|end| end == "deb")).next();
+        let deb = deb.with_context(|| format!("apt-get download {self} left no .deb"))?;
+        let sum = sha256_of(&deb)?;
+        if sum != self.sha256 {
+            bail!("{self}: the download has SHA-256 {sum}, the archive says {}", self.sha256);
+        }
+        fs::rename(&deb, &path)?;
+        fs::remove_dir_all(&folder)?;
+        Ok(path)
+    }
+
+    fn fetch(&self, folder: &Path) -> Result<()> {
+        let mut command = self.source.apt("apt-get");
+        command
+            .args(["download", "--quiet=2", "-o", "APT::Sandbox::User=root"])
+            .arg(format!("{}={}", self.source.spec(&self.name), self.version))
+            .current_dir(folder);
+        run::quiet(&mut command).with_context(|| {
+            format!("{self}: if the mirror has dropped this version, apt-get update finds the new one")
+        })
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut Hasher(&mut hash))?;
+    Ok(hex(&hash.finalize()))
+}
+
+struct Hasher<'a>(&'a mut Sha256);
+
+impl std::io::Write for Hasher<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads `suite` and its security updates without touching the system. Answers with the APT_CONFIG.
+fn other_suite(suite: &str) -> Result<PathBuf> {
+    let (main, security) = mirrors()?;
+    let folder = folders::cache()?.join("apt").join(suite);
+    let config = folder.join("apt.conf");
+    for name in ["lists/partial", "cache/archives/partial", "parts"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    let key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    let mut sources = format!("deb {key} {main} {suite} main\n");
+    if let Some(security) = security {
+        sources.push_str(&format!("deb {key} {security} {suite}-security main\n"));
+    }
+    fs::write(folder.join("sources.list"), sources)?;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let text = format!(
+        "Dir::Etc::SourceList \"{}\";\nDir::Etc::SourceParts \"{}\";\nDir::State::Lists \"{}\";\n\
+         Dir::State::status \"/dev/null\";\nDir::Cache \"{}\";\nAPT::Architectures {{ \"amd64\"; \"arm64\"; }};\n\
+         APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n",
+        at("sources.list"),
+        at("parts"),
+        at("lists"),
+        at("cache"),
+    );
+    fs::write(&config, text)?;
+    println!("kernels: reading Debian {suite}");
+    let source = Source { arch: None, config: Some(config.clone()) };
+    run::quiet(source.apt("apt-get").args(["update", "--quiet=2"]))?;
+    Ok(config)
+}
+
+/// This machine's Debian mirror, and its mirror of security updates.
+fn mirrors() -> Result<(String, Option<String>)> {
+    let targets = run::text(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    let uri = |label: &str| {
+        targets.lines().find_map(|line| Some(line.strip_prefix("Debian|")?.strip_prefix(label)?.to_owned()))
+    };
+    let main = uri("Debian|").context("this machine's apt sources name no Debian mirror")?;
+    Ok((main, uri("Debian-Security|")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metapackage_names_its_image() {
+        let source = Source { arch: Some(Arch::X86_64), config: None };
+        let stanza = "Package: linux-image-cloud-amd64\nVersion: 6.1.192-2\n\
+            Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\nSHA256: 00be21c0c17f08ddf26e82d3";
+        let deb = source.parse(stanza).unwrap();
+        assert_eq!(deb.to_string(), "linux-image-cloud-amd64 6.1.192-2");
+        assert_eq!(deb.depends, "linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)");
+        assert_eq!(deb.key(), "00be21c0c17f08dd");
+        assert_eq!(source.spec("x"), "x:amd64");
+        assert!(
+            source.parse("Package: x\nVersion: 1").is_none(),
+            "a stanza of dpkg's status has no checksum"
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! The kernels that are booted: Debian's own, and a small arm64 one with kexec_file_load.
+//!
+//! All of it is kept in the cache by checksum, and resolved anew each time: a mirror drops old versions.
+
+mod apt;
+mod lab_arm64;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use self::apt::{Deb, Wanted};
+use crate::arch::Arch;
+use crate::{folders, run};
+
+/// A kernel of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Id {
+    /// Debian's Linux 6.1 for clouds: virtio as `.ko` modules. On arm64 it has kexec_load only.
+    Debian61(Arch),
+    /// Debian's Linux 6.12 for clouds, x86_64: `.ko.xz` modules.
+    Debian612,
+    /// The lab's own Linux 6.12 for arm64: kexec_file_load only, no modules, no packet sockets.
+    LabArm64,
+}
+
+impl Id {
+    /// Every kernel for these architectures.
+    pub(crate) fn of(archs: &[Arch]) -> Vec<Self> {
+        let all =
+            [Self::Debian61(Arch::X86_64), Self::Debian612, Self::Debian61(Arch::Aarch64), Self::LabArm64];
+        all.into_iter().filter(|id| archs.contains(&id.arch())).collect()
+    }
+
+    pub(crate) fn arch(self) -> Arch {
+        match self {
+            Self::Debian61(arch) => arch,
+            Self::Debian612 => Arch::X86_64,
+            Self::LabArm64 => Arch::Aarch64,
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Debian61(arch) => write!(f, "debian-6.1-{}", arch.debian()),
+            Self::Debian612 => f.write_str("debian-6.12-amd64"),
+            Self::LabArm64 => f.write_str("lab-6.12-arm64"),
+        }
+    }
+}
+
+/// A kernel that is there to be booted.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    pub(crate) id: Id,
+    /// bzImage or Image.
+    pub(crate) image: PathBuf,
+    /// `lib/modules/RELEASE` with modules.dep, if it has modules.
+    pub(crate) modules: Option<PathBuf>,
+    /// What `uname -r` will say.
+    pub(crate) release: String,
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel {:<18} {}  {}", self.id.to_string(), self.release, self.image.display())
+    }
+}
+
+/// The kernel, from the cache where it is there.
+pub(crate) fn get(id: Id) -> Result<Kernel> {
+    let _turn = folders::lock("kernels")?;
+    match id {
+        Id::Debian61(arch) => {
+            let meta = match arch {
+                Arch::X86_64 => "linux-image-cloud-amd64",
+                Arch::Aarch64 => "linux-image-cloud-arm64",
+            };
+            debian(id, &[meta], "6.1.", "bookworm")
+        }
+        Id::Debian612 => {
+            debian(id, &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"], "6.12.", "trixie")
+        }
+        Id::LabArm64 => lab_arm64::get(id),
+    }
+    .with_context(|| format!("kernel {id}"))
+}
+
+/// A Debian kernel, by the metapackage that depends on its newest version.
+fn debian(id: Id, metapackages: &[&str], version: &'static str, suite: &'static str) -> Result<Kernel> {
+    let wanted = Wanted { names: metapackages, version, arch: Some(id.arch()), suite };
+    let deb = apt::resolve(&wanted)?.image_of_metapackage()?;
+    let folder = folders::cache()?.join("kernels").join(format!("{id}-{}", deb.key()));
+    if !folder.exists() {
+        println!("kernels: unpacking {deb}");
+        let half = folder.with_extension("part");
+        folders::afresh(&half)?;
+        unpack(&deb, &half)?;
+        fs::rename(&half, &folder)?;
+    }
+    let release = only_entry(&folder.join("lib/modules"))?;
+    let image = folder.join("boot").join(format!("vmlinuz-{release}"));
+    if !image.exists() {
+        bail!("{deb} has no boot/vmlinuz-{release}");
+    }
+    Ok(Kernel { id, image, modules: Some(folder.join("lib/modules").join(&release)), release })
+}
+
+/// Unpacks image and modules, and writes the modules.dep that no .deb ships.
+fn unpack(deb: &Deb, into: &Path) -> Result<()> {
+    let archive = deb.download()?;
+    run::quiet(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(into))?;
+    let (merged, lib) = (into.join("usr/lib/modules"), into.join("lib"));
+    if merged.exists() && !lib.exists() {
+        fs::create_dir(&lib)?;
+        fs::rename(merged, lib.join("modules"))?;
+    }
+    let release = only_entry(&into.join("lib/modules"))?;
+    run::quiet(Command::new(depmod()).arg("-b").arg(into).arg(release))?;
+    fs::remove_file(archive)?;
+    Ok(())
+}
+
+/// sbin is not on every user's PATH.
+fn depmod() -> &'static str {
+    if run::have("depmod") { "depmod" } else { "/usr/sbin/depmod" }
+}
+
+fn only_entry(folder: &Path) -> Result<String> {
+    let entries: Vec<String> = fs::read_dir(folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    match entries.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => bail!("expected one kernel release in {}, found {}", folder.display(), entries.len()),
+    }
+}

@@ -1,0 +1,151 @@
+//! The compilers for `*-unknown-linux-musl`.
+//!
+//! Where rustup has the musl target it is used as it is. Elsewhere Debian's `rustc-web` builds its
+//! own standard library from `rust-web-src`, and links with Debian's gcc and `musl-dev`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::arch::Arch;
+use crate::{folders, run};
+
+/// std's unwinder links to this function of glibc 2.35, which musl does not have: unwind-dw2-fde-dip.c
+/// of gcc looks at the program headers when it answers -1.
+const DL_FIND_OBJECT: &str =
+    "int _dl_find_object(void *pc, void *result) { (void)pc; (void)result; return -1; }\n";
+
+/// Settings of the session that must not reach a payload.
+const LEAKS: [&str; 9] =
+    ["RUSTFLAGS", "RUSTC", "RUSTDOC", "CARGO", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "TARGET"];
+/// Settings that start like a leak, and only say where things are or how to reach the registry.
+const HARMLESS: [&str; 4] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR"];
+
+/// Whether rustup's current toolchain has the musl target of `arch`.
+pub(crate) fn rustup_has(arch: Arch) -> bool {
+    let rustc = Command::new("rustc").args(["--print", "target-libdir", "--target", arch.target()]).output();
+    rustc.is_ok_and(|output| {
+        let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success()
+            && fs::read_dir(folder).is_ok_and(|files| {
+                files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+            })
+    })
+}
+
+/// `cargo build` for payloads of these architectures in `target`, with nothing of the session's settings.
+pub(crate) fn cargo_build(archs: &[Arch], target: &Path) -> Result<Command> {
+    let rustup = archs.iter().all(|&arch| rustup_has(arch));
+    let mut command = if rustup { rustup_cargo(archs) } else { debian_cargo(archs)? };
+    for arch in archs {
+        command.args(["--target", arch.target()]);
+    }
+    command.env("CARGO_TARGET_DIR", target).current_dir(folders::workspace());
+    Ok(command)
+}
+
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let Some(name) = name.to_str() else { continue };
+        let prefixes = ["CARGO_", "RUSTC_", "CC_", "CXX", "CFLAGS_", "AR_", "DEP_"];
+        let leaks = LEAKS.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if leaks && !HARMLESS.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Per-target variables of cargo and of the `cc` crate.
+fn target_env(command: &mut Command, arch: Arch, linker: &Path, flags: &[String]) {
+    let small = arch.target().replace('-', "_");
+    let big = small.to_uppercase();
+    command
+        .env(format!("CC_{small}"), linker)
+        .env(format!("CARGO_TARGET_{big}_LINKER"), linker)
+        .env(format!("CARGO_TARGET_{big}_RUSTFLAGS"), flags.join(" "));
+}
+
+/// Flags of both ways: a static executable at a fixed address, without this machine's folders in it.
+fn flags() -> Vec<String> {
+    let mut flags = vec![
+        "-Crelocation-model=static".to_owned(),
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=phaseboot", folders::workspace().display()),
+    ];
+    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
+        let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+        flags.push(format!("--remap-path-prefix={}=crates", cargo.join("registry/src").display()));
+    }
+    flags
+}
+
+fn rustup_cargo(archs: &[Arch]) -> Command {
+    let mut command = clean("cargo");
+    command.arg("build");
+    for &arch in archs {
+        // rustup's musl targets bring crt files and libc; gcc only links, and compiles ring.
+        target_env(&mut command, arch, Path::new(arch.gcc()), &flags());
+    }
+    command
+}
+
+fn debian_cargo(archs: &[Arch]) -> Result<Command> {
+    let mut command = clean("/usr/bin/cargo");
+    command
+        .args(["build", "-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"])
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1");
+    for &arch in archs {
+        let folder = musl_gcc(arch)?;
+        let mut flags = flags();
+        flags.push("-Clink-self-contained=no".to_owned());
+        flags.push(format!("-Lnative={}", folder.display()));
+        target_env(&mut command, arch, &folder.join("cc"), &flags);
+    }
+    Ok(command)
+}
+
+/// A folder with `cc`, which is Debian's gcc for `arch` with musl, and the `libunwind.a` that std asks for.
+fn musl_gcc(arch: Arch) -> Result<PathBuf> {
+    let _turn = folders::lock("toolchain")?;
+    let folder = folders::cache()?.join("toolchain").join(arch.gnu());
+    let specs = format!("/usr/lib/{}-linux-musl/musl-gcc.specs", arch.gnu());
+    let gcc_eh = run::text(Command::new(arch.gcc()).arg("-print-file-name=libgcc_eh.a"))
+        .with_context(|| format!("no C compiler for {arch}; run: cargo lab setup"))?;
+    let cc = folder.join("cc");
+    let script = format!("#!/bin/sh\nexec {} \"$@\" -specs {specs}\n", arch.gcc());
+    let files = BTreeMap::from([("cc", script.as_str()), ("dl.c", DL_FIND_OBJECT)]);
+    let have = |name: &str, text: &str| fs::read_to_string(folder.join(name)).is_ok_and(|old| old == text);
+    let unwind = folder.join("libunwind.a");
+    let current =
+        newer(&unwind, Path::new(gcc_eh.trim())) && files.iter().all(|(name, text)| have(name, text));
+    if current {
+        return Ok(folder);
+    }
+    if !Path::new(&specs).exists() {
+        anyhow::bail!("{specs} is missing; run: cargo lab setup");
+    }
+    folders::afresh(&folder)?;
+    for (name, text) in files {
+        fs::write(folder.join(name), text)?;
+    }
+    fs::set_permissions(&cc, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    run::quiet(Command::new(&cc).args(["-Os", "-c", "dl.c", "-o", "dl.o"]).current_dir(&folder))?;
+    let half = folder.join("libunwind.a.part");
+    fs::write(&half, fs::read(gcc_eh.trim()).with_context(|| format!("cannot read {}", gcc_eh.trim()))?)?;
+    run::quiet(
+        Command::new(arch.gcc().replace("gcc", "gcc-ar")).arg("rs").arg(&half).arg(folder.join("dl.o")),
+    )?;
+    fs::rename(&half, &unwind)?;
+    Ok(folder)
+}
+
+fn newer(made: &Path, source: &Path) -> bool {
+    let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    matches!((time(made), time(source)), (Some(made), Some(source)) if made >= source)
+}
