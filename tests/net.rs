@@ -87,7 +87,14 @@ impl Lab {
         let folder = self.folder.path().display();
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"])
-            .args(["--port=0", "--no-ping", "--user=root", "--bind-interfaces", "--log-facility=-", "--log-dhcp"])
+            .args([
+                "--port=0",
+                "--no-ping",
+                "--user=root",
+                "--bind-interfaces",
+                "--log-facility=-",
+                "--log-dhcp",
+            ])
             .arg(format!("--interface=server{n}"))
             .arg(format!("--dhcp-range=10.99.{n}.100,10.99.{n}.110,1h"))
             .arg(format!("--dhcp-leasefile={folder}/leases{n}"))

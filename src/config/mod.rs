@@ -14,6 +14,7 @@ pub use policy::Policy;
 
 use crate::error::{Exit, printable};
 use crate::log::Format;
+use crate::paths::Paths;
 
 /// Every `phase.*` parameter there is.
 pub const PARAMETERS: &[&str] = &[
@@ -156,6 +157,17 @@ impl Config {
         Ok(config)
     }
 
+    /// What `line` and `policy` say about failures, even where the rest of `line` cannot be followed.
+    pub fn on_fail(line: &str, policy: &Policy) -> OnFail {
+        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
+        for parameter in cmdline::parameters(line).filter(|p| p.is("phase.onfail")) {
+            if policy.may_set("phase.onfail") && config.set("phase.onfail", parameter.value()).is_err() {
+                break;
+            }
+        }
+        config.on_fail
+    }
+
     /// Sets one parameter. The last of several wins, as for the kernel's own.
     pub fn set(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Error> {
         let text = value.unwrap_or_default();
@@ -218,6 +230,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The running kernel's command line.
+pub fn kernel_cmdline(paths: &Paths) -> Result<String, Error> {
+    let path = paths.kernel_cmdline();
+    // Bytes that are no UTF-8 can only be in values that are not ours.
+    std::fs::read(&path)
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+        .map_err(|error| Error::Unreadable { path: path.display().to_string(), error })
 }
 
 /// `--method` and `phase.kexec` name no method.

@@ -22,7 +22,7 @@ impl Trust {
     /// Reads `folder`. Without a policy file the defaults hold. Without a key nothing can ever boot,
     /// which is an error already here, unless the policy allows unsigned manifests.
     pub fn read(folder: &Path) -> Result<Self, Error> {
-        let policy = read_policy(&folder.join("policy.json"))?;
+        let policy = Self::read_policy(folder)?;
         let keys = read_keys(&folder.join("keys"))?;
         if keys.len() < policy.threshold && !policy.allow_unsigned {
             return Err(match keys.len() {
@@ -31,6 +31,17 @@ impl Trust {
             });
         }
         Ok(Self { keys, policy })
+    }
+
+    /// Reads only the policy of `folder`.
+    pub fn read_policy(folder: &Path) -> Result<Policy, Error> {
+        let path = folder.join("policy.json");
+        let unreadable = |reason| Error::UnreadableTrust { path: path.clone(), reason };
+        match fs::read_to_string(&path) {
+            Ok(text) => Policy::parse(&text).map_err(unreadable),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Policy::default()),
+            Err(error) => Err(unreadable(error.to_string())),
+        }
     }
 
     /// The trusted keys, each once.
@@ -47,17 +58,6 @@ impl Trust {
     pub(super) fn for_test(keys: Vec<TrustedKey>, policy: Policy) -> Self {
         Self { keys, policy }
     }
-}
-
-fn read_policy(path: &Path) -> Result<Policy, Error> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::default()),
-        Err(error) => {
-            return Err(Error::UnreadableTrust { path: path.to_owned(), reason: error.to_string() });
-        }
-    };
-    Policy::parse(&text).map_err(|reason| Error::UnreadableTrust { path: path.to_owned(), reason })
 }
 
 fn read_keys(folder: &Path) -> Result<Vec<TrustedKey>, Error> {

@@ -26,10 +26,16 @@ const MOST_SIGNATURES: usize = 32;
 pub struct VerifiedManifest {
     manifest: Manifest,
     url: String,
+    bytes: Vec<u8>,
     signers: Vec<String>,
 }
 
 impl VerifiedManifest {
+    /// The file that was verified.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The content.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -93,7 +99,7 @@ pub fn verify(
     };
     let manifest = Manifest::from_value(&content).map_err(malformed)?;
     check(&manifest, url, trust, expected)?;
-    Ok(VerifiedManifest { manifest, url: url.to_owned(), signers })
+    Ok(VerifiedManifest { manifest, url: url.to_owned(), bytes: bytes.to_owned(), signers })
 }
 
 /// A manifest taken apart, with nothing in it believed.

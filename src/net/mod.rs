@@ -5,6 +5,7 @@
 //! does no I/O; sockets and netlink are in [`linux`].
 
 mod dhcp4;
+mod existing;
 mod frame;
 mod lease;
 mod link;
@@ -19,7 +20,11 @@ use crate::error::Exit;
 use crate::paths::Paths;
 use crate::time::Deadline;
 
+pub use existing::up_unless_routed;
 pub use lease::{Lease, Route};
+
+/// How long the network may take to come up: a port that spanning tree blocks takes 30 s.
+pub const BUDGET: Duration = Duration::from_secs(60);
 
 /// How DHCP messages travel while there is no address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
