@@ -1,6 +1,7 @@
 //! Fetch.
 
 mod artifact;
+pub mod operator;
 
 pub use artifact::VerifiedArtifact;
 
