@@ -27,11 +27,7 @@ pub enum Error {
 
 /// Copies `source`, at most `limit` bytes, into sealed memory under the artifact's `name`. Nothing
 /// is verified: the caller answers for it that the operator chose this file.
-pub fn vouched(
-    name: &'static str,
-    source: &mut impl Read,
-    limit: u64,
-) -> Result<VerifiedArtifact, Error> {
+pub fn vouched(name: &'static str, source: &mut impl Read, limit: u64) -> Result<VerifiedArtifact, Error> {
     let mut file = memfd::create(name).map_err(|errno| Error::Create { name, errno })?;
     let mut buffer = vec![0; 64 * 1024];
     let mut done = 0u64;

@@ -142,9 +142,8 @@ mod tests {
 
     #[test]
     fn what_cannot_boot_is_refused() {
-        let refused = |offset, value: &[u8]| {
-            BzImage::parse("kernel", &patched(offset, value)).unwrap_err().to_string()
-        };
+        let refused =
+            |offset, value: &[u8]| BzImage::parse("kernel", &patched(offset, value)).unwrap_err().to_string();
         assert_eq!(
             refused(0x206, &[0x0b, 2]),
             "kernel is a bzImage of boot protocol 2.11, at least 2.12 is needed"

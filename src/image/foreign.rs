@@ -49,9 +49,7 @@ impl Foreign {
             Self::Gzip | Self::Zstd => {
                 "compressed kernels are not supported in this version: publish the Image itself"
             }
-            Self::Zboot => {
-                "EFI zboot is not supported in this version: publish the Image it was made from"
-            }
+            Self::Zboot => "EFI zboot is not supported in this version: publish the Image it was made from",
             Self::UnifiedKernelImage => {
                 "unified kernel images are not supported in this version: publish the kernel and the initramfs it holds"
             }

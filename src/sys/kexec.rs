@@ -30,6 +30,13 @@ pub struct Segment<'a> {
     pub size: u64,
 }
 
+/// The running kernel's page size in bytes. sysconf(3)
+pub fn page_size() -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 fn check(result: libc::c_long) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
@@ -48,36 +55,63 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
     }
     // SAFETY: the kernel reads `raw.len()` segments from `raw`, and from each `bufsz` bytes at `buf`;
     // `segments` borrows all of them for the time of the call.
-    check(unsafe { libc::syscall(libc::SYS_kexec_load, size(entry)?, raw.len(), raw.as_ptr(), 0 as libc::c_ulong) })
+    check(unsafe {
+        libc::syscall(libc::SYS_kexec_load, size(entry)?, raw.len(), raw.as_ptr(), 0 as libc::c_ulong)
+    })
 }
 
-/// Asks whether kexec_load exists and is allowed, without loading or unloading anything: more
+/// Asks whether kexec_load exists and is allowed (each asking counts against
+/// `kexec_load_limit_reboot` where that is set), without loading or unloading anything: more
 /// segments than `KEXEC_SEGMENT_MAX` are refused with EINVAL, but only after the permission checks.
 pub fn probe_load() -> Errno {
     // SAFETY: the count is over the kernel's maximum, so it answers before it reads the segments.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_load, 0usize, usize::MAX, std::ptr::null::<RawSegment>(), 0 as libc::c_ulong)
+        libc::syscall(
+            libc::SYS_kexec_load,
+            0usize,
+            usize::MAX,
+            std::ptr::null::<RawSegment>(),
+            0 as libc::c_ulong,
+        )
     };
     check(result).err().unwrap_or(Errno::INVAL)
 }
 
 /// Loads a kernel image and its ramdisk from files, with a command line. kexec_file_load(2)
-pub fn file_load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline: &CStr) -> Result<(), Errno> {
+pub fn file_load(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+) -> Result<(), Errno> {
     let flags = if initrd.is_some() { 0 } else { FILE_NO_INITRAMFS };
     let initrd = initrd.map_or(-1, |fd| fd.as_raw_fd());
     let length = cmdline.to_bytes_with_nul().len();
     // SAFETY: `cmdline` is `length` readable bytes that end in NUL; the descriptors are borrowed.
     check(unsafe {
-        libc::syscall(libc::SYS_kexec_file_load, kernel.as_fd().as_raw_fd(), initrd, length, cmdline.as_ptr(), flags)
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_fd().as_raw_fd(),
+            initrd,
+            length,
+            cmdline.as_ptr(),
+            flags,
+        )
     })
 }
 
 /// Asks whether kexec_file_load exists and is allowed: a descriptor that is not open is refused
-/// with EBADF, but only after the permission checks.
+/// with EBADF, but only after the permission checks. Counts against `kexec_load_limit_reboot` too.
 pub fn probe_file_load() -> Errno {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0usize, std::ptr::null::<libc::c_char>(), FILE_NO_INITRAMFS)
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            -1,
+            -1,
+            0usize,
+            std::ptr::null::<libc::c_char>(),
+            FILE_NO_INITRAMFS,
+        )
     };
     check(result).err().unwrap_or(Errno::BADF)
 }
@@ -86,13 +120,27 @@ pub fn probe_file_load() -> Errno {
 pub fn unload() -> Result<(), Errno> {
     // SAFETY: with zero segments the pointer is not read.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_load, 0usize, 0usize, std::ptr::null::<RawSegment>(), 0 as libc::c_ulong)
+        libc::syscall(
+            libc::SYS_kexec_load,
+            0usize,
+            0usize,
+            std::ptr::null::<RawSegment>(),
+            0 as libc::c_ulong,
+        )
     };
     match check(result) {
-        Err(Errno::NOSYS) => {
+        // Lockdown refuses kexec_load whatever it is asked to do.
+        Err(Errno::NOSYS | Errno::PERM) => {
             // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flag.
             check(unsafe {
-                libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0usize, std::ptr::null::<libc::c_char>(), FILE_UNLOAD)
+                libc::syscall(
+                    libc::SYS_kexec_file_load,
+                    -1,
+                    -1,
+                    0usize,
+                    std::ptr::null::<libc::c_char>(),
+                    FILE_UNLOAD,
+                )
             })
         }
         other => other,
