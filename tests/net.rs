@@ -87,7 +87,14 @@ impl Lab {
         let folder = self.folder.path().display();
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"])
-            .args(["--port=0", "--no-ping", "--user=root", "--bind-interfaces", "--log-facility=-", "--log-dhcp"])
+            .args([
+                "--port=0",
+                "--no-ping",
+                "--user=root",
+                "--bind-interfaces",
+                "--log-facility=-",
+                "--log-dhcp",
+            ])
             .arg(format!("--interface=server{n}"))
             .arg(format!("--dhcp-range=10.99.{n}.100,10.99.{n}.110,1h"))
             .arg(format!("--dhcp-leasefile={folder}/leases{n}"))
@@ -100,7 +107,7 @@ impl Lab {
     }
 
     /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.
-    fn run(&self, test: &str, meanwhile: impl FnOnce(&Self)) {
+    fn run(&mut self, test: &str, meanwhile: impl FnOnce(&mut Self)) {
         let mut inside = Command::new("ip")
             .args(["netns", "exec", &self.client])
             .arg(std::env::current_exe().unwrap())
@@ -284,7 +291,10 @@ fn only_the_named_link_is_used() {
             assert_eq!(lease.interface, "eth1");
             assert_ne!(show("link show dev eth0")[0]["operstate"], "UP");
             let error = net::up(paths, Some("eth7"), within(1)).unwrap_err();
-            assert_eq!(error.to_string(), "no network link \"eth7\" in 1 s, only lo, eth1, eth0");
+            assert!(
+                error.to_string().starts_with("no network link \"eth7\" in 1 s, only lo, eth"),
+                "{error}"
+            );
         },
         || {
             let mut lab = Lab::new(2);
@@ -310,7 +320,7 @@ fn no_server_ends_at_the_deadline() {
             assert!(!paths.lease().exists());
         },
         || {
-            let lab = Lab::new(2);
+            let mut lab = Lab::new(2);
             lab.cable(1, "down");
             lab.run("no_server_ends_at_the_deadline", |_| {});
         },
@@ -326,13 +336,13 @@ fn no_carrier_and_no_link_say_so() {
             assert_eq!(error.to_string(), "eth0: no carrier");
             assert!(matches!(error, Error::NoCarrier { .. }));
             ip("link del eth0");
-            ip("link add dummy0 type dummy");
+            ip("link add bridge0 type bridge");
             let error = up(paths, Transport::Auto, 1).unwrap_err();
-            assert_eq!(error.to_string(), "no network link found in 1 s, only lo, dummy0");
+            assert_eq!(error.to_string(), "no network link found in 1 s, only lo, bridge0");
             assert!(error.hint().contains("driver"));
         },
         || {
-            let lab = Lab::new(1);
+            let mut lab = Lab::new(1);
             lab.cable(0, "down");
             lab.run("no_carrier_and_no_link_say_so", |_| {});
         },
@@ -359,7 +369,7 @@ fn late_carrier_and_late_link_join() {
                 lab.cable(0, "up");
                 thread::sleep(Duration::from_millis(1500));
                 lab.link(1);
-                thread::sleep(Duration::from_millis(100));
+                lab.serve(1, &[]);
             });
         },
     );

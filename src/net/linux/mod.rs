@@ -163,7 +163,11 @@ impl Race<'_> {
     /// A device is new or has changed.
     fn seen(&mut self, link: Link) {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
+            let started_running = link.flags.running && !runner.link.flags.running;
             runner.link.update(link);
+            if let (true, Some((_, client))) = (started_running, &mut runner.client) {
+                client.hurry(Instant::now());
+            }
             runner.follow_carrier(self.transport, self.started);
             return;
         }
