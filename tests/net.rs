@@ -11,6 +11,7 @@
 )]
 
 use std::io;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +26,9 @@ use serde_json::Value;
 
 /// Names the folder that stands for `/` inside the client's namespace.
 const INSIDE: &str = "PHASEBOOT_TEST_NET_ROOT";
+
+/// Set inside the server's namespace, for a server that this file plays itself.
+const SERVER: &str = "PHASEBOOT_TEST_NET_SERVER";
 
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
@@ -377,6 +381,64 @@ fn late_carrier_and_late_link_join() {
                 lab.link(1);
                 lab.serve(1, &[]);
             });
+        },
+    );
+}
+
+/// A DHCP server that offers 10.99.0.100, refuses the first request for it and grants the second.
+/// Everything it says goes to the broadcast address of its network.
+fn serve_with_one_refusal() {
+    const ADDRESS: [u8; 4] = [10, 99, 0, 100];
+    let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
+    socket.set_broadcast(true).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut requests = 0;
+    let mut packet = [0; 1500];
+    while requests < 2 {
+        let Ok((length, _)) = socket.recv_from(&mut packet) else { return };
+        let request = &packet[..length];
+        // The message type is the first option that any client of ours sends with code 53.
+        let discover = request[240..].windows(3).any(|option| option == [53, 1, 1]);
+        requests += u32::from(!discover);
+        let kind = match (discover, requests) {
+            (true, _) => 2,
+            (false, 1) => 6,
+            (false, _) => 5,
+        };
+        let mut reply = request[..240].to_vec();
+        reply[0] = 2;
+        if kind != 6 {
+            reply[16..20].copy_from_slice(&ADDRESS);
+        }
+        reply.extend([53, 1, kind, 54, 4, 10, 99, 0, 1, 1, 4, 255, 255, 255, 0, 255]);
+        socket.send_to(&reply, "10.99.0.255:68").unwrap();
+    }
+}
+
+#[test]
+fn refused_request_starts_over() {
+    if std::env::var_os(SERVER).is_some() {
+        return serve_with_one_refusal();
+    }
+    in_namespaces(
+        "refused_request_starts_over",
+        |paths| {
+            let started = Instant::now();
+            let lease = up(paths, Transport::Auto, 15).unwrap();
+            assert_eq!((lease.address.to_string().as_str(), lease.lease_seconds), ("10.99.0.100", None));
+            assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        },
+        || {
+            let mut lab = Lab::new(1);
+            let mut server = Command::new("ip")
+                .args(["netns", "exec", &lab.server])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "refused_request_starts_over"])
+                .env(SERVER, "1")
+                .spawn()
+                .unwrap();
+            lab.run("refused_request_starts_over", |_| {});
+            assert!(server.wait().unwrap().success());
         },
     );
 }
