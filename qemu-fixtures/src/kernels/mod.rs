@@ -12,6 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::apt::hex;
 use self::apt::{Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
