@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{cli, config, devicetree, fetch, image, init, kexec, manifest, net, provider};
+use crate::{cli, commands, config, devicetree, fetch, image, init, kexec, manifest, net, provider};
 
 /// The exit codes of the `phaseboot` command. They are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,28 @@ impl Exit {
         self as u8
     }
 
+    /// The exit with this number; one that is not ours is [`Exit::Internal`].
+    pub fn from_code(code: i32) -> Self {
+        const ALL: [Exit; 15] = [
+            Exit::Done,
+            Exit::Internal,
+            Exit::Usage,
+            Exit::NoNetwork,
+            Exit::NoProvider,
+            Exit::ManifestMalformed,
+            Exit::NotTrusted,
+            Exit::NotForUs,
+            Exit::ArtifactMismatch,
+            Exit::ImageUnusable,
+            Exit::KexecUnavailable,
+            Exit::KexecRefused,
+            Exit::NotEnoughMemory,
+            Exit::LoadFailed,
+            Exit::ExecFailed,
+        ];
+        ALL.into_iter().find(|exit| i32::from(exit.code()) == code).unwrap_or(Self::Internal)
+    }
+
     /// Whether trying again, some time later, can end differently without anybody touching this
     /// machine.
     pub fn may_pass(self) -> bool {
@@ -64,6 +86,10 @@ pub enum Error {
     #[error(transparent)]
     Cli(#[from] cli::Error),
     #[error(transparent)]
+    Command(#[from] commands::CommandError),
+    #[error(transparent)]
+    Operator(#[from] fetch::operator::Error),
+    #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
     Init(#[from] init::Error),
@@ -88,6 +114,7 @@ impl Error {
     pub fn step(&self) -> &'static str {
         match self {
             Self::Cli(_) => "arguments",
+            Self::Command(_) | Self::Operator(_) => "command",
             Self::Config(_) => "config",
             Self::Init(_) => "init",
             Self::Net(_) => "net",
@@ -104,6 +131,8 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Cli(e) => e.exit(),
+            Self::Command(e) => e.exit(),
+            Self::Operator(e) => e.exit(),
             Self::Config(e) => e.exit(),
             Self::Init(e) => e.exit(),
             Self::Net(e) => e.exit(),
@@ -120,6 +149,8 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Cli(e) => e.hint(),
+            Self::Command(e) => e.hint(),
+            Self::Operator(e) => e.hint(),
             Self::Config(e) => e.hint(),
             Self::Init(e) => e.hint(),
             Self::Net(e) => e.hint(),

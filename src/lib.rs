@@ -21,6 +21,7 @@
 pub mod arch;
 pub mod boot;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod devicetree;
 pub mod error;

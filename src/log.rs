@@ -5,15 +5,18 @@
 //! object with `t` (seconds), `level`, `step` and `message`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use crate::paths::Paths;
+use crate::sys::tty;
 
 /// How a record looks on the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,12 @@ pub enum Format {
 /// Terminals get a progress line redrawn this often, anything else a line this often.
 const REDRAW: Duration = Duration::from_millis(200);
 const REPRINT: Duration = Duration::from_secs(5);
+
+/// A console may keep a line waiting this long; after that it is passed over until it takes bytes again.
+/// A serial line with flow control and nobody at the other end would stop the boot for ever.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// How long the last lines get to leave a serial line's buffer.
+const DRAIN: Duration = Duration::from_millis(500);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
@@ -44,9 +53,47 @@ struct State {
     progress: Option<String>,
 }
 
+#[derive(Debug)]
 struct Screen {
-    writer: Box<dyn Write + Send>,
+    file: File,
     terminal: bool,
+    /// It did not take bytes in time.
+    stuck: bool,
+}
+
+impl Screen {
+    fn new(file: File) -> Self {
+        Self { terminal: file.is_terminal(), file, stuck: false }
+    }
+
+    /// Writes without waiting longer than [`PATIENCE`] (files opened with `O_NONBLOCK`). A console that
+    /// cannot be written to leaves nobody to tell, so nothing is returned.
+    fn write(&mut self, mut bytes: &[u8]) {
+        if self.stuck && !self.takes_bytes(Duration::ZERO) {
+            return;
+        }
+        self.stuck = false;
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return,
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !self.takes_bytes(PATIENCE) {
+                        self.stuck = true;
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn takes_bytes(&self, within: Duration) -> bool {
+        let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(within.subsec_nanos()) };
+        poll(&mut descriptors, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// Starts logging to standard error. Call once, first.
@@ -55,7 +102,13 @@ pub fn start() {
         started: Instant::now(),
         state: Mutex::new(State {
             format: Format::Text,
-            screens: vec![Screen { writer: Box::new(io::stderr()), terminal: io::stderr().is_terminal() }],
+            screens: io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from)
+                .map(Screen::new)
+                .into_iter()
+                .collect(),
             kmsg: None,
             jsonl: None,
             progress: None,
@@ -91,16 +144,25 @@ pub fn keep_records(paths: &Paths) {
     }
 }
 
-/// For PID 1: writes to each of `consoles` instead of standard error, and to the kernel log.
+/// For PID 1: writes to each of `consoles`, which do not block, instead of standard error, and to
+/// the kernel log.
 pub fn take_consoles(consoles: Vec<File>, kmsg: Option<File>) {
     let Some(mut state) = lock() else { return };
     if !consoles.is_empty() {
-        state.screens = consoles
-            .into_iter()
-            .map(|file| Screen { terminal: file.is_terminal(), writer: Box::new(file) })
-            .collect();
+        state.screens = consoles.into_iter().map(Screen::new).collect();
     }
     state.kmsg = kmsg;
+}
+
+/// Waits until what was written has left the terminals' buffers, half a second at most: a reboot or
+/// a kexec drops what is still there.
+pub fn drain() {
+    let until = Instant::now() + DRAIN;
+    let Some(state) = lock() else { return };
+    let terminals = || state.screens.iter().filter(|screen| screen.terminal && !screen.stuck);
+    while terminals().any(|screen| tty::unsent(&screen.file) > 0) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn lock() -> Option<MutexGuard<'static, State>> {
@@ -148,8 +210,7 @@ impl Log for Logger {
         };
         state.erase_progress();
         for screen in &mut state.screens {
-            // A console that cannot be written to leaves nobody to tell.
-            let _ = writeln!(screen.writer, "{line}");
+            screen.write(format!("{line}\n").as_bytes());
         }
         if let Some(kmsg) = &mut state.kmsg {
             // Debug level: in the kernel's log, but not a second time on its consoles.
@@ -161,13 +222,7 @@ impl Log for Logger {
         state.draw_progress();
     }
 
-    fn flush(&self) {
-        if let Some(mut state) = lock() {
-            for screen in &mut state.screens {
-                let _ = screen.writer.flush();
-            }
-        }
-    }
+    fn flush(&self) {}
 }
 
 impl State {
@@ -185,8 +240,7 @@ impl State {
 
     fn each_terminal(&mut self, bytes: &[u8]) {
         for screen in self.screens.iter_mut().filter(|screen| screen.terminal) {
-            let _ = screen.writer.write_all(bytes);
-            let _ = screen.writer.flush();
+            screen.write(bytes);
         }
     }
 }
@@ -309,9 +363,6 @@ mod tests {
             describe(&files, Duration::from_secs(1)),
             "kernel 50% of 10.0 MB, initramfs 100% of 0 B, 5.0 MB/s, 1 s left"
         );
-        assert_eq!(
-            describe(&files[..1], Duration::ZERO),
-            "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left"
-        );
+        assert_eq!(describe(&files[..1], Duration::ZERO), "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left");
     }
 }

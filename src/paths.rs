@@ -37,6 +37,11 @@ impl Paths {
         self.at("lib/modules").join(release)
     }
 
+    /// `/dev/NAME`
+    pub fn device(&self, name: &str) -> PathBuf {
+        self.at("dev").join(name)
+    }
+
     /// `/sys/class/net/INTERFACE`
     pub fn interface(&self, interface: &str) -> PathBuf {
         self.at("sys/class/net").join(interface)
@@ -66,6 +71,10 @@ paths! {
     devices = "sys/devices";
     /// Network interfaces.
     interfaces = "sys/class/net";
+    /// The names of the consoles the kernel writes to.
+    active_consoles = "sys/class/tty/console/active";
+    /// The IPv4 routing table: proc_pid_net(5).
+    routes = "proc/net/route";
     /// The kernel log.
     kmsg = "dev/kmsg";
     /// Trusted keys, policy.

@@ -1,19 +1,338 @@
-//! Config.
+//! What this boot is asked to do: the kernel command line's `phase.*` parameters, or the arguments
+//! of `phaseboot boot`, within what the [`Policy`] allows.
 
-use crate::error::Exit;
+pub mod cmdline;
+mod policy;
 
-/// What can go wrong here.
+use std::str::FromStr;
+use std::time::Duration;
+
+use log::warn;
+use serde::Deserialize;
+
+pub use policy::Policy;
+
+use crate::error::{Exit, printable};
+use crate::log::Format;
+use crate::paths::Paths;
+
+/// Every `phase.*` parameter there is.
+pub const PARAMETERS: &[&str] = &[
+    "phase.append",
+    "phase.cache",
+    "phase.channel",
+    "phase.debug",
+    "phase.kaslr",
+    "phase.kexec",
+    "phase.log",
+    "phase.mode",
+    "phase.nowrite",
+    "phase.onfail",
+    "phase.provider",
+    "phase.timeout",
+];
+
+/// How long one attempt may take, from the first packet to the last verified byte.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+/// A day: what a longer `phase.timeout` is taken for a mistake.
+const MOST_SECONDS: u64 = 86_400;
+const MOST_PROVIDERS: usize = 16;
+
+/// What to do, with every value checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Provider URLs, in order of preference.
+    pub providers: Vec<String>,
+    pub channel: String,
+    pub on_fail: OnFail,
+    /// Put after everything else on the next kernel's command line.
+    pub append: String,
+    pub method: Method,
+    pub kaslr: Kaslr,
+    /// The budget of one attempt.
+    pub timeout: Duration,
+    pub log: Format,
+    pub debug: bool,
+}
+
+/// What PID 1 does when a boot fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFail {
+    /// Try again, ever more rarely; reboot if trying again cannot help.
+    Retry,
+    /// Start a shell from the initramfs; power off when it ends.
+    Shell,
+    Reboot,
+    PowerOff,
+}
+
+/// Which system call loads the next kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// kexec_file_load, and kexec_load where the kernel has no kexec_file_load.
+    #[default]
+    Auto,
+    /// Only kexec_file_load.
+    File,
+    /// Only kexec_load.
+    Load,
+}
+
+/// Whether the next kernel is handed seeds for its address space layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kaslr {
+    /// Fresh ones, where this kernel's generator is ready.
+    #[default]
+    Seed,
+    /// None: the next kernel does not randomise its layout.
+    Zero,
+}
+
+/// A parameter or argument that cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {}
+pub enum Error {
+    /// A value outside what the parameter takes.
+    #[error("{name}={}: {expected}", printable(value))]
+    Value { name: &'static str, value: String, expected: &'static str },
+    /// `phase.provider` is missing and nothing else names one.
+    #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
+    NoProvider,
+    /// The kernel command line cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable { path: String, error: std::io::Error },
+}
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        match *self {}
+        match self {
+            Self::Value { .. } | Self::NoProvider => Exit::Usage,
+            Self::Unreadable { .. } => Exit::Internal,
+        }
     }
 
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
-        match *self {}
+        match self {
+            Self::Value { .. } => "correct the parameter where the boot entry sets it",
+            Self::NoProvider => "add phase.provider=http://HOST/ where the boot entry sets the command line",
+            Self::Unreadable { .. } => "/proc must be mounted",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            providers: Vec::new(),
+            channel: "stable".to_owned(),
+            on_fail: OnFail::Retry,
+            append: String::new(),
+            method: Method::Auto,
+            kaslr: Kaslr::Seed,
+            timeout: DEFAULT_TIMEOUT,
+            log: Format::Text,
+            debug: false,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the `phase.*` parameters of a kernel command line, as far as `policy` lets it set them.
+    /// A parameter it may not set is reported and passed over; the policy's own value holds.
+    pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
+        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
+        for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
+            let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
+                warn!("unknown parameter {} is passed over", printable(parameter.raw()));
+                continue;
+            };
+            if policy.may_set(name) {
+                config.set(name, parameter.value())?;
+            } else {
+                warn!("the policy does not let the command line set {name}; it is passed over");
+            }
+        }
+        Ok(config)
+    }
+
+    /// What `line` and `policy` say about failures, even where the rest of `line` cannot be followed.
+    pub fn on_fail(line: &str, policy: &Policy) -> OnFail {
+        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
+        for parameter in cmdline::parameters(line).filter(|p| p.is("phase.onfail")) {
+            if policy.may_set("phase.onfail") && config.set("phase.onfail", parameter.value()).is_err() {
+                break;
+            }
+        }
+        config.on_fail
+    }
+
+    /// Sets one parameter. The last of several wins, as for the kernel's own.
+    pub fn set(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Error> {
+        let text = value.unwrap_or_default();
+        let wrong = |expected| Error::Value { name, value: text.to_owned(), expected };
+        match name {
+            "phase.provider" => {
+                let urls: Vec<String> =
+                    text.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();
+                if urls.len() > MOST_PROVIDERS {
+                    return Err(wrong("at most 16 providers can be named"));
+                }
+                if !urls.iter().all(|url| url.starts_with("http://") || url.starts_with("https://")) {
+                    return Err(wrong("each provider must be an http:// or https:// URL"));
+                }
+                self.providers = urls;
+            }
+            "phase.channel" => {
+                if !is_channel(text) {
+                    return Err(wrong(
+                        "a channel is 1 to 64 letters, digits, '.', '-' or '_', and starts with no dot",
+                    ));
+                }
+                self.channel = text.to_owned();
+            }
+            "phase.onfail" => {
+                self.on_fail = match text {
+                    "retry" => OnFail::Retry,
+                    "shell" => OnFail::Shell,
+                    "reboot" => OnFail::Reboot,
+                    "poweroff" => OnFail::PowerOff,
+                    _ => return Err(wrong("expected retry, shell, reboot or poweroff")),
+                }
+            }
+            "phase.append" => self.append = text.to_owned(),
+            "phase.kexec" => {
+                self.method = text.parse().map_err(|UnknownMethod| wrong("expected auto, file or load"))?;
+            }
+            "phase.kaslr" => {
+                self.kaslr = match text {
+                    "seed" => Kaslr::Seed,
+                    "zero" => Kaslr::Zero,
+                    _ => return Err(wrong("expected seed or zero")),
+                }
+            }
+            "phase.timeout" => {
+                let seconds = text.parse().ok().filter(|seconds| (1..=MOST_SECONDS).contains(seconds));
+                self.timeout =
+                    Duration::from_secs(seconds.ok_or_else(|| wrong("expected 1 to 86400 seconds"))?);
+            }
+            "phase.log" => {
+                self.log = match text {
+                    "text" => Format::Text,
+                    "json" => Format::Json,
+                    _ => return Err(wrong("expected text or json")),
+                }
+            }
+            "phase.debug" => self.debug = !matches!(text, "0" | "false" | "off"),
+            // phase.mode, phase.cache and phase.nowrite are for the next system; they are inherited.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The running kernel's command line.
+pub fn kernel_cmdline(paths: &Paths) -> Result<String, Error> {
+    let path = paths.kernel_cmdline();
+    // Bytes that are no UTF-8 can only be in values that are not ours.
+    std::fs::read(&path)
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+        .map_err(|error| Error::Unreadable { path: path.display().to_string(), error })
+}
+
+/// `--method` and `phase.kexec` name no method.
+#[derive(Debug)]
+pub struct UnknownMethod;
+
+impl FromStr for Method {
+    type Err = UnknownMethod;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMethod> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "file" => Ok(Self::File),
+            "load" => Ok(Self::Load),
+            _ => Err(UnknownMethod),
+        }
+    }
+}
+
+/// Whether `name` can be a channel: it becomes a folder in provider URLs.
+pub fn is_channel(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config(line: &str) -> Result<Config, Error> {
+        Config::from_kernel_cmdline(line, &Policy::default())
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        let config = config(
+            "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
+             phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug",
+        )
+        .unwrap();
+        assert_eq!(config.providers, ["http://a/", "https://b"]);
+        assert_eq!(config.channel, "testing");
+        assert_eq!(config.on_fail, OnFail::Shell);
+        assert_eq!(config.append, "x y=1");
+        assert_eq!(config.method, Method::Load);
+        assert_eq!(config.kaslr, Kaslr::Zero);
+        assert_eq!(config.timeout, Duration::from_secs(15));
+        assert_eq!(config.log, Format::Json);
+        assert!(config.debug);
+    }
+
+    #[test]
+    fn the_policy_decides_what_the_command_line_may_set() {
+        let policy = Policy::parse(r#"{"settable":["phase.provider"],"on_fail":"reboot"}"#).unwrap();
+        let line = "phase.provider=http://a phase.append=init=/bin/sh phase.onfail=shell";
+        let config = Config::from_kernel_cmdline(line, &policy).unwrap();
+        assert_eq!(config.providers, ["http://a"]);
+        assert_eq!(config.append, "");
+        assert_eq!(config.on_fail, OnFail::Reboot);
+    }
+
+    #[test]
+    fn values_that_cannot_be_followed_are_named() {
+        for line in [
+            "phase.provider=ftp://a",
+            "phase.provider=http://a,b",
+            "phase.channel=../x",
+            "phase.channel=",
+            "phase.onfail=panic",
+            "phase.kexec=both",
+            "phase.timeout=0",
+            "phase.timeout=99999999999999999999",
+            "phase.timeout=-1",
+            "phase.timeout",
+            "phase.log=xml",
+            "phase.kaslr=1",
+        ] {
+            let error = config(line).unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{line}");
+            assert!(error.to_string().starts_with(line.split('=').next().unwrap()), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_are_passed_over() {
+        assert!(config("phase.colour=blue phasex=1 phase").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line in "(phase\\.[a-z]{3,8}=?[\\PC]{0,10} ?){0,4}") {
+            let _ = config(&line);
+        }
     }
 }

@@ -1,23 +1,161 @@
-//! Fetch.
+//! Artifacts of a verified manifest, streamed into memory and hashed on the way.
 
 mod artifact;
+mod stream;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::io::Errno;
 
 pub use artifact::VerifiedArtifact;
 
 use crate::error::Exit;
+use crate::log::{Progress, bytes};
+use crate::manifest::{ArtifactSpec, VerifiedManifest};
+use crate::paths::Paths;
+use crate::provider::http::Client;
+use crate::provider::url;
 
-/// What can go wrong here.
+/// What a machine needs besides the artifacts: page tables, buffers, this program. In bytes.
+const HEADROOM: u64 = 16 << 20;
+
+/// Why an artifact is not here.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {}
+pub enum Error {
+    /// Every URL failed, and trying again brought no further byte.
+    #[error("{name}: {got} of {size} bytes arrived from {url}: {reason}")]
+    NotDelivered { name: &'static str, url: String, got: u64, size: u64, reason: String },
+    /// Something arrived that is not what was signed.
+    #[error("{name} from {url} does not match the manifest: {reason}")]
+    Mismatch { name: &'static str, url: String, reason: String },
+    /// A URL of the manifest leads nowhere that is followed.
+    #[error("{name}: \"{url}\" is no http or https URL, nor relative to one")]
+    Url { name: &'static str, url: String },
+    /// The artifacts and the copies that loading makes would not fit.
+    #[error(
+        "kernel and initramfs need about {} of memory while they are loaded, {} are available",
+        bytes(*.needed),
+        bytes(*.available)
+    )]
+    Memory { needed: u64, available: u64 },
+    /// Memory for an artifact cannot be had or sealed.
+    #[error("{name}: memory file: {errno}")]
+    MemoryFile { name: &'static str, errno: Errno },
+    /// No thread for a transfer.
+    #[error("cannot start a thread for {name}: {error}")]
+    Thread { name: &'static str, error: std::io::Error },
+    /// The other transfer failed first.
+    #[error("{name} was given up")]
+    Cancelled { name: &'static str },
+}
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        match *self {}
+        match self {
+            Self::NotDelivered { .. } => Exit::NoProvider,
+            Self::Mismatch { .. } => Exit::ArtifactMismatch,
+            Self::Url { .. } => Exit::ManifestMalformed,
+            Self::Memory { .. } | Self::MemoryFile { errno: Errno::NOMEM | Errno::NOSPC, .. } => {
+                Exit::NotEnoughMemory
+            }
+            Self::MemoryFile { .. } | Self::Thread { .. } | Self::Cancelled { .. } => Exit::Internal,
+        }
     }
 
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
-        match *self {}
+        match self {
+            Self::NotDelivered { .. } => "check the provider and the way to it",
+            Self::Mismatch { .. } => "publish again: the file is not the one that was signed",
+            Self::Url { .. } => "publish again with a correct URL",
+            Self::Memory { .. } | Self::MemoryFile { errno: Errno::NOMEM | Errno::NOSPC, .. } => {
+                "give the machine more memory, or publish smaller files"
+            }
+            Self::MemoryFile { .. } | Self::Thread { .. } | Self::Cancelled { .. } => "",
+        }
+    }
+}
+
+/// What boots: the kernel and its ramdisk.
+#[derive(Debug)]
+pub struct Artifacts {
+    pub kernel: VerifiedArtifact,
+    pub initramfs: VerifiedArtifact,
+}
+
+/// Fetches kernel and initramfs at the same time. If one fails for good, the other is given up.
+pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) -> Result<Artifacts, Error> {
+    let (kernel, initramfs) = (&manifest.manifest().kernel, &manifest.manifest().initramfs);
+    check_memory(kernel.size.saturating_add(initramfs.size), paths)?;
+    let kernel_urls = urls(kernel, manifest.url())?;
+    let initramfs_urls = urls(initramfs, manifest.url())?;
+
+    let progress = Progress::new(&[(kernel.name, kernel.size), (initramfs.name, initramfs.size)]);
+    let cancelled = AtomicBool::new(false);
+    let transfer = |spec: &ArtifactSpec, urls: &[String], index: usize| {
+        let result = stream::fetch(spec, urls, client, &cancelled, &|done| progress.set(index, done));
+        if result.is_err() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+        result
+    };
+    let (kernel, initramfs) = thread::scope(|scope| {
+        let other = thread::Builder::new()
+            .name("initramfs".to_owned())
+            .spawn_scoped(scope, || transfer(initramfs, &initramfs_urls, 1))
+            .map_err(|error| Error::Thread { name: initramfs.name, error })?;
+        let kernel = transfer(kernel, &kernel_urls, 0);
+        let initramfs = other.join().unwrap_or(Err(Error::Cancelled { name: initramfs.name }));
+        Ok((kernel, initramfs))
+    })?;
+    match (kernel, initramfs) {
+        (Ok(kernel), Ok(initramfs)) => Ok(Artifacts { kernel, initramfs }),
+        // The one that was given up is not the reason.
+        (Err(Error::Cancelled { .. }), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+/// The absolute URLs of an artifact, relative ones resolved against the manifest's own.
+fn urls(spec: &ArtifactSpec, manifest: &str) -> Result<Vec<String>, Error> {
+    let absolute = |reference: &String| {
+        url::resolve(manifest, reference)
+            .ok_or_else(|| Error::Url { name: spec.name, url: reference.clone() })
+    };
+    spec.urls.iter().map(absolute).collect()
+}
+
+/// Refuses before the first byte what would end in the kernel's out-of-memory killer: both system
+/// calls copy everything once more while the fetched files are still there.
+fn check_memory(artifacts: u64, paths: &Paths) -> Result<(), Error> {
+    let Ok(meminfo) = std::fs::read_to_string(paths.meminfo()) else { return Ok(()) };
+    let Some(available) = available_memory(&meminfo) else { return Ok(()) };
+    let needed = artifacts.saturating_mul(2).saturating_add(HEADROOM);
+    if needed > available { Err(Error::Memory { needed, available }) } else { Ok(()) }
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes: proc(5).
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_it_is_fetched() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        std::fs::write(root.path().join("proc/meminfo"), "MemTotal: 262144 kB\nMemAvailable:  102400 kB\n")
+            .unwrap();
+        let paths = Paths::under(root.path());
+        assert!(check_memory(40 << 20, &paths).is_ok());
+        let error = check_memory(60 << 20, &paths).unwrap_err();
+        assert_eq!(error.exit(), Exit::NotEnoughMemory);
+        assert!(check_memory(u64::MAX, &paths).is_err());
+        assert!(check_memory(u64::MAX, &Paths::under("/nonexistent")).is_ok());
     }
 }

@@ -48,7 +48,9 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
     }
     // SAFETY: the kernel reads `raw.len()` segments from `raw`, and from each `bufsz` bytes at `buf`;
     // `segments` borrows all of them for the time of the call.
-    check(unsafe { libc::syscall(libc::SYS_kexec_load, size(entry)?, raw.len(), raw.as_ptr(), 0 as libc::c_ulong) })
+    check(unsafe {
+        libc::syscall(libc::SYS_kexec_load, size(entry)?, raw.len(), raw.as_ptr(), 0 as libc::c_ulong)
+    })
 }
 
 /// Asks whether kexec_load exists and is allowed, without loading or unloading anything: more
@@ -56,19 +58,36 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
 pub fn probe_load() -> Errno {
     // SAFETY: the count is over the kernel's maximum, so it answers before it reads the segments.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_load, 0usize, usize::MAX, std::ptr::null::<RawSegment>(), 0 as libc::c_ulong)
+        libc::syscall(
+            libc::SYS_kexec_load,
+            0usize,
+            usize::MAX,
+            std::ptr::null::<RawSegment>(),
+            0 as libc::c_ulong,
+        )
     };
     check(result).err().unwrap_or(Errno::INVAL)
 }
 
 /// Loads a kernel image and its ramdisk from files, with a command line. kexec_file_load(2)
-pub fn file_load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline: &CStr) -> Result<(), Errno> {
+pub fn file_load(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+) -> Result<(), Errno> {
     let flags = if initrd.is_some() { 0 } else { FILE_NO_INITRAMFS };
     let initrd = initrd.map_or(-1, |fd| fd.as_raw_fd());
     let length = cmdline.to_bytes_with_nul().len();
     // SAFETY: `cmdline` is `length` readable bytes that end in NUL; the descriptors are borrowed.
     check(unsafe {
-        libc::syscall(libc::SYS_kexec_file_load, kernel.as_fd().as_raw_fd(), initrd, length, cmdline.as_ptr(), flags)
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_fd().as_raw_fd(),
+            initrd,
+            length,
+            cmdline.as_ptr(),
+            flags,
+        )
     })
 }
 
@@ -77,7 +96,14 @@ pub fn file_load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline
 pub fn probe_file_load() -> Errno {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0usize, std::ptr::null::<libc::c_char>(), FILE_NO_INITRAMFS)
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            -1,
+            -1,
+            0usize,
+            std::ptr::null::<libc::c_char>(),
+            FILE_NO_INITRAMFS,
+        )
     };
     check(result).err().unwrap_or(Errno::BADF)
 }
@@ -86,13 +112,26 @@ pub fn probe_file_load() -> Errno {
 pub fn unload() -> Result<(), Errno> {
     // SAFETY: with zero segments the pointer is not read.
     let result = unsafe {
-        libc::syscall(libc::SYS_kexec_load, 0usize, 0usize, std::ptr::null::<RawSegment>(), 0 as libc::c_ulong)
+        libc::syscall(
+            libc::SYS_kexec_load,
+            0usize,
+            0usize,
+            std::ptr::null::<RawSegment>(),
+            0 as libc::c_ulong,
+        )
     };
     match check(result) {
         Err(Errno::NOSYS) => {
             // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flag.
             check(unsafe {
-                libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0usize, std::ptr::null::<libc::c_char>(), FILE_UNLOAD)
+                libc::syscall(
+                    libc::SYS_kexec_file_load,
+                    -1,
+                    -1,
+                    0usize,
+                    std::ptr::null::<libc::c_char>(),
+                    FILE_UNLOAD,
+                )
             })
         }
         other => other,

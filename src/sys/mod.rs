@@ -6,4 +6,6 @@ pub mod early;
 pub mod kexec;
 pub mod memfd;
 pub mod packet;
+pub mod process;
 pub mod random;
+pub mod tty;

@@ -1,0 +1,244 @@
+//! The commands for people and scripts: each a short function over the rooms.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::boot::{self, Ending};
+use crate::cli::{self, Command, KexecAction, Source};
+use crate::config::{self, Config};
+use crate::devicetree;
+use crate::error::{Error, Exit};
+use crate::fetch::{self, operator};
+use crate::image::KernelImage;
+use crate::kexec::{self, Plan};
+use crate::log::Format;
+use crate::manifest::{self, Expected, Trust, VerifiedManifest};
+use crate::net::{self, Lease};
+use crate::paths::Paths;
+use crate::provider::http::Client;
+use crate::sys::arch::NATIVE;
+use crate::time::{Deadline, UnixTime};
+
+/// A file or standard output that a command needs, and cannot use.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("cannot read {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("cannot write {}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+impl CommandError {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => Exit::Usage,
+            Self::Output(_) => Exit::Internal,
+        }
+    }
+
+    /// What the person can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => "check the path and its permissions",
+            Self::Output(_) => "",
+        }
+    }
+}
+
+/// Runs one command.
+pub fn run(command: Command) -> Result<(), Error> {
+    let paths = Paths::default();
+    match command {
+        Command::Help => print(cli::HELP),
+        Command::Version => print(&format!("phaseboot {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Boot(arguments) => boot(&arguments, &paths),
+        Command::Net { interface, json } => net(interface.as_deref(), json, &paths),
+        Command::Fetch { out, source, json } => fetch(&out, &source, json, &paths),
+        Command::Verify { manifest, source, json } => verify(&manifest, &source, json, &paths),
+        Command::Kexec(arguments) => kexec(&arguments, &paths),
+        Command::Fdt { input, output, print } => fdt(input, output, print, &paths),
+    }
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(written.map_err(CommandError::Output)?)
+}
+
+fn json_log(json: bool) {
+    if json {
+        crate::log::configure(Format::Json, false);
+    }
+}
+
+/// The trust folder, and what the kernel command line and the arguments ask for.
+fn configure(source: &Source, paths: &Paths) -> Result<(Config, Trust), Error> {
+    let trust = Trust::read(source.trust.as_deref().unwrap_or(&paths.trust()))?;
+    let mut config = Config::from_kernel_cmdline(&config::kernel_cmdline(paths)?, trust.policy())?;
+    if !source.providers.is_empty() {
+        config.set("phase.provider", Some(&source.providers.join(",")))?;
+    }
+    if let Some(channel) = &source.channel {
+        config.set("phase.channel", Some(channel))?;
+    }
+    Ok((config, trust))
+}
+
+fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
+    json_log(arguments.json);
+    let (mut config, trust) = configure(&arguments.source, paths)?;
+    if let Some(append) = &arguments.append {
+        config.append.clone_from(append);
+    }
+    if let Some(method) = arguments.method {
+        config.method = method;
+    }
+    crate::log::keep_records(paths);
+    let ending = match (arguments.load_only, arguments.dry_run) {
+        (_, true) => Ending::DryRun,
+        (true, false) => Ending::LoadOnly,
+        (false, false) => Ending::Exec,
+    };
+    match boot::run(&config, &trust, paths, ending)? {
+        Some(plan) => print(&format!("{plan}\n")),
+        None => Ok(()),
+    }
+}
+
+fn net(interface: Option<&str>, json: bool, paths: &Paths) -> Result<(), Error> {
+    json_log(json);
+    let lease = net::up(paths, interface, Deadline::after(net::BUDGET))?;
+    if json {
+        return print(&format!("{}\n", serde_json::json!(lease)));
+    }
+    print(&describe_lease(&lease))
+}
+
+fn describe_lease(lease: &Lease) -> String {
+    let list = |addresses: &[Ipv4Addr]| {
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+    };
+    format!(
+        "{} {}/{} routers {} dns {}\n",
+        lease.interface,
+        lease.address,
+        lease.prefix,
+        list(&lease.routers),
+        list(&lease.dns)
+    )
+}
+
+fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
+    json_log(json);
+    let (config, trust) = configure(source, paths)?;
+    let deadline = Deadline::after(config.timeout);
+    net::up_unless_routed(paths, deadline)?;
+    let client = Client::new(deadline);
+    let manifest = boot::find(&config, &trust, &client, NATIVE)?;
+    let artifacts = fetch::artifacts(&manifest, &client, paths)?;
+    create_folder(out)?;
+    for artifact in [&artifacts.kernel, &artifacts.initramfs] {
+        let path = out.join(artifact.name());
+        let bytes = artifact
+            .map()
+            .map_err(|errno| CommandError::Write { path: path.clone(), error: errno.into() })?;
+        write_whole(&path, &bytes)?;
+    }
+    write_whole(&out.join("manifest.signed.json"), manifest.bytes())?;
+    print(&describe(&manifest, json))
+}
+
+fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
+    json_log(json);
+    let (config, trust) = configure(source, paths)?;
+    let bytes = read_whole(path)?;
+    let expected = Expected { arch: NATIVE, channel: &config.channel, now: UnixTime::now() };
+    let verified = manifest::verify(&bytes, &path.display().to_string(), &trust, expected)?;
+    print(&describe(&verified, json))
+}
+
+fn describe(verified: &VerifiedManifest, json: bool) -> String {
+    let manifest = verified.manifest();
+    if json {
+        let object = serde_json::json!({
+            "manifest": verified.url(),
+            "manifest_version": manifest.manifest_version,
+            "channel": manifest.channel,
+            "arch": manifest.arch.name(),
+            "signed_by": verified.signers(),
+        });
+        return format!("{object}\n");
+    }
+    format!(
+        "{}: {} {} version {}, signed by {}\n",
+        verified.url(),
+        manifest.channel,
+        manifest.arch,
+        manifest.manifest_version,
+        verified.signers().join(", ")
+    )
+}
+
+fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
+    match arguments.action {
+        KexecAction::Unload => return Ok(kexec::unload()?),
+        KexecAction::Exec => match kexec::exec_loaded(paths)? {},
+        KexecAction::LoadAndExec | KexecAction::LoadOnly | KexecAction::DryRun => {}
+    }
+    let preflight = kexec::preflight(paths, arguments.method)?;
+    let kernel = match &arguments.kernel {
+        Some(path) => operator::vouched("kernel", path)?,
+        None => return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into()),
+    };
+    let initrd = arguments.initrd.as_deref().map(|path| operator::vouched("initrd", path)).transpose()?;
+    let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
+    let line = arguments.cmdline.clone().unwrap_or_default();
+    let plan = Plan::new(kernel, initrd, line, &preflight, config::Kaslr::default(), paths)?;
+    if arguments.action == KexecAction::DryRun {
+        return print(&format!("{plan}\n"));
+    }
+    let loaded = plan.load()?;
+    if arguments.action == KexecAction::LoadOnly {
+        return Ok(());
+    }
+    match loaded.exec()? {}
+}
+
+fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &Paths) -> Result<(), Error> {
+    let tree = read_whole(&input.unwrap_or_else(|| paths.devicetree()))?;
+    let copy = devicetree::zero_seeds(&tree)?;
+    if let Some(path) = output {
+        write_whole(&path, &copy)?;
+    }
+    if print_it {
+        print(&devicetree::describe(&copy)?)?;
+    }
+    Ok(())
+}
+
+fn read_whole(path: &Path) -> Result<Vec<u8>, CommandError> {
+    fs::read(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })
+}
+
+fn create_folder(path: &Path) -> Result<(), CommandError> {
+    fs::create_dir_all(path).map_err(|error| CommandError::Write { path: path.to_owned(), error })
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&part);
+        CommandError::Write { path: path.to_owned(), error }
+    })
+}

@@ -1,0 +1,103 @@
+//! The trust policy of an initramfs: `/etc/phaseboot/policy.json`. Nothing on the kernel command
+//! line or in a manifest can weaken it.
+
+use serde::Deserialize;
+
+use crate::config::OnFail;
+
+/// What this machine accepts. Every field has a default, unknown fields are an error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// How many distinct trusted keys must have signed a manifest; at least 1.
+    pub threshold: usize,
+    /// Whether a manifest without signatures may boot.
+    pub allow_unsigned: bool,
+    /// The channels that may boot; none named means any.
+    pub channels: Vec<String>,
+    /// The lowest `manifest_version` that may boot.
+    pub min_manifest_version: u64,
+    /// The `phase.*` parameters that the kernel command line may set.
+    pub settable: Vec<String>,
+    /// The parameters that the next kernel gets from this one's command line.
+    pub inherit: Vec<String>,
+    /// What PID 1 does when a boot fails, unless `phase.onfail` may and does say otherwise.
+    pub on_fail: OnFail,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let strings = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            threshold: 1,
+            allow_unsigned: false,
+            channels: Vec::new(),
+            min_manifest_version: 0,
+            settable: strings(super::PARAMETERS),
+            inherit: strings(&[
+                "console",
+                "earlycon",
+                "phase.mode",
+                "phase.channel",
+                "phase.cache",
+                "phase.nowrite",
+            ]),
+            on_fail: OnFail::Retry,
+        }
+    }
+}
+
+impl Policy {
+    /// Parses and checks a policy file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if policy.threshold == 0 {
+            return Err("threshold is 0; a manifest needs at least one signature".to_owned());
+        }
+        if let Some(name) = policy.settable.iter().find(|name| !super::PARAMETERS.contains(&name.as_str())) {
+            return Err(format!("settable names \"{name}\", which is no phase.* parameter"));
+        }
+        Ok(policy)
+    }
+
+    /// Whether the kernel command line may set `parameter`.
+    pub fn may_set(&self, parameter: &str) -> bool {
+        self.settable.iter().any(|name| name == parameter)
+    }
+
+    /// Whether manifests of `channel` may boot.
+    pub fn allows_channel(&self, channel: &str) -> bool {
+        self.channels.is_empty() || self.channels.iter().any(|name| name == channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_policy_is_the_default_one() {
+        let policy = Policy::parse("{}").unwrap();
+        assert_eq!(policy.threshold, 1);
+        assert!(!policy.allow_unsigned);
+        assert!(policy.may_set("phase.provider"));
+        assert!(policy.allows_channel("anything"));
+    }
+
+    #[test]
+    fn mistakes_are_errors() {
+        for (text, word) in [
+            ("{\"treshold\":2}", "treshold"),
+            ("{\"threshold\":0}", "threshold is 0"),
+            ("{\"threshold\":-1}", "invalid value"),
+            ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
+            ("{\"on_fail\":\"panic\"}", "panic"),
+            ("{", "EOF"),
+            ("", "EOF"),
+            ("{}{}", "trailing"),
+        ] {
+            let error = Policy::parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

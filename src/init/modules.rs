@@ -1,0 +1,263 @@
+//! Kernel modules for the devices that are there: `modalias` against modules.alias, dependencies
+//! from modules.dep. Source: kmod's modules.dep(5), modprobe(8); Documentation/kbuild/modules.rst.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use log::{debug, info, warn};
+use rustix::io::Errno;
+
+use crate::paths::Paths;
+
+/// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h, since Linux 5.17.
+const COMPRESSED: i32 = 4;
+/// Devices nest less deeply than this.
+const MOST_DEPTH: u32 = 24;
+/// A driver can make new devices appear, which need drivers in turn; this often at most.
+const MOST_ROUNDS: u32 = 8;
+/// Aliases that no device carries: AF_PACKET sockets, for DHCP.
+const WANTED: [&str; 1] = ["net-pf-17"];
+
+/// The modules of an initramfs: what is in modules.dep and modules.alias.
+#[derive(Debug, Default)]
+struct Index {
+    /// Module name -> its path and those of what it needs, nearest first, below the modules folder.
+    files: HashMap<String, Vec<String>>,
+    /// Pattern and module name.
+    aliases: Vec<(String, String)>,
+}
+
+/// Loads a module for every device that has one, until no further one turns up.
+pub(super) fn load_all(paths: &Paths) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let folder = paths.modules(&release);
+    let Ok(dep) = fs::read_to_string(folder.join("modules.dep")) else {
+        debug!("no modules.dep for kernel {release}: everything needed must be built in");
+        return;
+    };
+    let alias = fs::read_to_string(folder.join("modules.alias")).unwrap_or_default();
+    let index = Index::parse(&dep, &alias);
+    let mut loader = Loader { folder: &folder, done: Vec::new(), loaded: Vec::new() };
+    for alias in WANTED {
+        loader.load_matching(&index, alias);
+    }
+    for _ in 0..MOST_ROUNDS {
+        let before = loader.done.len();
+        let mut modaliases = Vec::new();
+        collect_modaliases(&paths.devices(), 0, &mut modaliases);
+        modaliases.sort_unstable();
+        modaliases.dedup();
+        for modalias in &modaliases {
+            loader.load_matching(&index, modalias);
+        }
+        if loader.done.len() == before {
+            break;
+        }
+    }
+    if !loader.loaded.is_empty() {
+        info!("modules: {}", loader.loaded.join(" "));
+    }
+}
+
+struct Loader<'a> {
+    folder: &'a Path,
+    /// Paths that were tried, whatever came of it.
+    done: Vec<String>,
+    loaded: Vec<String>,
+}
+
+impl Loader<'_> {
+    fn load_matching(&mut self, index: &Index, modalias: &str) {
+        for files in index.matching(modalias) {
+            // Dependencies stand after the module that needs them.
+            for file in files.iter().rev() {
+                self.load(file);
+            }
+        }
+    }
+
+    fn load(&mut self, file: &str) {
+        if self.done.iter().any(|done| done == file) {
+            return;
+        }
+        self.done.push(file.to_owned());
+        let name = module_name(file);
+        match insert(&self.folder.join(file)) {
+            Ok(()) => self.loaded.push(name),
+            Err(Errno::EXIST) => {}
+            Err(Errno::NODEV) => debug!("module {name}: no device for it"),
+            Err(Errno::OPNOTSUPP) => {
+                warn!("module {name}: this kernel cannot decompress {file}; pack the plain .ko");
+            }
+            Err(errno) => warn!("module {name} cannot be loaded: {errno}"),
+        }
+    }
+}
+
+fn insert(path: &Path) -> Result<(), Errno> {
+    let file = File::open(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let plain = path.extension().is_some_and(|extension| extension == "ko");
+    rustix::system::finit_module(&file, c"", if plain { 0 } else { COMPRESSED })
+}
+
+fn collect_modaliases(folder: &Path, depth: u32, found: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        // Symbolic links lead back up.
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && depth < MOST_DEPTH {
+            collect_modaliases(&entry.path(), depth + 1, found);
+        } else if kind.is_file() && entry.file_name() == "modalias" {
+            found.extend(fs::read_to_string(entry.path()).map(|text| text.trim().to_owned()));
+        }
+    }
+}
+
+impl Index {
+    fn parse(dep: &str, alias: &str) -> Self {
+        let mut index = Self::default();
+        for line in dep.lines() {
+            if let Some((file, needs)) = line.split_once(':') {
+                let files =
+                    std::iter::once(file).chain(needs.split_whitespace()).map(str::to_owned).collect();
+                index.files.insert(module_name(file), files);
+            }
+        }
+        for line in alias.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("alias"), Some(pattern), Some(module)) = (words.next(), words.next(), words.next()) {
+                index.aliases.push((pattern.to_owned(), underscored(module)));
+            }
+        }
+        index
+    }
+
+    /// The file lists of every module that a device with this modalias can use.
+    fn matching<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a Vec<String>> {
+        let matching =
+            self.aliases.iter().filter(|(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
+        matching.filter_map(|(_, module)| self.files.get(module))
+    }
+}
+
+/// `kernel/drivers/net/virtio-net.ko.xz` is `virtio_net`.
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    underscored(name.split('.').next().unwrap_or(name))
+}
+
+fn underscored(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// fnmatch(3) without flags, as far as aliases use it: `*`, `?`, `[a-z]`, `[!a]`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where the last `*` was and what it has taken so far: going back there once is enough.
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        let step = match (pattern.get(p), text.get(t)) {
+            (None, None) => return true,
+            (Some(b'*'), _) => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            (Some(b'?'), Some(_)) => Some(1),
+            (Some(b'['), Some(&byte)) => class(pattern.get(p..).unwrap_or_default(), byte),
+            (Some(expected), Some(byte)) => (expected == byte).then_some(1),
+            (None, Some(_)) | (Some(_), None) => None,
+        };
+        match (step, star) {
+            (Some(length), _) => {
+                p += length;
+                t += 1;
+            }
+            (None, Some((star_p, star_t))) if star_t < text.len() => {
+                star = Some((star_p, star_t + 1));
+                p = star_p + 1;
+                t = star_t + 1;
+            }
+            (None, _) => return false,
+        }
+    }
+}
+
+/// Whether `byte` is in the bracket expression that `pattern` begins with, and how long that is.
+fn class(pattern: &[u8], byte: u8) -> Option<usize> {
+    let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
+    let start = if negated { 2 } else { 1 };
+    // A `]` that comes first stands for itself.
+    let end = start + 1 + pattern.get(start + 1..)?.iter().position(|&b| b == b']')?;
+    let mut inside = pattern.get(start..end)?;
+    let mut found = false;
+    while let Some((&low, rest)) = inside.split_first() {
+        if let [b'-', high, after @ ..] = rest {
+            found |= (low..=*high).contains(&byte);
+            inside = after;
+        } else {
+            found |= low == byte;
+            inside = rest;
+        }
+    }
+    (found != negated).then_some(end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn aliases_of_real_modules_match_real_devices() {
+        for (pattern, modalias, matches) in [
+            ("virtio:d00000001v*", "virtio:d00000001v00001AF4", true),
+            ("virtio:d00000001v*", "virtio:d00000002v00001AF4", false),
+            ("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00", true),
+            (
+                "pci:v00008086d0000100Esv*sd*bc*sc*i*",
+                "pci:v00008086d0000100Fsv00001AF4sd00001100bc02sc00i00",
+                false,
+            ),
+            ("of:N*T*Cvirtio,mmioC*", "of:Nvirtio_mmioT(null)Cvirtio,mmio", false),
+            ("of:N*T*Cvirtio,mmio", "of:Nvirtio_mmioT(null)Cvirtio,mmio", true),
+            ("usb:v0B95p772[0-9A]d*", "usb:v0B95p772Ad0001dcFF", true),
+            ("usb:v0B95p772[!0-9]d*", "usb:v0B95p7720d0001dcFF", false),
+            ("net-pf-17", "net-pf-17", true),
+            ("a[]]b", "a]b", true),
+            ("a[", "a[", false),
+            ("*", "", true),
+            ("?", "", false),
+            ("*a*b*c", "xxaxxbxxbxxc", true),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), modalias.as_bytes()), matches, "{pattern} {modalias}");
+        }
+    }
+
+    #[test]
+    fn dependencies_come_with_the_module() {
+        let index = Index::parse(
+            "kernel/drivers/net/virtio_net.ko.xz: kernel/net/core/failover.ko.xz kernel/drivers/virtio/virtio.ko.xz\n\
+             kernel/net/core/failover.ko.xz:\n",
+            "# comment\nalias virtio:d00000001v* virtio-net\nalias x\n",
+        );
+        let found: Vec<_> = index.matching("virtio:d00000001v00001AF4").collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0][0], "kernel/drivers/net/virtio_net.ko.xz");
+        assert_eq!(found[0].len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_pattern_panics_or_runs_away(pattern in "[ab*?\\[\\]!^-]{0,30}", text in "[ab-]{0,60}") {
+            let _ = glob(pattern.as_bytes(), text.as_bytes());
+        }
+
+        #[test]
+        fn a_plain_pattern_matches_itself_only(text in "[a-z:0-9]{0,20}", other in "[a-z:0-9]{0,20}") {
+            prop_assert!(glob(text.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(glob(text.as_bytes(), other.as_bytes()), text == other);
+        }
+    }
+}

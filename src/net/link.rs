@@ -1,0 +1,202 @@
+//! What the kernel says of a network device: RTM_NEWLINK of rtnetlink(7).
+//!
+//! The fixed header is read by netlink-packet-route. The attributes are walked here: that crate
+//! refuses a whole message for one attribute that a newer kernel made longer, and carries a parser
+//! for every attribute there is.
+
+use netlink_packet_core::NlasIterator;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType};
+
+use super::lease::Mac;
+
+/// `struct ifinfomsg` of linux/rtnetlink.h.
+const HEADER: usize = 16;
+
+/// One network device. What a message did not mention is None.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) flags: Flags,
+    pub(super) name: Option<String>,
+    pub(super) mac: Option<[u8; 6]>,
+    /// In bytes.
+    pub(super) mtu: Option<u32>,
+    /// In bytes; 0 if the driver does not say.
+    pub(super) largest_mtu: Option<u32>,
+    /// The bridge, bond or other device that this one belongs to.
+    pub(super) master: Option<u32>,
+    /// The kind of a device that software made: `dummy`, `bridge`, `veth`. Drivers of cards have none.
+    pub(super) kind: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    pub(super) ethernet: bool,
+    pub(super) loopback: bool,
+    pub(super) up: bool,
+    /// The cable is in and the queues run: packets that are sent now leave.
+    pub(super) carrier: bool,
+}
+
+impl Link {
+    /// Reads the payload of an RTM_NEWLINK or RTM_DELLINK message about a device. None if it is
+    /// malformed, or about a bridge port.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let header = LinkHeader::parse(payload).ok()?;
+        if header.interface_family != AddressFamily::Unspec {
+            return None;
+        }
+        // LOWER_UP alone comes before the queues are started, and what is sent then is lost.
+        let carrier = LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running;
+        let mut link = Self {
+            index: header.index,
+            flags: Flags {
+                ethernet: header.link_layer_type == LinkLayerType::Ether,
+                loopback: header.flags.contains(LinkFlags::Loopback),
+                up: header.flags.contains(LinkFlags::Up),
+                carrier: header.flags.contains(carrier),
+            },
+            ..Self::default()
+        };
+        for attribute in NlasIterator::new(payload.get(HEADER..)?).map_while(Result::ok) {
+            let value = attribute.value();
+            match attribute.kind() {
+                libc::IFLA_IFNAME => link.name = text(value),
+                libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
+                libc::IFLA_MTU => link.mtu = number(value),
+                libc::IFLA_MAX_MTU => link.largest_mtu = number(value),
+                libc::IFLA_MASTER => link.master = number(value),
+                libc::IFLA_LINKINFO => {
+                    let mut nested = NlasIterator::new(value).map_while(Result::ok);
+                    let kind = nested.find(|attribute| attribute.kind() == libc::IFLA_INFO_KIND);
+                    link.kind = kind.and_then(|kind| text(kind.value()));
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+
+    /// Takes over what a later message about the same device says.
+    pub(super) fn update(&mut self, later: Self) {
+        self.flags = later.flags;
+        self.master = later.master;
+        self.name = later.name.or(self.name.take());
+        self.mac = later.mac.or(self.mac);
+        self.mtu = later.mtu.or(self.mtu);
+        self.largest_mtu = later.largest_mtu.or(self.largest_mtu);
+        self.kind = later.kind.or(self.kind.take());
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("?")
+    }
+
+    /// Whether an address is looked for here: the link named `only`, or else every Ethernet card
+    /// (and a container's or switch chip's end of a pair) that belongs to no other device.
+    pub(super) fn is_wanted(&self, only: Option<&str>) -> bool {
+        let own = matches!(self.kind.as_deref(), None | Some("veth" | "dsa")) && self.master.is_none();
+        let chosen = only.map_or(own, |only| self.name.as_deref() == Some(only));
+        chosen && self.flags.ethernet && self.mac.is_some()
+    }
+
+    /// The largest MTU of the device, in bytes; what it has now if the driver does not say.
+    pub(super) fn mtu_limit(&self) -> u16 {
+        let limit = self.largest_mtu.filter(|&most| most > 0).or(self.mtu).unwrap_or(1500);
+        u16::try_from(limit).unwrap_or(u16::MAX)
+    }
+
+    /// One line for the log.
+    pub(super) fn describe(&self) -> String {
+        let mac = self.mac.map_or_else(String::new, |mac| format!(", {}", Mac(mac)));
+        format!("{} (number {}{mac})", self.name(), self.index)
+    }
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn text(value: &[u8]) -> Option<String> {
+    let text = value.split(|&byte| byte == 0).next()?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RTM_NEWLINK: index 2, Ethernet, the given flags, then attributes (kind, value).
+    fn message(flags: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 1, 0, 2, 0, 0, 0];
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 4]);
+        for (kind, value) in attributes {
+            bytes.extend(u16::try_from(value.len() + 4).unwrap().to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(*value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    const UP: u32 = 0x1;
+    const RUNNING: u32 = 0x40;
+    const LOWER_UP: u32 = 0x1_0000;
+
+    fn eth0(extra: &[(u16, &[u8])]) -> Link {
+        let mut attributes: Vec<(u16, &[u8])> =
+            vec![(3, b"eth0\0"), (1, &[0x52, 0x54, 0, 0, 0, 1]), (4, &[0xdc, 5, 0, 0])];
+        attributes.extend(extra);
+        Link::parse(&message(UP | RUNNING | LOWER_UP, &attributes)).unwrap()
+    }
+
+    #[test]
+    fn a_card_with_carrier() {
+        let link = eth0(&[]);
+        assert_eq!(link.name(), "eth0");
+        assert_eq!(link.mac, Some([0x52, 0x54, 0, 0, 0, 1]));
+        assert!(link.flags.ethernet && link.flags.up && link.flags.carrier && !link.flags.loopback);
+        assert_eq!(link.mtu_limit(), 1500);
+        assert!(link.is_wanted(None) && link.is_wanted(Some("eth0")) && !link.is_wanted(Some("eth1")));
+    }
+
+    #[test]
+    fn carrier_is_all_three_flags() {
+        for (flags, carrier) in [
+            (UP, false),
+            (UP | LOWER_UP, false),
+            (LOWER_UP | RUNNING, false),
+            (UP | RUNNING | LOWER_UP, true),
+        ] {
+            assert_eq!(Link::parse(&message(flags, &[])).unwrap().flags.carrier, carrier, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn software_devices_are_raced_only_by_name() {
+        // IFLA_LINKINFO { IFLA_INFO_KIND = "dummy" }
+        let dummy = eth0(&[(18, b"\x0a\0\x01\0dummy\0\0\0")]);
+        assert_eq!(dummy.kind.as_deref(), Some("dummy"));
+        assert!(!dummy.is_wanted(None) && dummy.is_wanted(Some("eth0")));
+        let in_a_bridge = eth0(&[(10, &[7, 0, 0, 0])]);
+        assert!(!in_a_bridge.is_wanted(None) && in_a_bridge.is_wanted(Some("eth0")));
+    }
+
+    #[test]
+    fn an_event_without_attributes_keeps_what_is_known() {
+        let mut link = eth0(&[(51, &[0x28, 0x23, 0, 0])]);
+        link.update(Link::parse(&message(UP, &[])).unwrap());
+        assert_eq!((link.name(), link.mtu_limit(), link.flags.carrier), ("eth0", 9000, false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = Link::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The race: one thread, one poll(2) over the kernel's link events and one DHCP socket per link.
+
+mod apply;
+mod netlink;
+mod transport;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::link::{LinkFlags, LinkHeader};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::dhcp4::{Client, Device, Reaction};
+use super::lease::Lease;
+use super::link::Link;
+use super::{Error, Transport};
+use crate::paths::Paths;
+use crate::sys::random;
+use crate::time::Deadline;
+use netlink::{Incoming, Netlink};
+use transport::Port;
+
+/// How long a first link may take to appear: USB and slow firmware need some seconds, a machine
+/// without a driver would wait in vain.
+const LINK_WAIT: Duration = Duration::from_secs(15);
+
+/// Packets read from one socket before the others have their turn.
+const BATCH: usize = 32;
+
+/// See [`super::up`].
+pub(super) fn up(
+    transport: Transport,
+    paths: &Paths,
+    only: Option<&str>,
+    deadline: Deadline,
+) -> Result<Lease, Error> {
+    // Listening before listing: what changes in between is heard.
+    let events = Netlink::listen().map_err(kernel("open a netlink socket"))?;
+    let requests = Netlink::connect().map_err(kernel("open a netlink socket"))?;
+    let started = Instant::now();
+    let mut race =
+        Race { transport, only, started, events, requests, runners: Vec::new(), others: Vec::new() };
+    race.list()?;
+    let (lease, link) = race.run(deadline)?;
+    // The losers' sockets are closed here.
+    let Race { mut requests, .. } = race;
+    apply::lease(&mut requests, &link, &lease)?;
+    apply::write_files(paths, &lease);
+    Ok(lease)
+}
+
+struct Race<'a> {
+    transport: Transport,
+    only: Option<&'a str>,
+    started: Instant,
+    events: Netlink,
+    requests: Netlink,
+    runners: Vec<Runner>,
+    /// Names of the devices that are not raced.
+    others: Vec<String>,
+}
+
+/// One link of the race.
+struct Runner {
+    link: Link,
+    /// Present while there is carrier.
+    client: Option<(Port, Client)>,
+    had_carrier: bool,
+    /// What went wrong at the system, or how far the last client came.
+    trouble: Option<String>,
+}
+
+impl Race<'_> {
+    fn run(&mut self, deadline: Deadline) -> Result<(Lease, Link), Error> {
+        let links_by = deadline.or_after(LINK_WAIT);
+        loop {
+            let now = Instant::now();
+            if deadline.passed() || (self.runners.is_empty() && links_by.passed()) {
+                return Err(self.failure(now));
+            }
+            let mut wake = if self.runners.is_empty() { links_by.instant() } else { deadline.instant() };
+            for runner in &mut self.runners {
+                if let Some((port, client)) = &mut runner.client {
+                    if let Some(message) = client.tick(now) {
+                        runner.trouble = send(&runner.link, port, &message);
+                    }
+                    wake = wake.min(client.due());
+                }
+            }
+            for number in self.wait(wake.saturating_duration_since(now))? {
+                let lease = self.runners.get_mut(number).and_then(Runner::receive);
+                if let (Some(lease), Some(runner)) = (lease, self.runners.get(number)) {
+                    return Ok((lease, runner.link.clone()));
+                }
+            }
+        }
+    }
+
+    /// Waits for packets or events. Events are dealt with; the runners with packets are returned.
+    fn wait(&mut self, timeout: Duration) -> Result<Vec<usize>, Error> {
+        let mut descriptors = vec![PollFd::new(&self.events, PollFlags::IN)];
+        let mut numbers = Vec::new();
+        for (number, runner) in self.runners.iter().enumerate() {
+            if let Some((port, _)) = &runner.client {
+                descriptors.push(PollFd::new(port, PollFlags::IN));
+                numbers.push(number);
+            }
+        }
+        match poll(&mut descriptors, Some(&timespec(timeout))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(kernel("wait for packets")(errno)),
+        }
+        let mut ready = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty());
+        let changed = ready.next().unwrap_or(false);
+        let mut readable: Vec<usize> = numbers
+            .iter()
+            .copied()
+            .zip(ready)
+            .filter(|(_, ready)| *ready)
+            .map(|(number, _)| number)
+            .collect();
+        drop(descriptors);
+        if changed {
+            self.hear()?;
+            // Runners may have come and gone; whoever still has packets is ready the next time.
+            readable.clear();
+        }
+        Ok(readable)
+    }
+
+    /// Takes the links that are there now.
+    fn list(&mut self) -> Result<(), Error> {
+        let mut links = Vec::new();
+        let found = &mut |incoming: Incoming| links.extend(changed(&incoming));
+        self.requests
+            .list(libc::RTM_GETLINK, &LinkHeader::default(), found)
+            .map_err(kernel("list the network devices"))?;
+        links.into_iter().for_each(|link| self.seen(link));
+        Ok(())
+    }
+
+    /// Takes the kernel's events.
+    fn hear(&mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        let heard = self.events.arrived(&mut |incoming| events.push(incoming));
+        for incoming in &events {
+            if incoming.kind == libc::RTM_DELLINK {
+                if let Some(link) = Link::parse(&incoming.payload) {
+                    self.runners.retain(|runner| runner.link.index != link.index);
+                }
+            } else if let Some(link) = changed(incoming) {
+                self.seen(link);
+            }
+        }
+        match heard {
+            Err(Errno::NOBUFS) => self.list(),
+            other => other.map_err(kernel("report link events")),
+        }
+    }
+
+    /// A device is new or has changed.
+    fn seen(&mut self, link: Link) {
+        if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
+            runner.link.update(link);
+            runner.follow_carrier(self.transport, self.started);
+            return;
+        }
+        if !link.is_wanted(self.only) {
+            if link.flags.loopback
+                && !link.flags.up
+                && let Err(errno) = raise(&mut self.requests, &link)
+            {
+                log::warn!("{} cannot be raised: {errno}", link.name());
+            }
+            if !self.others.iter().any(|other| other == link.name()) {
+                self.others.push(link.name().to_owned());
+            }
+            return;
+        }
+        log::debug!("{}", link.describe());
+        // A link that was listed under another name, or before it was free, is no other any more.
+        self.others.retain(|other| other != link.name());
+        let mut runner = Runner { link, client: None, had_carrier: false, trouble: None };
+        if !runner.link.flags.up
+            && let Err(errno) = raise(&mut self.requests, &runner.link)
+        {
+            log::warn!("{} cannot be raised: {errno}", runner.link.name());
+            runner.trouble = Some(format!("cannot be raised: {errno}"));
+        }
+        runner.follow_carrier(self.transport, self.started);
+        self.runners.push(runner);
+    }
+
+    fn failure(&self, now: Instant) -> Error {
+        let waited = now.saturating_duration_since(self.started);
+        let seen = self.others.join(", ");
+        if self.runners.is_empty() {
+            return match self.only {
+                Some(name) => Error::NoSuchLink { name: name.to_owned(), waited, seen },
+                None => Error::NoLink { waited, seen },
+            };
+        }
+        let mut links = String::new();
+        for runner in &self.runners {
+            let separator = if links.is_empty() { "" } else { ", " };
+            let _ = write!(links, "{separator}{}: {}", runner.link.name(), runner.story(now));
+        }
+        if self.runners.iter().any(|runner| runner.had_carrier) {
+            Error::NoLease { links }
+        } else {
+            Error::NoCarrier { links }
+        }
+    }
+}
+
+impl Runner {
+    /// Starts a client when carrier has come, drops it when carrier has gone.
+    fn follow_carrier(&mut self, transport: Transport, started: Instant) {
+        let name = self.link.name();
+        match (self.link.flags.carrier, &self.client) {
+            (true, None) => {
+                let now = Instant::now();
+                self.had_carrier = true;
+                log::info!(
+                    "{name} up, carrier after {:.2} s",
+                    now.saturating_duration_since(started).as_secs_f64()
+                );
+                match Port::open(transport, self.link.index, name) {
+                    Ok(port) => self.client = self.device(&port).map(|device| (port, client(device, now))),
+                    Err(errno) => self.trouble = Some(format!("no socket for DHCP: {errno}")),
+                }
+            }
+            (false, Some((_, client))) => {
+                log::info!("{name} has lost carrier");
+                self.trouble = Some(format!("carrier lost, {}", client.story(Instant::now())));
+                self.client = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    fn device(&self, port: &Port) -> Option<Device> {
+        Some(Device {
+            name: self.link.name().to_owned(),
+            mac: self.link.mac?,
+            largest_mtu: self.link.mtu_limit(),
+            broadcast: port.needs_broadcast(),
+        })
+    }
+
+    /// Reads what has arrived.
+    fn receive(&mut self) -> Option<Lease> {
+        let (port, client) = self.client.as_mut()?;
+        for _ in 0..BATCH {
+            let (source, message) = match port.receive() {
+                Ok(Some(received)) => received,
+                Ok(None) => continue,
+                Err(Errno::AGAIN) => break,
+                // ENETDOWN and the like: the carrier's event follows, and retransmission goes on.
+                Err(errno) => {
+                    log::debug!("{}: receiving: {errno}", self.link.name());
+                    break;
+                }
+            };
+            match client.receive(Instant::now(), source, &message) {
+                Reaction::Nothing => {}
+                Reaction::Send(message) => self.trouble = send(&self.link, port, &message),
+                Reaction::Bound(lease) => return Some(*lease),
+            }
+        }
+        None
+    }
+
+    fn story(&self, now: Instant) -> String {
+        match (&self.client, &self.trouble) {
+            (_, Some(trouble)) => trouble.clone(),
+            (Some((_, client)), None) => client.story(now),
+            (None, None) => "no carrier".to_owned(),
+        }
+    }
+}
+
+/// A failed transmission is as good as a lost packet: it is repeated. What remains is a message.
+fn send(link: &Link, port: &Port, message: &[u8]) -> Option<String> {
+    let errno = port.send(message).err()?;
+    log::debug!("{}: sending: {errno}", link.name());
+    Some(format!("cannot send: {errno}"))
+}
+
+fn client(device: Device, now: Instant) -> Client {
+    // Early in boot the generator may have nothing; the clock and the address still tell machines apart.
+    let mut seed = [0; 8];
+    random::fill_insecure(&mut seed);
+    let [a, b, c, d, e, f] = device.mac;
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let clock = (clock.tv_sec << 30) ^ clock.tv_nsec;
+    let seed =
+        u64::from_ne_bytes(seed) ^ u64::from_be_bytes([a, b, c, d, e, f, 0, 0]) ^ clock.cast_unsigned();
+    Client::new(device, seed, now)
+}
+
+fn changed(incoming: &Incoming) -> Option<Link> {
+    (incoming.kind == libc::RTM_NEWLINK).then(|| Link::parse(&incoming.payload)).flatten()
+}
+
+/// Sets IFF_UP.
+fn raise(requests: &mut Netlink, link: &Link) -> Result<(), Errno> {
+    set_link(requests, link, LinkFlags::Up, &[])
+}
+
+fn set_link(
+    requests: &mut Netlink,
+    link: &Link,
+    flags: LinkFlags,
+    attributes: &[DefaultNla],
+) -> Result<(), Errno> {
+    let header = LinkHeader { index: link.index, flags, change_mask: flags, ..LinkHeader::default() };
+    requests.change(libc::RTM_NEWLINK, 0, &header, attributes)
+}
+
+fn kernel(what: &str) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::Kernel { what: what.to_owned(), errno }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}

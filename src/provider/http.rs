@@ -1,0 +1,201 @@
+//! The one HTTP client: ureq with rustls, bounded in time, redirects and header size.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use log::info;
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body};
+
+use crate::error::printable;
+use crate::provider::url;
+use crate::sys::random;
+use crate::time::Deadline;
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a server may be silent, before its answer or within it.
+const SILENCE: Duration = Duration::from_secs(15);
+const MOST_REDIRECTS: usize = 5;
+/// How often the kernel's random generator is asked whether it is ready, while TLS waits for it.
+const RANDOM_RETRY: Duration = Duration::from_millis(100);
+
+/// The HTTP client of one boot attempt.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    deadline: Deadline,
+}
+
+/// What a request ended in instead of a body.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("HTTP status {0}")]
+    Status(u16),
+    #[error("{}", printable(&.0.to_string()))]
+    Transport(#[from] ureq::Error),
+    #[error("it redirects more than {MOST_REDIRECTS} times")]
+    Redirects,
+    #[error("it redirects to \"{}\", which is not followed", printable(.0))]
+    RedirectTarget(String),
+    #[error("it is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the time for this boot attempt is over")]
+    Deadline,
+    #[error("TLS needs the kernel's random generator, which did not become ready in time")]
+    Random,
+    #[error("the answer broke off: {0}")]
+    Broken(io::Error),
+}
+
+/// A response whose body can be read.
+#[derive(Debug)]
+pub struct Download {
+    /// Where the body begins within the file, in bytes.
+    pub offset: u64,
+    /// How large the whole file is, if the server says so, in bytes.
+    pub total: Option<u64>,
+    response: Response<Body>,
+}
+
+impl Download {
+    /// The body.
+    pub fn reader(&mut self) -> impl Read + '_ {
+        self.response.body_mut().as_reader()
+    }
+
+    /// The strong entity tag, with which a transfer can be resumed: RFC 9110, section 8.8.3.
+    pub fn etag(&self) -> Option<String> {
+        let tag = self.response.headers().get(header::ETAG)?.to_str().ok()?;
+        tag.starts_with('"').then(|| tag.to_owned())
+    }
+}
+
+impl Client {
+    /// A client for requests that end before `deadline`.
+    pub fn new(deadline: Deadline) -> Self {
+        let config = Agent::config_builder()
+            .timeout_connect(Some(CONNECT))
+            .timeout_resolve(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .timeout_global(Some(deadline.remaining().max(Duration::from_millis(1))))
+            .http_status_as_error(false)
+            // Followed here, where a downgrade from https can be refused.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_response_header_size(16 * 1024)
+            // The kernel hands `https_proxy=...` on its command line to PID 1 as environment.
+            .proxy(None)
+            .accept_encoding("identity")
+            .user_agent(concat!("phaseboot/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), deadline }
+    }
+
+    /// The deadline of every request.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// The whole body of a small file, of at most `most` bytes, and the URL it came from in the end.
+    pub fn get_small(&self, url: &str, most: usize) -> Result<(Vec<u8>, String), HttpError> {
+        let (mut response, url) = self.request(url, None)?;
+        match response.status() {
+            StatusCode::OK => {}
+            status => return Err(HttpError::Status(status.as_u16())),
+        }
+        let mut body = Vec::new();
+        let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+        response.body_mut().as_reader().take(limit).read_to_end(&mut body).map_err(HttpError::Broken)?;
+        if body.len() > most {
+            return Err(HttpError::TooLarge(most));
+        }
+        Ok((body, url))
+    }
+
+    /// Starts to download a file: all of it, or what is missing after `offset` bytes of the version
+    /// with this entity tag. The server may send all of it nevertheless; see [`Download::offset`].
+    pub fn download(&self, url: &str, resume: Option<(u64, &str)>) -> Result<Download, HttpError> {
+        let (response, _) = self.request(url, resume)?;
+        match response.status() {
+            StatusCode::OK => {
+                let total = response.body().content_length();
+                Ok(Download { offset: 0, total, response })
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let range =
+                    response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+                let (offset, total) = range.and_then(parse_content_range).ok_or(HttpError::Status(206))?;
+                Ok(Download { offset, total, response })
+            }
+            status => Err(HttpError::Status(status.as_u16())),
+        }
+    }
+
+    fn request(&self, url: &str, resume: Option<(u64, &str)>) -> Result<(Response<Body>, String), HttpError> {
+        let mut url = url.to_owned();
+        for _ in 0..=MOST_REDIRECTS {
+            if self.deadline.passed() {
+                return Err(HttpError::Deadline);
+            }
+            if url::is_https(&url) {
+                self.wait_for_random()?;
+            }
+            let mut request = self.agent.get(&url);
+            if let Some((offset, etag)) = resume {
+                request =
+                    request.header(header::RANGE, format!("bytes={offset}-")).header(header::IF_RANGE, etag);
+            }
+            let response = request.call()?;
+            if !response.status().is_redirection() {
+                return Ok((response, url));
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+            let location = location.ok_or(HttpError::Status(response.status().as_u16()))?;
+            let next = url::resolve(&url, location)
+                .filter(|next| url::is_https(next) || !url::is_https(&url))
+                .ok_or_else(|| HttpError::RedirectTarget(location.to_owned()))?;
+            url = next;
+        }
+        Err(HttpError::Redirects)
+    }
+
+    /// TLS would block on a generator that is not ready; say so, and give up at the deadline.
+    fn wait_for_random(&self) -> Result<(), HttpError> {
+        if random::ready() {
+            return Ok(());
+        }
+        info!("TLS waits for the kernel's random generator");
+        while !random::ready() {
+            if self.deadline.passed() {
+                return Err(HttpError::Random);
+            }
+            std::thread::sleep(RANDOM_RETRY.min(self.deadline.remaining()));
+        }
+        Ok(())
+    }
+}
+
+/// `bytes FIRST-LAST/TOTAL`, with `*` for a total that is not known: RFC 9110, section 14.4.
+fn parse_content_range(range: &str) -> Option<(u64, Option<u64>)> {
+    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = span.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
+    (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
+        for range in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "items 0-1/2", "bytes 1-/2"] {
+            assert_eq!(parse_content_range(range), None, "{range}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The few things phaseboot does with URLs: RFC 3986, section 5.2, for http and https.
+
+/// Resolves `reference` against the absolute URL `base`. The result is absolute; `None` if the
+/// reference has another scheme, or `base` is no http(s) URL.
+pub fn resolve(base: &str, reference: &str) -> Option<String> {
+    if is_http(reference) {
+        return Some(reference.to_owned());
+    }
+    if has_scheme(reference) {
+        return None;
+    }
+    let (scheme, after) = base.split_once("://").filter(|_| is_http(base))?;
+    if let Some(authority) = reference.strip_prefix("//") {
+        return Some(format!("{scheme}://{authority}"));
+    }
+    let after = after.split(['?', '#']).next().unwrap_or(after);
+    let (authority, path) = after.split_at(after.find('/').unwrap_or(after.len()));
+    let (reference_path, tail) = reference.split_at(reference.find(['?', '#']).unwrap_or(reference.len()));
+    let path = if reference_path.starts_with('/') {
+        reference_path.to_owned()
+    } else {
+        let folder = path.rfind('/').and_then(|slash| path.get(..=slash)).unwrap_or("/");
+        format!("{folder}{reference_path}")
+    };
+    Some(format!("{scheme}://{authority}{}{tail}", without_dots(&path)))
+}
+
+/// Whether it is an absolute http or https URL with a host.
+pub fn is_http(url: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')))
+}
+
+/// Whether it is https.
+pub fn is_https(url: &str) -> bool {
+    url.starts_with("https://")
+}
+
+fn has_scheme(reference: &str) -> bool {
+    let end = reference.find([':', '/', '?', '#']).unwrap_or(reference.len());
+    reference.get(end..).is_some_and(|rest| rest.starts_with(':'))
+}
+
+/// Takes `.` and `..` out of a path: RFC 3986, section 5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_in_folder = false;
+    for segment in path.split('/').skip(1) {
+        ends_in_folder = matches!(segment, "." | "..");
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            _ => kept.push(segment),
+        }
+    }
+    let slash = if ends_in_folder && !kept.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", kept.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn references_resolve_as_in_rfc_3986_section_5_4() {
+        let base = "http://a/b/c/d;p?q";
+        for (reference, expected) in [
+            ("g", "http://a/b/c/g"),
+            ("./g", "http://a/b/c/g"),
+            ("g/", "http://a/b/c/g/"),
+            ("/g", "http://a/g"),
+            ("//g", "http://g"),
+            ("g?y", "http://a/b/c/g?y"),
+            ("g#s", "http://a/b/c/g#s"),
+            (".", "http://a/b/c/"),
+            ("..", "http://a/b/"),
+            ("../g", "http://a/b/g"),
+            ("../../../g", "http://a/g"),
+            ("/./g", "http://a/g"),
+            ("g?y/../x", "http://a/b/c/g?y/../x"),
+            ("https://h/x", "https://h/x"),
+        ] {
+            assert_eq!(resolve(base, reference).as_deref(), Some(expected), "{reference}");
+        }
+        assert_eq!(resolve("http://a", "g").as_deref(), Some("http://a/g"));
+        assert_eq!(resolve("http://[::1]:8080/s/m.json", "k").as_deref(), Some("http://[::1]:8080/s/k"));
+    }
+
+    #[test]
+    fn other_schemes_do_not_resolve() {
+        for reference in ["ftp://a/b", "file:///etc/shadow", "mailto:x", "http:g", "http://"] {
+            assert_eq!(resolve("http://a/b", reference), None, "{reference}");
+        }
+        assert_eq!(resolve("ftp://a/b", "g"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_resolves_is_http(base in "https?://[a-z./?]{1,20}", reference in "[a-z:/.?#]{0,20}") {
+            if let Some(url) = resolve(&base, &reference) {
+                prop_assert!(url.starts_with("http://") || url.starts_with("https://"));
+            }
+        }
+    }
+}
