@@ -116,7 +116,9 @@ fn answer(mut stream: TcpStream, folder: &Path, faults: Faults) -> std::io::Resu
     };
     let mut head = match first {
         0 => "HTTP/1.1 200 OK\r\n".to_owned(),
-        _ => format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{total}\r\n", total - 1),
+        _ => {
+            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{total}\r\n", total - 1)
+        }
     };
     head.push_str(&format!(
         "Content-Length: {}\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",

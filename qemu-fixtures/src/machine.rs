@@ -97,7 +97,6 @@ pub(crate) enum End {
 pub(crate) struct Run {
     pub(crate) transcript: Transcript,
     pub(crate) end: End,
-    pub(crate) took: Duration,
 }
 
 /// Kills QEMU when nobody waits for it any more.
@@ -159,7 +158,7 @@ impl Machine {
             let words = std::fs::read_to_string(log.with_extension("stderr")).unwrap_or_default();
             bail!("QEMU failed ({status}): {}", words.trim().replace('\n', " / "));
         }
-        Ok(Run { transcript, end, took: started.elapsed() })
+        Ok(Run { transcript, end })
     }
 
     fn command(&self, boot: &Boot, log: &Path) -> Result<Command> {

@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn lines_are_what_a_terminal_shows() {
-        let said = transcript("a\r\n\x1b[1;31mred\x1b[0m\r\n\rkernel 1%\x1b[K\r\x1b[Kphaseboot[0.1] net: up\r\nend");
+        let said =
+            transcript("a\r\n\x1b[1;31mred\x1b[0m\r\n\rkernel 1%\x1b[K\r\x1b[Kphaseboot[0.1] net: up\r\nend");
         let texts: Vec<&str> = said.lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(texts, ["a", "red", "phaseboot[0.1] net: up", "end"]);
     }

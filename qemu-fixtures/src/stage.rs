@@ -219,8 +219,10 @@ impl<'a> Stage<'a> {
         let mut output = BufReader::new(server.child.stdout.take().context("phasectl serve has no output")?);
         let mut greeting = String::new();
         output.read_line(&mut greeting)?;
-        let port = greeting.trim().trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        server.port = port.with_context(|| format!("phasectl serve said {:?} and no port", greeting.trim()))?;
+        let port =
+            greeting.trim().trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        server.port =
+            port.with_context(|| format!("phasectl serve said {:?} and no port", greeting.trim()))?;
         let requests = self.path("requests.log");
         std::thread::spawn(move || {
             // The pipe has to be read, or the server would wait.
