@@ -1,2 +1,7 @@
 //! phasectl: keys, publishing, serving and packing, on the host.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    phaseboot::host::main()
+}

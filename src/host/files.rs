@@ -1,0 +1,213 @@
+//! Files: read with a limit, written so that nobody ever sees half of one.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::output::Progress;
+
+/// Published files and archives are for everybody to read.
+const PUBLIC_MODE: u32 = 0o644;
+
+/// Opens a regular file (or a pipe, which has no size) for reading.
+pub fn open(path: &Path) -> Result<File> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let metadata = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
+    ensure!(!metadata.is_dir(), "{} is a directory", path.display());
+    Ok(file)
+}
+
+/// Reads all of a file that may have at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_from(&open(path)?, path, limit)
+}
+
+/// [`read`], from a file that is open already.
+pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > limit) {
+        bail!("{} has more than {limit} bytes", path.display());
+    }
+    Ok(bytes)
+}
+
+/// The first bytes of a file, at most `count` of them.
+pub fn head(path: &Path, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(count);
+    let limit = u64::try_from(count).unwrap_or(u64::MAX);
+    open(path)?
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes)
+}
+
+/// A new file that takes its name only when it is complete and on the disk.
+#[derive(Debug)]
+pub struct Pending {
+    temporary: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Pending {
+    /// Starts a file that will be `path`, under a hidden name in the same folder.
+    pub fn new(path: &Path) -> Result<Self> {
+        let temporary = tempfile::Builder::new()
+            .prefix(".phasectl-")
+            .tempfile_in(folder(path))
+            .with_context(|| format!("cannot create a file in {}", folder(path).display()))?;
+        Ok(Self { temporary, path: path.to_owned() })
+    }
+
+    /// Gives the file its name, in place of what had that name before.
+    pub fn commit(self) -> Result<()> {
+        let path = self.path;
+        let file = self.temporary.as_file();
+        file.set_permissions(fs::Permissions::from_mode(PUBLIC_MODE))
+            .and_then(|()| file.sync_all())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        self.temporary
+            .persist(&path)
+            .with_context(|| format!("cannot rename a file to {}", path.display()))?;
+        sync_folder(folder(&path))
+    }
+
+    /// [`Self::commit`] under another name in the same folder.
+    pub fn commit_as(mut self, path: &Path) -> Result<()> {
+        path.clone_into(&mut self.path);
+        self.commit()
+    }
+}
+
+impl Write for Pending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.temporary.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temporary.as_file_mut().flush()
+    }
+}
+
+/// Writes `bytes` to `path`, atomically.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut pending = Pending::new(path)?;
+    pending.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    pending.commit()
+}
+
+/// The size in bytes and the SHA-256 of what was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub size: u64,
+    pub sha256: [u8; 32],
+}
+
+impl Content {
+    /// The hash in lower-case hexadecimal digits.
+    pub fn hex(&self) -> String {
+        hex(&self.sha256)
+    }
+}
+
+/// Copies `from` into `to` and hashes what it copies, in one pass: the hash is that of the bytes
+/// that were written, whatever happens to the source meanwhile.
+pub fn copy_hashed(from: &mut File, to: &mut impl Write, label: &str) -> io::Result<Content> {
+    let progress = Progress::new(label, from.metadata()?.len());
+    let mut content = Content { size: 0, sha256: [0; 32] };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let chunk = buffer.get(..count).unwrap_or_default();
+        hasher.update(chunk);
+        to.write_all(chunk)?;
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        content.size = content.size.saturating_add(count);
+        progress.add(count);
+    }
+    content.sha256 = hasher.finalize().into();
+    Ok(content)
+}
+
+/// Size and hash of a file that stays where it is.
+pub fn content(path: &Path, label: &str) -> Result<Content> {
+    copy_hashed(&mut open(path)?, &mut io::sink(), label)
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A reader of what `bytes` hold when they are decompressed, whichever of the kernel's usual formats
+/// they have; of the bytes themselves if they have none.
+pub fn decompress(bytes: &[u8]) -> Result<Box<dyn Read + '_>> {
+    Ok(if bytes.starts_with(&[0x1f, 0x8b]) {
+        Box::new(flate2::read::MultiGzDecoder::new(bytes))
+    } else if bytes.starts_with(b"\xfd7zXZ\0") {
+        Box::new(lzma_rust2::XzReader::new(bytes, true))
+    } else if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(bytes);
+        Box::new(decoder.map_err(|error| anyhow::anyhow!("damaged zstd data: {error}"))?)
+    } else {
+        Box::new(bytes)
+    })
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The folder a path lies in.
+pub fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes names that were given in a folder survive a power cut.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("cannot sync the folder {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_at_the_limit_is_read_and_one_over_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, [7; 10]).unwrap();
+        assert_eq!(read(&path, 10).unwrap().len(), 10);
+        assert!(read(&path, 9).unwrap_err().to_string().contains("more than 9 bytes"));
+        assert!(read(folder.path(), 10).unwrap_err().to_string().ends_with("is a directory"));
+    }
+
+    #[test]
+    fn a_pending_file_that_is_given_up_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let mut pending = Pending::new(&path).unwrap();
+        pending.write_all(b"half").unwrap();
+        drop(pending);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        write(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, PUBLIC_MODE);
+    }
+}

@@ -1,0 +1,114 @@
+//! `phasectl keygen`: an Ed25519 key pair.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use serde_json::json;
+
+use super::signing::Signing;
+use super::{files, output};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Folder for NAME.key and NAME.pub, or the path of the key without its ending
+    #[arg(long, value_name = "DIR|STEM", default_value = ".")]
+    out: PathBuf,
+    /// Name of the key files when --out is a folder [default: phaseboot]
+    #[arg(long, value_parser = parse_name)]
+    name: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_name(name: &str) -> Result<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match name.chars().next() {
+        Some(first) if first != '.' && name.chars().all(plain) => Ok(name.to_owned()),
+        _ => Err(anyhow!("letters, digits, '.', '_' and '-' only, and no dot in front")),
+    }
+}
+
+/// The path of the key files without their ending.
+fn stem(out: &Path, name: Option<&str>) -> PathBuf {
+    match name {
+        Some(name) => out.join(name),
+        None if out.is_dir() => out.join("phaseboot"),
+        None => out.to_owned(),
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let stem = stem(&arguments.out, arguments.name.as_deref());
+    let with_ending = |ending: &str| {
+        let mut path = stem.clone().into_os_string();
+        path.push(ending);
+        PathBuf::from(path)
+    };
+    let (private, public) = (with_ending(".key"), with_ending(".pub"));
+    let folder = files::folder(&stem);
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+
+    let key = Signing::generate()?;
+    create(&private, 0o600, key.private_pem()?.as_bytes())?;
+    if let Err(error) = create(&public, 0o644, key.public_pem()?.as_bytes()) {
+        // A private key whose public half belongs to another one would only confuse.
+        let _ = std::fs::remove_file(&private);
+        return Err(error);
+    }
+    files::sync_folder(folder)?;
+
+    if arguments.json {
+        return output::json(&json!({ "keyid": key.id(), "private": private, "public": public }));
+    }
+    output::line(format_args!(
+        "key id {}\n  private {} (keep it secret)\n  public  {}",
+        key.id(),
+        private.display(),
+        public.display()
+    ))
+}
+
+/// Writes a file that must not exist yet.
+fn create(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AlreadyExists {
+                anyhow!("{} exists and is never overwritten; choose another --name or --out", path.display())
+            } else {
+                anyhow!(error).context(format!("cannot create {}", path.display()))
+            }
+        })?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_is_a_folder_or_a_stem() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        assert_eq!(stem(at, None), at.join("phaseboot"));
+        assert_eq!(stem(at, Some("release")), at.join("release"));
+        assert_eq!(stem(&at.join("new"), None), at.join("new"));
+        assert_eq!(stem(&at.join("new"), Some("release")), at.join("new/release"));
+    }
+
+    #[test]
+    fn names_stay_in_their_folder() {
+        for wrong in ["", ".", "..", "a/b", "../a", ".hidden", "a b", "a\n"] {
+            assert!(parse_name(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(parse_name("lab-2026.1_x").is_ok());
+    }
+}

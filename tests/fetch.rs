@@ -1,0 +1,361 @@
+//! Finding, verifying and fetching over real HTTP on loopback, from servers that are well, cut the
+//! connection, lie about sizes, corrupt bytes or are not there.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use ed25519_dalek::{Signer, SigningKey};
+use phaseboot::arch::Arch;
+use phaseboot::boot;
+use phaseboot::config::Config;
+use phaseboot::error::Exit;
+use phaseboot::fetch;
+use phaseboot::manifest::keys::hex;
+use phaseboot::manifest::{Trust, VerifiedManifest};
+use phaseboot::paths::Paths;
+use phaseboot::provider::http::Client;
+use phaseboot::time::Deadline;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+/// What the server does with a request for one path.
+#[derive(Clone)]
+enum Answer {
+    /// The whole file or the range that was asked for.
+    File(Vec<u8>),
+    /// The first `at` bytes of every connection, then a closed connection; ranges are honoured.
+    CutAt {
+        file: Vec<u8>,
+        at: usize,
+    },
+    /// As `CutAt`, but a range is answered with the whole file.
+    CutWithoutRanges {
+        file: Vec<u8>,
+        at: usize,
+    },
+    /// A wrong first answer, then the right one.
+    WrongOnce {
+        wrong: Vec<u8>,
+        right: Vec<u8>,
+    },
+    /// No Content-Length; the end of the connection is the end of the file.
+    Unframed(Vec<u8>),
+    /// Content-Length says more than is sent.
+    LengthLies {
+        file: Vec<u8>,
+        length: usize,
+    },
+    Redirect(String),
+    Status(u16),
+}
+
+struct Server {
+    port: u16,
+    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    requests: Arc<AtomicUsize>,
+    bytes_sent: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Serves until the test process ends; at most 200 connections.
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers: Arc<Mutex<HashMap<String, Answer>>> = Arc::default();
+        let (requests, bytes_sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (table, count, sent) = (answers.clone(), requests.clone(), bytes_sent.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().take(200).flatten() {
+                let (table, count, sent) = (table.clone(), count.clone(), sent.clone());
+                thread::spawn(move || serve(stream, &table, &count, &sent));
+            }
+        });
+        Self { port, answers, requests, bytes_sent }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn on(&self, path: &str, answer: Answer) {
+        self.answers.lock().unwrap().insert(path.to_owned(), answer);
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    answers: &Mutex<HashMap<String, Answer>>,
+    requests: &AtomicUsize,
+    sent: &AtomicUsize,
+) {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        head.push(line.trim_end().to_owned());
+    }
+    requests.fetch_add(1, Ordering::Relaxed);
+    let path = head[0].split(' ').nth(1).unwrap().to_owned();
+    let header = |name: &str| {
+        head.iter().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        })
+    };
+    let from: usize = header("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+        .unwrap_or(0);
+    let answer = {
+        let mut answers = answers.lock().unwrap();
+        let answer = answers.get(&path).cloned().unwrap_or(Answer::Status(404));
+        if let Answer::WrongOnce { right, .. } = &answer {
+            answers.insert(path, Answer::File(right.clone()));
+        }
+        answer
+    };
+    let part = |file: &[u8], from: usize| {
+        let (status, range) = match from {
+            0 => ("200 OK", String::new()),
+            _ => (
+                "206 Partial Content",
+                format!("Content-Range: bytes {from}-{}/{}\r\n", file.len() - 1, file.len()),
+            ),
+        };
+        let length = file.len() - from;
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"v1\"\r\n{range}Connection: close\r\n\r\n"
+        )
+    };
+    let (head, body) = match answer {
+        Answer::File(file) | Answer::WrongOnce { wrong: file, .. } => {
+            (part(&file, from), file[from..].to_vec())
+        }
+        Answer::CutAt { file, at } => (part(&file, from), file[from..file.len().min(from + at)].to_vec()),
+        Answer::CutWithoutRanges { file, at } => (part(&file, 0), file[..at].to_vec()),
+        Answer::Unframed(file) => ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_owned(), file),
+        Answer::LengthLies { file, length } => {
+            (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"), file)
+        }
+        Answer::Redirect(to) => (
+            format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+            vec![],
+        ),
+        Answer::Status(code) => {
+            (format!("HTTP/1.1 {code} Status\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), vec![])
+        }
+    };
+    sent.fetch_add(body.len(), Ordering::Relaxed);
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    // Reading to the end keeps the close from becoming a reset that would discard what was sent.
+    let _ = reader.read_to_end(&mut Vec::new());
+}
+
+fn file(seed: u8, size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+struct Published {
+    server: Server,
+    trust: Trust,
+    kernel: Vec<u8>,
+    _folder: tempfile::TempDir,
+}
+
+const MANIFEST: &str = "/stable/x86_64/manifest.signed.json";
+
+/// A server with a signed manifest and both artifacts; `kernel_urls` are put into the manifest.
+fn published(kernel_urls: &[&str]) -> Published {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("keys")).unwrap();
+    std::fs::write(folder.path().join("keys/k.pub"), hex(key.verifying_key().as_bytes())).unwrap();
+    let trust = Trust::read(folder.path()).unwrap();
+    let server = Server::start();
+    let (kernel, initramfs) = (file(1, 400_000), file(2, 150_000));
+    let spec = |bytes: &[u8], urls: &[&str]| json!({"hash": format!("sha256:{}", hex(&Sha256::digest(bytes))), "size": bytes.len(), "urls": urls});
+    let mut manifest = json!({
+        "version": "0.1", "manifest_version": 1, "channel": "stable", "arch": "x86_64",
+        "artifacts": {"kernel": spec(&kernel, kernel_urls), "initramfs": spec(&initramfs, &["initramfs"])},
+    });
+    let data = manifest.to_string();
+    let sig = key.sign(&Sha256::digest(data.as_bytes()));
+    manifest["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
+    manifest["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
+    server.on(MANIFEST, Answer::File(manifest.to_string().into_bytes()));
+    server.on("/stable/x86_64/kernel", Answer::File(kernel.clone()));
+    server.on("/stable/x86_64/initramfs", Answer::File(initramfs));
+    Published { server, trust, kernel, _folder: folder }
+}
+
+impl Published {
+    fn find(
+        &self,
+        providers: &[String],
+        client: &Client,
+    ) -> Result<VerifiedManifest, phaseboot::error::Error> {
+        let config = Config { providers: providers.to_vec(), ..Config::default() };
+        boot::find(&config, &self.trust, client, Arch::X86_64)
+    }
+
+    /// Fetches from this server, and holds the kernel against what was published.
+    fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
+        let client = Client::new(Deadline::after(Duration::from_secs(seconds)));
+        let manifest = self.find(&[self.server.url("")], &client)?;
+        let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
+        assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
+        assert_eq!(artifacts.initramfs.size(), 150_000);
+        Ok(())
+    }
+
+    fn fetch_exit(&self, seconds: u64) -> (Exit, String) {
+        let error = self.fetch(seconds).unwrap_err();
+        (error.exit(), error.line().to_string())
+    }
+}
+
+#[test]
+fn whole_files_arrive() {
+    let published = published(&["kernel"]);
+    published.fetch(20).unwrap();
+    assert_eq!(published.server.requests.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_cut_connection_is_continued_where_it_broke() {
+    let published = published(&["kernel"]);
+    let cut = Answer::CutAt { file: published.kernel.clone(), at: 90_000 };
+    published.server.on("/stable/x86_64/kernel", cut);
+    published.fetch(30).unwrap();
+    let artifacts_and_manifest = 400_000 + 150_000 + 2_000;
+    assert!(
+        published.server.bytes_sent.load(Ordering::Relaxed) < artifacts_and_manifest,
+        "bytes were sent twice"
+    );
+}
+
+#[test]
+fn a_server_that_always_closes_half_way_is_given_up() {
+    let published = published(&["kernel"]);
+    let cut = Answer::CutWithoutRanges { file: published.kernel.clone(), at: 200_000 };
+    published.server.on("/stable/x86_64/kernel", cut);
+    let (exit, line) = published.fetch_exit(30);
+    assert_eq!(exit, Exit::NoProvider, "{line}");
+    assert!(line.contains("kernel") && line.contains("of 400000 bytes"), "{line}");
+}
+
+#[test]
+fn the_next_url_is_tried_when_one_fails() {
+    for bad in [
+        Answer::Status(404),
+        Answer::Status(500),
+        Answer::File(file(9, 400_000)),
+        Answer::File(file(1, 399_999)),
+        Answer::CutWithoutRanges { file: file(1, 400_000), at: 5 },
+        Answer::Redirect("ftp://127.0.0.1/kernel".to_owned()),
+    ] {
+        let published = published(&["bad", "kernel"]);
+        published.server.on("/stable/x86_64/bad", bad);
+        published.fetch(30).unwrap();
+    }
+}
+
+#[test]
+fn bytes_corrupted_once_are_fetched_again() {
+    let published = published(&["kernel"]);
+    let mut wrong = published.kernel.clone();
+    wrong[1234] ^= 1;
+    published
+        .server
+        .on("/stable/x86_64/kernel", Answer::WrongOnce { wrong, right: published.kernel.clone() });
+    published.fetch(30).unwrap();
+}
+
+#[test]
+fn what_was_not_signed_does_not_match() {
+    let flipped = |kernel: &[u8]| {
+        let mut file = kernel.to_vec();
+        file[77] ^= 0x80;
+        file
+    };
+    let longer = |kernel: &[u8]| [kernel, b"x"].concat();
+    let cases: [(&str, Box<dyn Fn(&[u8]) -> Answer>); 5] = [
+        ("SHA-256", Box::new(move |kernel| Answer::File(flipped(kernel)))),
+        ("it has 399999 bytes", Box::new(|kernel| Answer::File(kernel[..399_999].to_vec()))),
+        ("it has 400001 bytes", Box::new(move |kernel| Answer::File(longer(kernel)))),
+        ("longer than the 400000", Box::new(move |kernel| Answer::Unframed(longer(kernel)))),
+        (
+            "it has 999999 bytes",
+            Box::new(|kernel| Answer::LengthLies { file: kernel.to_vec(), length: 999_999 }),
+        ),
+    ];
+    for (words, answer) in cases {
+        let published = published(&["kernel"]);
+        published.server.on("/stable/x86_64/kernel", answer(&published.kernel));
+        let (exit, line) = published.fetch_exit(30);
+        assert_eq!(exit, Exit::ArtifactMismatch, "{line}");
+        assert!(line.contains(words), "{words}: {line}");
+    }
+}
+
+#[test]
+fn redirects_are_followed_but_not_in_circles() {
+    let published = published(&["moved"]);
+    published.server.on("/stable/x86_64/moved", Answer::Redirect("/stable/x86_64/kernel".to_owned()));
+    published.fetch(20).unwrap();
+    published.server.on("/stable/x86_64/moved", Answer::Redirect("moved".to_owned()));
+    assert_eq!(published.fetch_exit(20).0, Exit::NoProvider);
+}
+
+#[test]
+fn no_manifest_anywhere_names_every_url() {
+    let published = published(&["kernel"]);
+    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let error = published.find(&[published.server.url("/elsewhere")], &client).unwrap_err();
+    assert_eq!(error.exit(), Exit::NoProvider);
+    let line = error.line().to_string();
+    assert!(line.contains("/elsewhere/stable/x86_64/manifest.signed.json") && line.contains("404"), "{line}");
+}
+
+#[test]
+fn a_provider_that_is_not_there_ends_within_the_deadline() {
+    let published = published(&["kernel"]);
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let client = Client::new(Deadline::after(Duration::from_secs(2)));
+    let started = std::time::Instant::now();
+    let error = published.find(&[format!("http://127.0.0.1:{unused}/")], &client).unwrap_err();
+    assert_eq!(error.exit(), Exit::NoProvider, "{}", error.line());
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
+    let published = published(&["kernel"]);
+    published.server.on("/other/stable/x86_64/manifest.signed.json", Answer::File(b"<html>".to_vec()));
+    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let providers = [published.server.url("/other"), published.server.url("/")];
+    assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
+    let error = published.find(&providers[..1], &client).unwrap_err();
+    assert_eq!(error.exit(), Exit::ManifestMalformed, "{}", error.line());
+}
+
+#[test]
+fn a_manifest_larger_than_its_limit_is_refused() {
+    let published = published(&["kernel"]);
+    published.server.on(MANIFEST, Answer::Unframed(vec![b' '; (1 << 20) + 1]));
+    let error = published.fetch(20).unwrap_err();
+    assert_eq!(error.exit(), Exit::ManifestMalformed, "{}", error.line());
+}
