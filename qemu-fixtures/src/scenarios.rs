@@ -147,6 +147,7 @@ fn boots() -> Vec<Scenario> {
             machine.firmware = Firmware::Uefi;
             machine.cpus = 2;
         }),
+        with(boots("uefi", ARM, &[Check::Efi, Check::Acpi]), |machine| machine.firmware = Firmware::Uefi),
         with(boots("two-cpus", ARM, &[Check::Cpus("0-1"), Check::FreshSeeds]), |machine| machine.cpus = 2),
         with(boots("lab-kernel-two-cpus", Id::LabArm64, &[Check::Cpus("0-1")]), |machine| machine.cpus = 2),
         with(boots("gic-v3", ARM, TREE), |machine| machine.gic = Some(3)),

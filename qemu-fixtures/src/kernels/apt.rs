@@ -144,7 +144,7 @@ impl Deb {
             return Ok(path);
         }
         println!("kernels: downloading {self}");
-        let folder = path.with_extension("part");
+        let folder = folders::beside(&path, ".part");
         folders::afresh(&folder)?;
         self.fetch(&folder)?;
         let mut files = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());

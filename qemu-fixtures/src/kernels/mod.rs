@@ -99,7 +99,7 @@ fn debian(id: Id, metapackages: &[&str], version: &'static str, suite: &'static 
     let folder = folders::cache()?.join("kernels").join(format!("{id}-{}", deb.key()));
     if !folder.exists() {
         println!("kernels: unpacking {deb}");
-        let half = folder.with_extension("part");
+        let half = folders::beside(&folder, ".part");
         folders::afresh(&half)?;
         unpack(&deb, &half)?;
         fs::rename(&half, &folder)?;
