@@ -46,7 +46,7 @@ pub(crate) fn megabytes(bytes: u64) -> f64 {
 pub(crate) fn payloads(archs: &[Arch]) -> Result<Vec<Built>> {
     let target = folders::payload_target();
     // A cargo call each: features that one of them wants must not reach the other.
-    for (package, bin) in [("phaseboot", "phaseboot"), ("target-init", "target-init")] {
+    for (package, bin) in [("target-init", "target-init"), ("phaseboot", "phaseboot")] {
         let mut cargo = toolchain::cargo_build(archs, &target)?;
         cargo.args(["--locked", "--profile", "payload", "--package", package, "--bin", bin]);
         println!(

@@ -44,6 +44,13 @@ fn make(folder: PathBuf) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The same path with an ending after whatever endings it has.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
 /// Creates `folder` empty, whatever was there.
 pub(crate) fn afresh(folder: &Path) -> Result<()> {
     if folder.exists() {

@@ -1,12 +1,21 @@
 //! The lab: `cargo lab setup|build|kernels|demo|test`.
 
 mod arch;
+mod budgets;
 mod build;
+mod demo;
+mod e2e;
 mod elf;
+mod faulty;
 mod folders;
 mod kernels;
+mod machine;
 mod run;
+mod scenarios;
+mod serial;
 mod setup;
+mod stage;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -40,6 +49,10 @@ enum Command {
         #[arg(long)]
         arch: Vec<Arch>,
     },
+    /// Boot once from a provider into the second kernel, and show it
+    Demo(demo::Arguments),
+    /// Run every test: the package's, then real boots of real machines
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +76,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Kernels { arch } => {
             for id in kernels::Id::of(&all_if_none(arch)) {
                 println!("{}", kernels::get(id)?);
+            }
+        }
+        Command::Demo(arguments) => demo::run(&arguments)?,
+        Command::Test(arguments) => {
+            if !test::run(&arguments)? {
+                return Ok(ExitCode::FAILURE);
             }
         }
     }

@@ -144,11 +144,11 @@ impl Deb {
             return Ok(path);
         }
         println!("kernels: downloading {self}");
-        let folder = path.with_extension("part");
+        let folder = folders::beside(&path, ".part");
         folders::afresh(&folder)?;
         self.fetch(&folder)?;
-        let deb = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
-        let deb = deb.filter(|path| path.extension().is_some_and(|end| end == "deb")).next();
+        let mut files = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
+        let deb = files.find(|path| path.extension().is_some_and(|end| end == "deb"));
         let deb = deb.with_context(|| format!("apt-get download {self} left no .deb"))?;
         let sum = sha256_of(&deb)?;
         if sum != self.sha256 {

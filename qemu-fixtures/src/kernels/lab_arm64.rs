@@ -36,7 +36,7 @@ pub(super) fn get(id: Id) -> Result<Kernel> {
 
 fn build(source: &Deb, into: &Path) -> Result<()> {
     println!("kernels: building the lab's arm64 kernel from {source}: some minutes");
-    let work = into.with_extension("part");
+    let work = folders::beside(into, ".part");
     folders::afresh(&work)?;
     let log = File::create(work.join("build.log"))?;
     let deb = source.download()?;
@@ -61,7 +61,7 @@ fn build(source: &Deb, into: &Path) -> Result<()> {
     logged(make("Image").current_dir(&tree), &log, &work)?;
 
     let release = run::text(make("kernelrelease").arg("-s").current_dir(&tree))?;
-    let done = into.with_extension("done");
+    let done = folders::beside(into, ".done");
     folders::afresh(&done)?;
     fs::copy(tree.join("arch/arm64/boot/Image"), done.join("Image"))?;
     fs::copy(tree.join(".config"), done.join("config"))?;

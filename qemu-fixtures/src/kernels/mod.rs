@@ -12,6 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::apt::hex;
 use self::apt::{Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
@@ -98,7 +99,7 @@ fn debian(id: Id, metapackages: &[&str], version: &'static str, suite: &'static 
     let folder = folders::cache()?.join("kernels").join(format!("{id}-{}", deb.key()));
     if !folder.exists() {
         println!("kernels: unpacking {deb}");
-        let half = folder.with_extension("part");
+        let half = folders::beside(&folder, ".part");
         folders::afresh(&half)?;
         unpack(&deb, &half)?;
         fs::rename(&half, &folder)?;

@@ -1,0 +1,197 @@
+//! An HTTP server on 127.0.0.1 that serves a folder, and spoils what it is told to spoil.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Connections that are served at the same time; the next ones are closed.
+const MOST_CONNECTIONS: usize = 16;
+/// Of a request's head (bytes).
+const LONGEST_HEAD: u64 = 16 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The length is announced, half of it sent, the connection closed. Each time, also for a range.
+    CloseHalfway,
+    /// The last third is missing, and the announced length says so.
+    Truncate,
+    /// One bit in the middle is flipped.
+    FlipBit,
+}
+
+/// Files whose name begins so have the fault.
+pub(crate) type Faults = &'static [(&'static str, Fault)];
+
+/// The server, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Faulty {
+    /// Serves `folder` on a port of its own.
+    pub(crate) fn start(folder: PathBuf, faults: Faults) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
+        let address = listener.local_addr()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || accept(&listener, &folder, faults, &stopped));
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread that waits for connections.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, folder: &Path, faults: Faults, stop: &AtomicBool) {
+    let open = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming().flatten() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if open.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (open, folder) = (Arc::clone(&open), folder.to_owned());
+        std::thread::spawn(move || {
+            // A peer that goes away is a peer's business.
+            let _ = answer(stream, &folder, faults);
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// One request a connection: RFC 9112, as much of it as a client needs to be given a file.
+fn answer(mut stream: TcpStream, folder: &Path, faults: Faults) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream.try_clone()?.take(LONGEST_HEAD));
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut first = 0;
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            break;
+        }
+        let header = header.to_ascii_lowercase();
+        if let Some(range) = header.strip_prefix("range: bytes=") {
+            first = range.split('-').next().and_then(|from| from.trim().parse().ok()).unwrap_or(0);
+        }
+    }
+    let mut words = request.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let Some((name, bytes)) = read(folder, path) else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let fault = faults.iter().find(|(start, _)| name.starts_with(start)).map(|(_, fault)| *fault);
+    let bytes = spoil(bytes, fault);
+    let total = bytes.len();
+    let Some(body) = bytes.get(first..).filter(|body| first == 0 || !body.is_empty()) else {
+        let head = format!("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{total}\r\n");
+        return stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+    };
+    let mut head = match first {
+        0 => "HTTP/1.1 200 OK\r\n".to_owned(),
+        _ => {
+            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{total}\r\n", total - 1)
+        }
+    };
+    head.push_str(&format!(
+        "Content-Length: {}\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",
+        body.len()
+    ));
+    stream.write_all(head.as_bytes())?;
+    if method != "HEAD" {
+        let sent = if fault == Some(Fault::CloseHalfway) { body.len() / 2 } else { body.len() };
+        stream.write_all(&body[..sent])?;
+    }
+    stream.shutdown(Shutdown::Both)
+}
+
+fn spoil(mut bytes: Vec<u8>, fault: Option<Fault>) -> Vec<u8> {
+    match fault {
+        Some(Fault::Truncate) => bytes.truncate(bytes.len() * 2 / 3),
+        Some(Fault::FlipBit) => {
+            let middle = bytes.len() / 2;
+            if let Some(byte) = bytes.get_mut(middle) {
+                *byte ^= 0x10;
+            }
+        }
+        Some(Fault::CloseHalfway) | None => {}
+    }
+    bytes
+}
+
+/// A file below `folder`, with its name.
+fn read(folder: &Path, path: &str) -> Option<(String, Vec<u8>)> {
+    let relative = Path::new(path.strip_prefix('/')?);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    let name = relative.file_name()?.to_str()?.to_owned();
+    Some((name, std::fs::read(folder.join(relative)).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(port: u16, request: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[test]
+    fn each_fault_is_what_its_name_says() {
+        let folder = std::env::temp_dir().join(format!("phaseboot-faulty-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("stable")).unwrap();
+        for name in ["fine", "kernel-1", "initramfs-1", "half"] {
+            std::fs::write(folder.join("stable").join(name), "abcdefghi").unwrap();
+        }
+        let faults: Faults =
+            &[("kernel", Fault::FlipBit), ("initramfs", Fault::Truncate), ("half", Fault::CloseHalfway)];
+        let server = Faulty::start(folder.clone(), faults).unwrap();
+        let body = |name: &str| {
+            let answer = get(server.port(), &format!("GET /stable/{name} HTTP/1.1\r\n\r\n"));
+            answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+        };
+        assert_eq!(body("fine"), "abcdefghi");
+        assert_eq!(body("kernel-1"), "abcdufghi");
+        assert_eq!(body("initramfs-1"), "abcdef");
+        assert_eq!(body("half"), "abcd");
+        let ranged = get(server.port(), "GET /stable/fine HTTP/1.1\r\nRange: bytes=7-\r\n\r\n");
+        assert!(ranged.starts_with("HTTP/1.1 206") && ranged.ends_with("\r\n\r\nhi"), "{ranged}");
+        for path in ["/../etc/passwd", "/stable/none", "//etc/passwd"] {
+            assert!(get(server.port(), &format!("GET {path} HTTP/1.1\r\n\r\n")).starts_with("HTTP/1.1 404"));
+        }
+        drop(server);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

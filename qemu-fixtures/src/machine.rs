@@ -1,0 +1,221 @@
+//! A QEMU machine: what it is made of, and one run of it with everything its serial console says.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::arch::Arch;
+use crate::serial::{Line, Splitter, Transcript};
+
+/// What the machine starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    /// SeaBIOS on x86_64; on aarch64 none: QEMU hands over a device tree.
+    Default,
+    /// UEFI with ACPI: OVMF.
+    Uefi,
+}
+
+/// A network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nic {
+    /// QEMU's user network: DHCP, and the host's 127.0.0.1 as [`HOST`].
+    User,
+    /// Has carrier, and nobody behind it.
+    Dead,
+}
+
+/// The host's 127.0.0.1, seen from a machine with [`Nic::User`].
+pub(crate) const HOST: &str = "10.0.2.2";
+
+/// A machine that can be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) arch: Arch,
+    pub(crate) memory_mb: u32,
+    pub(crate) cpus: u32,
+    pub(crate) cpu: &'static str,
+    pub(crate) firmware: Firmware,
+    /// The version of aarch64's interrupt controller, where it is not QEMU's choice.
+    pub(crate) gic: Option<u8>,
+    /// In the order in which the kernel finds them: eth0, eth1.
+    pub(crate) nics: &'static [Nic],
+    /// A virtio-rng device; without it a kernel has only what its CPU gives.
+    pub(crate) rng: bool,
+}
+
+impl Machine {
+    /// 1 GB, one CPU with everything QEMU can imitate, one working network card.
+    pub(crate) const fn new(arch: Arch) -> Self {
+        Self {
+            arch,
+            memory_mb: 1024,
+            cpus: 1,
+            cpu: "max",
+            firmware: Firmware::Default,
+            gic: None,
+            nics: &[Nic::User],
+            rng: true,
+        }
+    }
+}
+
+impl Arch {
+    /// The serial port that a kernel's `console=` has to name.
+    pub(crate) fn console(self) -> &'static str {
+        match self {
+            Self::X86_64 => "ttyS0",
+            Self::Aarch64 => "ttyAMA0",
+        }
+    }
+}
+
+/// What the machine starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Boot {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) cmdline: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The machine was switched off or reset, or QEMU gave up.
+    Exited(ExitStatus),
+    /// It was still running when its time was over.
+    TimedOut(Duration),
+}
+
+/// What is left of a run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) transcript: Transcript,
+    pub(crate) end: End,
+}
+
+/// Kills QEMU when nobody waits for it any more.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Machine {
+    /// Runs it until it is switched off, at most for `limit`. The serial console goes to `log` with the
+    /// host's time before each line, and as it comes to standard output if `shown`.
+    pub(crate) fn run(&self, boot: &Boot, log: &Path, limit: Duration, shown: bool) -> Result<Run> {
+        let mut file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let mut command = self.command(boot, log)?;
+        writeln!(file, "# {command:?}")?;
+        let errors = File::create(log.with_extension("stderr"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let started = Instant::now();
+        let mut qemu = Running(command.spawn().context("cannot run QEMU; run: cargo lab setup")?);
+        let serial = qemu.0.stdout.take().context("QEMU has no output")?;
+
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || pump(serial, &sender));
+        let mut splitter = Splitter::default();
+        let mut transcript = Transcript::default();
+        let end = loop {
+            let left = limit.saturating_sub(started.elapsed());
+            match receiver.recv_timeout(left) {
+                Ok(bytes) => {
+                    if shown {
+                        let mut out = std::io::stdout().lock();
+                        let _ = out.write_all(&bytes).and_then(|()| out.flush());
+                    }
+                    for text in splitter.push(&bytes) {
+                        let line = Line { at: started.elapsed(), text };
+                        writeln!(file, "[{:8.3}] {}", line.at.as_secs_f64(), line.text)?;
+                        transcript.lines.push(line);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    qemu.0.kill().context("cannot end QEMU")?;
+                    writeln!(file, "# ended after {} s", limit.as_secs())?;
+                    break End::TimedOut(limit);
+                }
+                Err(RecvTimeoutError::Disconnected) => break End::Exited(qemu.0.wait()?),
+            }
+        };
+        if let Some(text) = splitter.rest() {
+            writeln!(file, "[{:8.3}] {text}", started.elapsed().as_secs_f64())?;
+            transcript.lines.push(Line { at: started.elapsed(), text });
+        }
+        if let End::Exited(status) = end
+            && !status.success()
+        {
+            let words = std::fs::read_to_string(log.with_extension("stderr")).unwrap_or_default();
+            bail!("QEMU failed ({status}): {}", words.trim().replace('\n', " / "));
+        }
+        Ok(Run { transcript, end })
+    }
+
+    fn command(&self, boot: &Boot, log: &Path) -> Result<Command> {
+        // QEMU must not outlive a lab that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", &format!("qemu-system-{}", self.arch)]);
+        let machine = match (self.arch, self.gic) {
+            (Arch::X86_64, _) => "q35,accel=tcg".to_owned(),
+            (Arch::Aarch64, None) => "virt,accel=tcg".to_owned(),
+            (Arch::Aarch64, Some(version)) => format!("virt,accel=tcg,gic-version={version}"),
+        };
+        command.args(["-machine", &machine, "-cpu", self.cpu]);
+        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mb.to_string()]);
+        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        if self.firmware == Firmware::Uefi {
+            command.args(uefi(self.arch, log)?);
+        }
+        for (index, nic) in self.nics.iter().enumerate() {
+            let netdev = match nic {
+                Nic::User => format!("user,id=net{index}"),
+                Nic::Dead => format!("hubport,id=net{index},hubid={index}"),
+            };
+            // No option ROM: the kernel comes from QEMU itself.
+            let device = format!("virtio-net-pci,netdev=net{index},romfile=");
+            command.args(["-netdev", &netdev, "-device", &device]);
+        }
+        if self.rng {
+            command.args(["-device", "virtio-rng-pci"]);
+        }
+        command.arg("-kernel").arg(&boot.kernel).arg("-initrd").arg(&boot.initramfs);
+        command.args(["-append", &boot.cmdline]);
+        Ok(command)
+    }
+}
+
+/// Firmware and a copy of its variables beside the log.
+fn uefi(arch: Arch, log: &Path) -> Result<Vec<String>> {
+    let (code, vars) = match arch {
+        Arch::X86_64 => ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        Arch::Aarch64 => ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+    };
+    let own = log.with_extension("vars.fd");
+    std::fs::copy(vars, &own).with_context(|| format!("cannot copy {vars}; run: cargo lab setup"))?;
+    Ok(vec![
+        "-drive".into(),
+        format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+        "-drive".into(),
+        format!("if=pflash,unit=1,format=raw,file={}", own.display()),
+    ])
+}
+
+fn pump(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.send(buffer[..length].to_vec()).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The end-to-end scenarios: each a machine, what is published for it, and how it has to end.
+
+use crate::arch::Arch;
+use crate::faulty::{Fault, Faults};
+use crate::kernels::Id;
+use crate::machine::{Firmware, Machine, Nic};
+
+/// One boot of one machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    /// Below `e2e/ARCH/`.
+    pub(crate) name: &'static str,
+    pub(crate) machine: Machine,
+    /// The kernel that the machine starts with, and the one that is published.
+    pub(crate) kernel: Id,
+    pub(crate) publish: Publish,
+    pub(crate) serve: Serve,
+    pub(crate) initramfs: Initramfs,
+    /// More for the first kernel's command line.
+    pub(crate) cmdline: &'static str,
+    pub(crate) expect: Expect,
+    /// Its times count: nothing else runs beside it.
+    pub(crate) timed: bool,
+}
+
+/// What is published, and by whom it is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publish {
+    /// By the key that the machine trusts.
+    Signed,
+    /// By a key that it has never seen.
+    ByStranger,
+    /// By nobody: plasmd's manifest.
+    Unsigned,
+    /// For the other architecture, laid where this machine looks.
+    ForOtherArch,
+}
+
+/// Who answers the machine's requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Serve {
+    Phasectl,
+    Faulty(Faults),
+}
+
+/// How the first initramfs differs from the usual one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Initramfs {
+    Usual,
+    NoDeviceNodes,
+    NoKeys,
+}
+
+/// How it has to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect {
+    /// In the second kernel, which sees all of this.
+    Boots(&'static [Check]),
+    /// With this exit code and the machine switched off; the line says this.
+    Fails { code: u8, says: &'static str },
+}
+
+/// What the second kernel, or the log of the way to it, has to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    Efi,
+    Acpi,
+    /// As /sys/devices/system/cpu/online has it.
+    Cpus(&'static str),
+    /// Its address layout is random again, and no seed of the first kernel is left in the device tree.
+    FreshSeeds,
+    /// The network came up over this interface.
+    Lease(&'static str),
+    /// Seconds from PID 1 to the jump.
+    ExecWithin(u32),
+}
+
+impl Scenario {
+    fn new(name: &'static str, kernel: Id, expect: Expect) -> Self {
+        Self {
+            name,
+            machine: Machine::new(kernel.arch()),
+            kernel,
+            publish: Publish::Signed,
+            serve: Serve::Phasectl,
+            initramfs: Initramfs::Usual,
+            cmdline: "",
+            expect,
+            timed: false,
+        }
+    }
+
+    /// `e2e/ARCH/NAME`
+    pub(crate) fn full_name(&self) -> String {
+        format!("e2e/{}/{}", self.machine.arch, self.name)
+    }
+
+    /// The folder name of its remains.
+    pub(crate) fn slug(&self) -> String {
+        format!("{}-{}", self.machine.arch, self.name)
+    }
+
+    /// Every kernel that it needs.
+    pub(crate) fn kernels(&self) -> Vec<Id> {
+        match self.publish {
+            Publish::ForOtherArch => vec![self.kernel, self.published_kernel()],
+            _ => vec![self.kernel],
+        }
+    }
+
+    /// The kernel that the manifest names.
+    pub(crate) fn published_kernel(&self) -> Id {
+        match (self.publish, self.machine.arch) {
+            (Publish::ForOtherArch, Arch::X86_64) => Id::Debian61(Arch::Aarch64),
+            (Publish::ForOtherArch, Arch::Aarch64) => Id::Debian61(Arch::X86_64),
+            _ => self.kernel,
+        }
+    }
+}
+
+/// Every scenario; those whose times count come first.
+pub(crate) fn all() -> Vec<Scenario> {
+    let mut all = boots();
+    for arch in Arch::ALL {
+        all.extend(refusals(Id::Debian61(arch)));
+    }
+    all.sort_by_key(|scenario| !scenario.timed);
+    all
+}
+
+fn boots() -> Vec<Scenario> {
+    const X86: Id = Id::Debian61(Arch::X86_64);
+    const ARM: Id = Id::Debian61(Arch::Aarch64);
+    const TREE: &[Check] = &[Check::FreshSeeds];
+    let boots = |name, kernel, checks| Scenario::new(name, kernel, Expect::Boots(checks));
+    let with = |scenario: Scenario, change: fn(&mut Machine)| {
+        let mut scenario = scenario;
+        change(&mut scenario.machine);
+        scenario
+    };
+    vec![
+        Scenario { timed: true, ..boots("debian-6.1", X86, &[]) },
+        Scenario { timed: true, ..boots("debian-6.1", ARM, TREE) },
+        Scenario { timed: true, ..boots("lab-kernel", Id::LabArm64, TREE) },
+        boots("debian-6.12", Id::Debian612, &[]),
+        with(boots("uefi", X86, &[Check::Efi, Check::Acpi, Check::Cpus("0-1")]), |machine| {
+            machine.firmware = Firmware::Uefi;
+            machine.cpus = 2;
+        }),
+        with(boots("uefi", ARM, &[Check::Efi, Check::Acpi]), |machine| machine.firmware = Firmware::Uefi),
+        with(boots("two-cpus", ARM, &[Check::Cpus("0-1"), Check::FreshSeeds]), |machine| machine.cpus = 2),
+        with(boots("lab-kernel-two-cpus", Id::LabArm64, &[Check::Cpus("0-1")]), |machine| machine.cpus = 2),
+        with(boots("gic-v3", ARM, TREE), |machine| machine.gic = Some(3)),
+        with(boots("dead-first-nic", X86, &[Check::Lease("eth1"), Check::ExecWithin(30)]), |machine| {
+            machine.nics = &[Nic::Dead, Nic::User];
+        }),
+        with(boots("dead-first-nic", ARM, &[Check::Lease("eth1"), Check::ExecWithin(30)]), |machine| {
+            machine.nics = &[Nic::Dead, Nic::User];
+        }),
+        with(boots("256-mb", X86, &[]), |machine| machine.memory_mb = 256),
+        with(boots("256-mb", ARM, TREE), |machine| machine.memory_mb = 256),
+        with(boots("no-random-device", X86, &[Check::ExecWithin(30)]), |machine| {
+            machine.cpu = "qemu64";
+            machine.rng = false;
+        }),
+        Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", X86, &[]) },
+        Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
+    ]
+}
+
+/// What must not boot, each named for what is wrong.
+fn refusals(kernel: Id) -> Vec<Scenario> {
+    let fails = |name, code, says| Scenario::new(name, kernel, Expect::Fails { code, says });
+    let mut no_dhcp = fails("no-dhcp", 10, "net failed");
+    no_dhcp.machine.nics = &[Nic::Dead];
+    no_dhcp.cmdline = "phase.timeout=15";
+    vec![
+        Scenario { publish: Publish::ByStranger, ..fails("signed-by-stranger", 13, "manifest failed") },
+        Scenario { publish: Publish::Unsigned, ..fails("unsigned-manifest", 13, "manifest failed") },
+        Scenario { publish: Publish::ForOtherArch, ..fails("wrong-architecture", 14, "manifest failed") },
+        Scenario { initramfs: Initramfs::NoKeys, ..fails("no-key", 13, "key") },
+        Scenario {
+            serve: Serve::Faulty(&[("kernel", Fault::FlipBit)]),
+            ..fails("flipped-bit-in-kernel", 15, "kernel")
+        },
+        Scenario {
+            serve: Serve::Faulty(&[("initramfs", Fault::Truncate)]),
+            ..fails("truncated-initramfs", 15, "initramfs")
+        },
+        Scenario {
+            serve: Serve::Faulty(&[("kernel", Fault::CloseHalfway)]),
+            ..fails("server-closes-halfway", 11, "kernel")
+        },
+        no_dhcp,
+        Scenario {
+            cmdline: "sysctl.kernel.kexec_load_disabled=1",
+            ..fails("kexec-disabled", 20, "kexec_load_disabled")
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_timed_runs_come_first() {
+        let all = all();
+        let names: BTreeSet<String> = all.iter().map(Scenario::full_name).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(all.is_sorted_by_key(|scenario| !scenario.timed));
+        assert!(all.iter().all(|scenario| scenario.kernel.arch() == scenario.machine.arch));
+    }
+}

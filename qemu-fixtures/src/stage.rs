@@ -1,0 +1,255 @@
+//! What a boot needs around the machine: keys, a published tree, a server, two initramfs images.
+//! Everything is made by phasectl, the way its users make it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::arch::Arch;
+use crate::build::{self, Built};
+use crate::kernels::{self, Id, Kernel, hex};
+use crate::{folders, run};
+
+/// What was built and fetched, once for all machines.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    phasectl: PathBuf,
+    built: BTreeMap<Arch, Built>,
+    kernels: BTreeMap<Id, Kernel>,
+}
+
+impl Tools {
+    /// Builds phasectl, and takes what else is there.
+    pub(crate) fn new(built: Vec<Built>, kernels: Vec<Kernel>) -> Result<Self> {
+        Ok(Self {
+            phasectl: phasectl()?,
+            built: built.into_iter().map(|built| (built.arch, built)).collect(),
+            kernels: kernels.into_iter().map(|kernel| (kernel.id, kernel)).collect(),
+        })
+    }
+
+    /// Builds and fetches what these kernels need.
+    pub(crate) fn prepare(ids: &[Id]) -> Result<Self> {
+        let archs: Vec<Arch> =
+            Arch::ALL.into_iter().filter(|arch| ids.iter().any(|id| id.arch() == *arch)).collect();
+        let built = build::payloads(&archs)?;
+        let kernels = ids.iter().map(|id| kernels::get(*id)).collect::<Result<Vec<_>>>()?;
+        Self::new(built, kernels)
+    }
+
+    pub(crate) fn kernel(&self, id: Id) -> Result<&Kernel> {
+        self.kernels.get(&id).with_context(|| format!("kernel {id} was not prepared"))
+    }
+
+    pub(crate) fn built(&self, arch: Arch) -> Result<&Built> {
+        self.built.get(&arch).with_context(|| format!("nothing was built for {arch}"))
+    }
+
+    pub(crate) fn all_built(&self) -> impl Iterator<Item = &Built> {
+        self.built.values()
+    }
+
+    fn phasectl(&self, command: &str) -> Command {
+        let mut phasectl = Command::new(&self.phasectl);
+        phasectl.arg(command);
+        phasectl
+    }
+}
+
+/// The host's binary, built like any other of the workspace.
+fn phasectl() -> Result<PathBuf> {
+    println!("building phasectl");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--locked", "--package", "phaseboot", "--features", "host"])
+        .args(["--bin", "phasectl", "--message-format=json-render-diagnostics"])
+        .current_dir(folders::workspace())
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("building phasectl failed ({})", output.status);
+    }
+    let path = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    path.context("cargo did not say where phasectl is")
+}
+
+/// A key pair's files.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) private: PathBuf,
+    pub(crate) public: PathBuf,
+}
+
+/// What goes into an initramfs with phaseboot in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Packing<'a> {
+    /// The trusted key; None: no key at all.
+    pub(crate) key: Option<&'a Key>,
+    /// Without /dev/console.
+    pub(crate) no_device_nodes: bool,
+}
+
+/// The folder of one boot, and what is made in it.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    tools: &'a Tools,
+    folder: PathBuf,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts with an empty folder.
+    pub(crate) fn new(tools: &'a Tools, folder: PathBuf) -> Result<Self> {
+        folders::afresh(&folder)?;
+        Ok(Self { tools, folder })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The root of the published tree.
+    pub(crate) fn site(&self) -> PathBuf {
+        self.path("site")
+    }
+
+    pub(crate) fn keygen(&self, name: &str) -> Result<Key> {
+        run::quiet(self.tools.phasectl("keygen").arg("--out").arg(self.path(name)))?;
+        Ok(Key { private: self.path(&format!("{name}.key")), public: self.path(&format!("{name}.pub")) })
+    }
+
+    /// The published initramfs: the target init, and a file that is nowhere else. Answers with the
+    /// SHA-256 of that file, too.
+    pub(crate) fn target_initramfs(&self, arch: Arch) -> Result<(PathBuf, String)> {
+        let mut secret = [0; 32];
+        File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret))?;
+        let file = self.path("target-secret");
+        fs::write(&file, secret)?;
+        let out = self.path("target.img");
+        let mut command = self.tools.phasectl("initramfs");
+        command.arg("--out").arg(&out).arg("--no-keys");
+        command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
+        command.args(["--file", &format!("{}:/target-secret", file.display())]);
+        run::quiet(&mut command)?;
+        Ok((out, hex(&Sha256::digest(secret))))
+    }
+
+    /// Signs and lays out the kernel and this initramfs for the kernel's architecture.
+    pub(crate) fn publish(&self, key: &Key, kernel: Id, initramfs: &Path, cmdline: &str) -> Result<()> {
+        let mut command = self.tools.phasectl("publish");
+        command.arg("--key").arg(&key.private).arg("--into").arg(self.site());
+        command.args(["--channel", "stable", "--arch", kernel.arch().manifest()]);
+        command.arg("--kernel").arg(&self.tools.kernel(kernel)?.image);
+        command.arg("--initramfs").arg(initramfs);
+        // With "=": a command line may begin with a dash.
+        command.arg(format!("--cmdline={cmdline}"));
+        run::quiet(&mut command)
+    }
+
+    /// Lays out the same without a signature, the way plasmd serves it.
+    pub(crate) fn publish_unsigned(&self, kernel: Id, initramfs: &Path) -> Result<()> {
+        let arch = kernel.arch().manifest();
+        let folder = self.site().join("stable").join(arch);
+        fs::create_dir_all(&folder)?;
+        let mut artifacts = serde_json::Map::new();
+        for (name, source) in
+            [("kernel", self.tools.kernel(kernel)?.image.as_path()), ("initramfs", initramfs)]
+        {
+            let bytes = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+            fs::write(folder.join(name), &bytes)?;
+            let artifact = json!({
+                "download_url": format!("/stable/{arch}/{name}"),
+                "filename": name,
+                "hash": format!("sha256:{}", hex(&Sha256::digest(&bytes))),
+                "size_bytes": bytes.len(),
+            });
+            artifacts.insert(name.to_owned(), artifact);
+        }
+        let manifest = json!({
+            "arch": arch,
+            "artifacts": artifacts,
+            "channel": "stable",
+            "created_at": "2026-01-01T00:00:00Z",
+            "expires_at": "2099-01-01T00:00:00Z",
+            "manifest_version": 1,
+            "signatures": [],
+            "version": "0.1.0",
+        });
+        fs::write(folder.join("manifest.json"), manifest.to_string())?;
+        Ok(())
+    }
+
+    /// The initramfs that the machine starts with: phaseboot and the modules of its kernel.
+    pub(crate) fn initramfs(&self, kernel: Id, packing: Packing<'_>) -> Result<PathBuf> {
+        let out = self.path("phaseboot.img");
+        let mut command = self.tools.phasectl("initramfs");
+        command.arg("--out").arg(&out);
+        command.arg("--payload").arg(&self.tools.built(kernel.arch())?.payload);
+        if let Some(modules) = &self.tools.kernel(kernel)?.modules {
+            command.arg("--modules").arg(modules);
+        }
+        match packing.key {
+            Some(key) => command.arg("--key").arg(&key.public),
+            None => command.arg("--no-keys"),
+        };
+        if packing.no_device_nodes {
+            command.arg("--no-device-nodes");
+        }
+        run::quiet(&mut command)?;
+        Ok(out)
+    }
+
+    /// Serves the published tree with `phasectl serve`.
+    pub(crate) fn serve(&self) -> Result<Served> {
+        let log = File::create(self.path("serve.log"))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.tools.phasectl).arg("serve").arg(self.site());
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut server = Served { child: command.spawn().context("cannot run phasectl serve")?, port: 0 };
+        let mut output = BufReader::new(server.child.stdout.take().context("phasectl serve has no output")?);
+        let mut greeting = String::new();
+        output.read_line(&mut greeting)?;
+        let port =
+            greeting.trim().trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        server.port =
+            port.with_context(|| format!("phasectl serve said {:?} and no port", greeting.trim()))?;
+        let requests = self.path("requests.log");
+        std::thread::spawn(move || {
+            // The pipe has to be read, or the server would wait.
+            if let Ok(mut file) = File::create(requests) {
+                let _ = std::io::copy(&mut output, &mut file);
+            }
+        });
+        Ok(server)
+    }
+}
+
+/// A running `phasectl serve`, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Served {
+    child: Child,
+    port: u16,
+}
+
+impl Served {
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
