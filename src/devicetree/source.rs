@@ -61,8 +61,10 @@ fn strings(bytes: &[u8]) -> Option<String> {
     let inner = std::str::from_utf8(bytes.strip_suffix(b"\0")?).ok()?;
     let readable = |part: &str| !part.is_empty() && part.bytes().all(|b| (b' '..=b'~').contains(&b));
     inner.split('\0').all(readable).then(|| {
-        let quoted: Vec<String> =
-            inner.split('\0').map(|part| format!("\"{}\"", part.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+        let quoted: Vec<String> = inner
+            .split('\0')
+            .map(|part| format!("\"{}\"", part.replace('\\', "\\\\").replace('"', "\\\"")))
+            .collect();
         quoted.join(", ")
     })
 }
