@@ -155,10 +155,10 @@ mod tests {
         }
     }
 
-    fn memory(ranges: &[Range<u64>]) -> Ranges {
+    fn memory<const N: usize>(ranges: [(u64, u64); N]) -> Ranges {
         let mut memory = Ranges::default();
-        for range in ranges {
-            memory.add(range.clone());
+        for (start, end) in ranges {
+            memory.add(start..end);
         }
         memory
     }
@@ -176,21 +176,21 @@ mod tests {
     #[test]
     fn text_offset_counts_from_an_aligned_base_which_need_not_exist() {
         let layout =
-            place(&memory(&[0x8_0000..512 * MB]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
+            place(&memory([(0x8_0000, 512 * MB)]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
         assert_eq!(layout.kernel.start, 0x8_0000);
         let layout =
-            place(&memory(&[0x8_1000..512 * MB]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
+            place(&memory([(0x8_1000, 512 * MB)]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
         assert_eq!(layout.kernel.start, 0x28_0000);
     }
 
     #[test]
     fn the_ramdisk_stays_in_the_kernels_window() {
         // Memory for it only beyond 32 GiB above the kernel: the kernel moves up to it.
-        let usable = memory(&[0..30 * MB, 40 * GB..41 * GB]);
+        let usable = memory([(0, 30 * MB), (40 * GB, 41 * GB)]);
         let layout = place(&usable, &pieces()).unwrap();
         assert!(layout.kernel.start >= 40 * GB);
         // Below the kernel is as good.
-        let usable = memory(&[GB + MB..GB + 20 * MB, 20 * GB..20 * GB + 30 * MB]);
+        let usable = memory([(GB + MB, GB + 20 * MB), (20 * GB, 20 * GB + 30 * MB)]);
         let layout = place(&usable, &pieces()).unwrap();
         assert_eq!(layout.kernel.start, 20 * GB);
         assert_eq!(layout.initrd.unwrap().start, GB + MB);
@@ -198,10 +198,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_named() {
-        let error = place(&memory(&[0..16 * MB]), &pieces()).unwrap_err();
+        let error = place(&memory([(0, 16 * MB)]), &pieces()).unwrap_err();
         assert_eq!(error.exit(), Exit::NotEnoughMemory);
         assert!(error.to_string().contains("the kernel"), "{error}");
-        let error = place(&memory(&[0..28 * MB]), &pieces()).unwrap_err();
+        let error = place(&memory([(0, 28 * MB)]), &pieces()).unwrap_err();
         assert!(error.to_string().contains("the ramdisk"), "{error}");
         assert!(place(&Ranges::default(), &pieces()).is_err());
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::aarch64::{self, Parts};
 use super::errno::other_call_may_do;
 use super::handoff::Loaded;
-use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline};
+use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, gic};
 use crate::devicetree::{self, Seeds};
 use crate::fetch::VerifiedArtifact;
 use crate::image::{Arm64Image, Header, KernelImage};
@@ -225,8 +225,14 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
     };
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
+    let live = gic::live_tables(&paths.kmsg());
+    let mut memory = memory(paths, page)?;
+    for table in &live {
+        log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
+        memory.usable.remove(table);
+    }
     let plan = aarch64::plan(
-        &memory(paths, page)?,
+        &memory,
         Parts {
             kernel,
             kernel_file: target.kernel.artifact().size(),
@@ -234,6 +240,7 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
             tree: &device_tree(&paths.devicetree())?,
             cmdline: &target.cmdline,
             seeds: seeds(&target.cmdline, kaslr),
+            live: &live,
             page,
         },
     )?;
