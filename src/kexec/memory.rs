@@ -70,6 +70,15 @@ impl MemoryMap {
         Ok(Self { usable, kernel })
     }
 
+    /// What the running kernel takes for free when it places something itself.
+    pub(super) fn free(&self) -> Ranges {
+        let mut free = self.usable.clone();
+        if let Some(kernel) = &self.kernel {
+            free.remove(kernel);
+        }
+        free
+    }
+
     /// Takes away the pages that the running kernel owns for purposes that do not show, where they
     /// make up a [`LIVE_BLOCK`]. An interrupt controller may still write there after the hand-over:
     /// a GICv3 keeps its LPI tables. The kernel's own place is not looked at: it was taken before
