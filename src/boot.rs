@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
-use crate::kexec::{self, Plan, cmdline};
+use crate::kexec::{self, Plan, Target, cmdline};
 use crate::manifest::{Expected, Trust, VerifiedManifest};
 use crate::net;
 use crate::paths::Paths;
@@ -36,8 +36,9 @@ pub fn run(config: &Config, trust: &Trust, paths: &Paths, ending: Ending) -> Res
     let manifest = find(config, trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
-    let line = next_cmdline(config, trust, &manifest, paths)?;
-    let plan = Plan::new(kernel, Some(artifacts.initramfs), line, &preflight, config.kaslr, paths)?;
+    let cmdline = next_cmdline(config, trust, &manifest, &kernel, paths)?;
+    let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline };
+    let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
     }
@@ -63,11 +64,13 @@ fn next_cmdline(
     config: &Config,
     trust: &Trust,
     manifest: &VerifiedManifest,
+    kernel: &KernelImage,
     paths: &Paths,
 ) -> Result<String, Error> {
     let running = config::kernel_cmdline(paths)?;
-    let line =
-        cmdline::compose(&manifest.manifest().cmdline, &running, &trust.policy().inherit, &config.append)?;
+    let first = &manifest.manifest().cmdline;
+    let inherit = &trust.policy().inherit;
+    let line = cmdline::compose(first, &running, inherit, &config.append, kernel.cmdline_limit())?;
     info!("command line: {line}");
     Ok(line)
 }

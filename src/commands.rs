@@ -10,9 +10,9 @@ use crate::cli::{self, Command, KexecAction, Source};
 use crate::config::{self, Config};
 use crate::devicetree;
 use crate::error::{Error, Exit};
-use crate::fetch::{self, operator};
+use crate::fetch::{self, VerifiedArtifact, operator};
 use crate::image::KernelImage;
-use crate::kexec::{self, Plan};
+use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest};
 use crate::net::{self, Lease};
@@ -20,6 +20,9 @@ use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
+
+/// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
+const MOST_FILE_BYTES: u64 = 4 << 30;
 
 /// A file or standard output that a command needs, and cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -194,13 +197,14 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     }
     let preflight = kexec::preflight(paths, arguments.method)?;
     let kernel = match &arguments.kernel {
-        Some(path) => operator::vouched("kernel", path)?,
+        Some(path) => vouched("kernel", path)?,
         None => return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into()),
     };
-    let initrd = arguments.initrd.as_deref().map(|path| operator::vouched("initrd", path)).transpose()?;
+    let initrd = arguments.initrd.as_deref().map(|path| vouched("initrd", path)).transpose()?;
     let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
-    let line = arguments.cmdline.clone().unwrap_or_default();
-    let plan = Plan::new(kernel, initrd, line, &preflight, config::Kaslr::default(), paths)?;
+    let line = arguments.cmdline.as_deref().unwrap_or_default();
+    let cmdline = kexec::cmdline::compose(line, "", &[], "", kernel.cmdline_limit())?;
+    let plan = Plan::new(Target { kernel, initrd, cmdline }, &preflight, paths, config::Kaslr::default())?;
     if arguments.action == KexecAction::DryRun {
         return print(&format!("{plan}\n"));
     }
@@ -211,6 +215,12 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     match loaded.exec()? {}
 }
 
+/// A file that the operator names, in sealed memory.
+fn vouched(name: &'static str, path: &Path) -> Result<VerifiedArtifact, Error> {
+    let mut file = fs::File::open(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
+    Ok(operator::vouched(name, &mut file, MOST_FILE_BYTES)?)
+}
+
 fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &Paths) -> Result<(), Error> {
     let tree = read_whole(&input.unwrap_or_else(|| paths.devicetree()))?;
     let copy = devicetree::zero_seeds(&tree)?;
@@ -218,7 +228,7 @@ fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &
         write_whole(&path, &copy)?;
     }
     if print_it {
-        print(&devicetree::describe(&copy)?)?;
+        print(&devicetree::source(&copy)?)?;
     }
     Ok(())
 }

@@ -61,6 +61,8 @@ paths! {
     mountinfo = "proc/self/mountinfo";
     /// `1` when the kernel refuses to load another one, until it reboots.
     kexec_load_disabled = "proc/sys/kernel/kexec_load_disabled";
+    /// How many more loads the kernel allows, -1 for any number. Linux 6.3 and newer.
+    kexec_load_limit = "proc/sys/kernel/kexec_load_limit_reboot";
     /// `1` when a kernel is loaded.
     kexec_loaded = "sys/kernel/kexec_loaded";
     /// The lockdown mode, the active one in brackets: kernel_lockdown(7).

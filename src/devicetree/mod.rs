@@ -1,19 +1,135 @@
-//! The flattened device tree.
+//! The flattened device tree (DTSpec v0.4 chapter 5): a copy for the next kernel, with `/chosen`
+//! made for it and everything else as it was.
+//!
+//! Foreign bytes are checked in [`blob`] before anybody else looks at them; [`rewrite`] reads the
+//! checked tree with `fdt` and writes it with `vm-fdt`. Vendors' trees have names that `vm-fdt`
+//! refuses: those are written token by token from the same checked form.
+
+mod blob;
+mod chosen;
+mod rewrite;
+mod source;
+
+use std::ops::Range;
 
 use crate::error::Exit;
+use blob::Blob;
 
-/// What can go wrong here.
+/// The most the kernel takes, in bytes: Documentation/arch/arm64/booting.rst.
+pub const LARGEST: usize = 2 << 20;
+
+/// Why no copy of a tree could be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {}
+pub enum Error {
+    /// It does not begin with the magic number.
+    #[error("not a flattened device tree: it begins with {found:#010x}, not 0xd00dfeed")]
+    Magic { found: u32 },
+    /// Older than version 16, or incompatible with 17.
+    #[error("device tree of version {version}, compatible with {compatible}: 16 and 17 are known")]
+    Version { version: u32, compatible: u32 },
+    /// A block, a name or a value does not lie where the format says.
+    #[error("device tree broken at byte {offset}: {what}")]
+    Broken { offset: usize, what: &'static str },
+    /// The copy is over [`LARGEST`].
+    #[error("device tree of {size} bytes, the kernel takes at most {LARGEST}")]
+    TooLarge { size: usize },
+    /// A string for the tree holds a NUL.
+    #[error("the command line for the device tree holds a NUL byte")]
+    Nul,
+}
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        match *self {}
+        match self {
+            Self::Magic { .. }
+            | Self::Version { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::Nul => Exit::LoadFailed,
+        }
     }
 
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
-        match *self {}
+        match self {
+            Self::Magic { .. } | Self::Version { .. } | Self::Broken { .. } => {
+                "check the tree with dtc -I dtb -O dts"
+            }
+            Self::TooLarge { .. } => "leave nodes out that the next kernel does not need",
+            Self::Nul => "take the NUL out of the command line",
+        }
     }
 }
+
+/// Randomness for the next kernel.
+#[derive(Clone)]
+pub struct Seeds {
+    /// Where the kernel is put in its address space.
+    pub kaslr: u64,
+    /// What its random generator starts from.
+    pub rng: [u8; 64],
+}
+
+impl std::fmt::Debug for Seeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seeds(..)")
+    }
+}
+
+/// What `/chosen` of the copy says.
+#[derive(Clone, Debug, Default)]
+pub struct Edits<'a> {
+    /// The command line, or none at all.
+    pub bootargs: Option<&'a str>,
+    /// Physical addresses of the ramdisk, or none.
+    pub initrd: Option<Range<u64>>,
+    /// Fresh seeds, or none. The old ones never survive.
+    pub seeds: Option<Seeds>,
+}
+
+/// Copies `tree` for the next kernel. In `/chosen`, which is made if it is missing, only what
+/// `edits` say is set; what belongs to the running kernel alone is dropped (crash dump and IMA
+/// hand-over, the reservation of the old ramdisk); all else stays, in its order. At most
+/// [`LARGEST`] bytes.
+pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
+    let mut blob = Blob::parse(tree)?;
+    chosen::drop_old_initrd_reservation(&mut blob);
+    let changes = chosen::changes(edits)?;
+    let copy = match rewrite::with_vm_fdt(&blob, &changes) {
+        Ok(copy) => copy,
+        Err(reason) => {
+            log::debug!("device tree copied token by token, vm-fdt refuses it: {reason}");
+            chosen::splice(&mut blob, &changes);
+            blob.write()
+        }
+    };
+    if copy.len() > LARGEST {
+        return Err(Error::TooLarge { size: copy.len() });
+    }
+    Ok(copy)
+}
+
+/// Copies `tree` without its secrets, otherwise byte for byte, as the kernel does when it has read
+/// them: `/chosen/kaslr-seed` becomes zero and `rng-seed` becomes FDT_NOP, for zeros there would be
+/// taken for randomness.
+pub fn zero_seeds(tree: &[u8]) -> Result<Vec<u8>, Error> {
+    let blob = Blob::parse(tree)?;
+    let mut copy = tree.get(..blob.total_size()).unwrap_or(tree).to_vec();
+    for property in chosen::properties(&blob) {
+        match property.name {
+            b"kaslr-seed" => blob::fill(&mut copy, property.value_range(), &[0]),
+            b"rng-seed" => blob::fill(&mut copy, property.token_range(), &blob::NOP.to_be_bytes()),
+            _ => {}
+        }
+    }
+    Ok(copy)
+}
+
+/// The tree as text for people.
+pub fn source(tree: &[u8]) -> Result<String, Error> {
+    Blob::parse(tree).map(|blob| source::print(&blob))
+}
+
+#[cfg(test)]
+mod tests;

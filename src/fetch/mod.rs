@@ -1,6 +1,7 @@
 //! Artifacts of a verified manifest, streamed into memory and hashed on the way.
 
 mod artifact;
+pub mod operator;
 mod stream;
 
 use std::sync::atomic::{AtomicBool, Ordering};

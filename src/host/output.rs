@@ -82,6 +82,15 @@ impl Drop for Progress {
     }
 }
 
+/// Says on a terminal that `what` takes its time, while `work` does it.
+pub fn patiently<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(PATIENCE / 5);
+    let result = work();
+    spinner.finish_and_clear();
+    result
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,19 +1,47 @@
-//! kexec.
+//! From a recognised kernel into it: can this machine (preflight), how (plan), the system call
+//! (load), and the hand-over (exec).
+//!
+//! `Target` + [`Preflight`] -> [`Plan`] -> [`Loaded`] -> the next kernel. A plan takes a
+//! [`KernelImage`](crate::image::KernelImage) and a [`VerifiedArtifact`](crate::fetch::VerifiedArtifact),
+//! so nothing else can get in.
 
-use crate::error::Exit;
+mod aarch64;
+pub mod cmdline;
+mod errno;
+mod error;
+mod handoff;
+mod memory;
+mod placement;
+mod plan;
+mod preflight;
+mod ranges;
 
-/// What can go wrong here.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {}
+use std::fmt;
 
-impl Error {
-    /// The exit code.
-    pub fn exit(&self) -> Exit {
-        match *self {}
-    }
+pub use crate::config::{Kaslr, Method};
+pub use errno::{Meaning, explain};
+pub use error::{Attempted, Error};
+pub use handoff::{Loaded, exec_loaded, unload};
+pub use memory::MemoryMap;
+pub use placement::{Layout, Pieces, place};
+pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target};
+pub use preflight::{Availability, Lockdown, Preflight, preflight};
+pub use ranges::Ranges;
 
-    /// What the person can do.
-    pub fn hint(&self) -> &'static str {
-        match *self {}
+/// A system call that loads a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// kexec_file_load(2): the kernel places everything itself.
+    FileLoad,
+    /// kexec_load(2): we do.
+    Load,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FileLoad => "kexec_file_load",
+            Self::Load => "kexec_load",
+        })
     }
 }

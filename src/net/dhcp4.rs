@@ -119,6 +119,11 @@ impl Client {
         self.due
     }
 
+    /// What has been sent so far may have been lost on our side: it is due again.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.due = self.due.min(now);
+    }
+
     /// The message that is due at `now`, if one is.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Vec<u8>> {
         if now < self.due {
@@ -176,8 +181,8 @@ impl Client {
 
     /// What has been tried until `now`, without the name of the link.
     pub(super) fn story(&self, now: Instant) -> String {
-        let seconds = now.saturating_duration_since(self.started).as_secs();
-        let tried = format!("{} DHCP discovers in {seconds} s", self.tally.discovers);
+        let seconds = now.saturating_duration_since(self.started).as_secs_f64();
+        let tried = format!("{} DHCP discovers in {seconds:.0} s", self.tally.discovers);
         match (&self.tally.trouble, &self.state) {
             (Some(trouble), _) => format!("{trouble}, after {tried}"),
             (None, State::Requesting { server, .. }) => {

@@ -35,8 +35,10 @@ pub(super) struct Flags {
     pub(super) ethernet: bool,
     pub(super) loopback: bool,
     pub(super) up: bool,
-    /// The cable is in and the queues run: packets that are sent now leave.
+    /// The cable is in. A packet that is sent now may still be lost: the queues start a little later.
     pub(super) carrier: bool,
+    /// The queues run. The kernel may take a second to say so.
+    pub(super) running: bool,
 }
 
 impl Link {
@@ -47,8 +49,7 @@ impl Link {
         if header.interface_family != AddressFamily::Unspec {
             return None;
         }
-        // LOWER_UP alone comes before the queues are started, and what is sent then is lost.
-        let carrier = LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running;
+        let carrier = LinkFlags::Up | LinkFlags::LowerUp;
         let mut link = Self {
             index: header.index,
             flags: Flags {
@@ -56,6 +57,7 @@ impl Link {
                 loopback: header.flags.contains(LinkFlags::Loopback),
                 up: header.flags.contains(LinkFlags::Up),
                 carrier: header.flags.contains(carrier),
+                running: header.flags.contains(carrier | LinkFlags::Running),
             },
             ..Self::default()
         };
@@ -165,14 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn carrier_is_all_three_flags() {
-        for (flags, carrier) in [
-            (UP, false),
-            (UP | LOWER_UP, false),
-            (LOWER_UP | RUNNING, false),
-            (UP | RUNNING | LOWER_UP, true),
+    fn carrier_comes_before_the_queues_run() {
+        for (flags, carrier, running) in [
+            (UP, false, false),
+            (LOWER_UP | RUNNING, false, false),
+            (UP | LOWER_UP, true, false),
+            (UP | LOWER_UP | RUNNING, true, true),
         ] {
-            assert_eq!(Link::parse(&message(flags, &[])).unwrap().flags.carrier, carrier, "{flags:#x}");
+            let found = Link::parse(&message(flags, &[])).unwrap().flags;
+            assert_eq!((found.carrier, found.running), (carrier, running), "{flags:#x}");
         }
     }
 

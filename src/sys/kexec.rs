@@ -30,6 +30,13 @@ pub struct Segment<'a> {
     pub size: u64,
 }
 
+/// The running kernel's page size in bytes. sysconf(3)
+pub fn page_size() -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 fn check(result: libc::c_long) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
@@ -53,7 +60,8 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
     })
 }
 
-/// Asks whether kexec_load exists and is allowed, without loading or unloading anything: more
+/// Asks whether kexec_load exists and is allowed (each asking counts against
+/// `kexec_load_limit_reboot` where that is set), without loading or unloading anything: more
 /// segments than `KEXEC_SEGMENT_MAX` are refused with EINVAL, but only after the permission checks.
 pub fn probe_load() -> Errno {
     // SAFETY: the count is over the kernel's maximum, so it answers before it reads the segments.
@@ -92,7 +100,7 @@ pub fn file_load(
 }
 
 /// Asks whether kexec_file_load exists and is allowed: a descriptor that is not open is refused
-/// with EBADF, but only after the permission checks.
+/// with EBADF, but only after the permission checks. Counts against `kexec_load_limit_reboot` too.
 pub fn probe_file_load() -> Errno {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
     let result = unsafe {
@@ -121,7 +129,8 @@ pub fn unload() -> Result<(), Errno> {
         )
     };
     match check(result) {
-        Err(Errno::NOSYS) => {
+        // Lockdown refuses kexec_load whatever it is asked to do.
+        Err(Errno::NOSYS | Errno::PERM) => {
             // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flag.
             check(unsafe {
                 libc::syscall(

@@ -117,7 +117,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .with_context(|| format!("this archive cannot start on {arch}"))?;
 
     let unpacked = archive.write(Vec::new(), mtime)?;
-    let bytes = compress(&unpacked, arguments.compress)?;
+    let bytes = output::patiently("compressing", || compress(&unpacked, arguments.compress))?;
     files::write(&arguments.out, &bytes)?;
     Summary {
         out: &arguments.out,

@@ -46,8 +46,8 @@ pub(super) fn check_start(archive: &Archive, path: &str, wanted: Arch) -> Result
         let line = String::from_utf8_lossy(line);
         let interpreter = line.split_ascii_whitespace().next().unwrap_or_default();
         ensure!(
-            interpreter.starts_with('/') && !interpreter.starts_with("/init") && interpreter != path,
-            "{path} is a script whose interpreter \"{}\" cannot start it",
+            interpreter.starts_with('/'),
+            "{path} is a script whose interpreter \"{}\" is not a path",
             printable(interpreter)
         );
         // Linux nests scripts four deep; no initramfs has a reason to nest them at all.

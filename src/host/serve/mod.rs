@@ -31,6 +31,8 @@ const CONNECTIONS: usize = 256;
 const READERS: usize = 16;
 /// For a request's headers, also between two requests of a connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// Bytes of headers that a connection may send at once.
+const BUFFER: usize = 64 * 1024;
 /// A client that takes no byte for so long is gone, in milliseconds.
 const STALLED_AFTER: u32 = 60_000;
 /// For transfers that are under way when the server is told to end.
@@ -99,6 +101,7 @@ async fn accept(listener: TcpListener, tree: Arc<Tree>, open: &GracefulShutdown)
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_WITHIN)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         let connection = open.watch(connection);
         tokio::spawn(async move {

@@ -137,8 +137,7 @@ impl Race<'_> {
         self.requests
             .list(libc::RTM_GETLINK, &LinkHeader::default(), found)
             .map_err(kernel("list the network devices"))?;
-        links.into_iter().for_each(|link| self.seen(link));
-        Ok(())
+        links.into_iter().try_for_each(|link| self.seen(link))
     }
 
     /// Takes the kernel's events.
@@ -151,7 +150,7 @@ impl Race<'_> {
                     self.runners.retain(|runner| runner.link.index != link.index);
                 }
             } else if let Some(link) = changed(incoming) {
-                self.seen(link);
+                self.seen(link)?;
             }
         }
         match heard {
@@ -161,11 +160,14 @@ impl Race<'_> {
     }
 
     /// A device is new or has changed.
-    fn seen(&mut self, link: Link) {
+    fn seen(&mut self, link: Link) -> Result<(), Error> {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
+            let started_running = link.flags.running && !runner.link.flags.running;
             runner.link.update(link);
-            runner.follow_carrier(self.transport, self.started);
-            return;
+            if let (true, Some((_, client))) = (started_running, &mut runner.client) {
+                client.hurry(Instant::now());
+            }
+            return runner.follow_carrier(self.transport, self.started);
         }
         if !link.is_wanted(self.only) {
             if link.flags.loopback
@@ -177,7 +179,7 @@ impl Race<'_> {
             if !self.others.iter().any(|other| other == link.name()) {
                 self.others.push(link.name().to_owned());
             }
-            return;
+            return Ok(());
         }
         log::debug!("{}", link.describe());
         // A link that was listed under another name, or before it was free, is no other any more.
@@ -186,11 +188,11 @@ impl Race<'_> {
         if !runner.link.flags.up
             && let Err(errno) = raise(&mut self.requests, &runner.link)
         {
-            log::warn!("{} cannot be raised: {errno}", runner.link.name());
-            runner.trouble = Some(format!("cannot be raised: {errno}"));
+            runner.fault("raise", errno)?;
         }
-        runner.follow_carrier(self.transport, self.started);
+        runner.follow_carrier(self.transport, self.started)?;
         self.runners.push(runner);
+        Ok(())
     }
 
     fn failure(&self, now: Instant) -> Error {
@@ -217,7 +219,7 @@ impl Race<'_> {
 
 impl Runner {
     /// Starts a client when carrier has come, drops it when carrier has gone.
-    fn follow_carrier(&mut self, transport: Transport, started: Instant) {
+    fn follow_carrier(&mut self, transport: Transport, started: Instant) -> Result<(), Error> {
         let name = self.link.name();
         match (self.link.flags.carrier, &self.client) {
             (true, None) => {
@@ -229,7 +231,7 @@ impl Runner {
                 );
                 match Port::open(transport, self.link.index, name) {
                     Ok(port) => self.client = self.device(&port).map(|device| (port, client(device, now))),
-                    Err(errno) => self.trouble = Some(format!("no socket for DHCP: {errno}")),
+                    Err(errno) => self.fault("open a DHCP socket on", errno)?,
                 }
             }
             (false, Some((_, client))) => {
@@ -239,6 +241,17 @@ impl Runner {
             }
             (true, Some(_)) | (false, None) => {}
         }
+        Ok(())
+    }
+
+    /// What the kernel refuses for this link is part of its story; a missing permission ends the race.
+    fn fault(&mut self, what: &str, errno: Errno) -> Result<(), Error> {
+        if matches!(errno, Errno::PERM | Errno::ACCESS) {
+            return Err(Error::Kernel { what: format!("{what} {}", self.link.name()), errno });
+        }
+        log::warn!("cannot {what} {}: {errno}", self.link.name());
+        self.trouble = Some(format!("kernel refused to {what} it: {errno}"));
+        Ok(())
     }
 
     fn device(&self, port: &Port) -> Option<Device> {

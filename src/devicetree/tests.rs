@@ -1,0 +1,226 @@
+//! Real trees: QEMU's virt machine, and one with the long names that vendors use.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+
+use super::blob::{Reservation, Token};
+use super::*;
+
+const VIRT: &[u8] = include_bytes!("testdata/qemu-virt-gicv3.dtb");
+const LONG: &[u8] = include_bytes!("testdata/long-names.dtb");
+
+fn edits() -> Edits<'static> {
+    Edits {
+        bootargs: Some("console=ttyAMA0 quiet"),
+        initrd: Some(0x4800_0000..0x4812_3456),
+        seeds: Some(Seeds { kaslr: 0x1122_3344_5566_7788, rng: [0x5a; 64] }),
+    }
+}
+
+fn chosen(tree: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let blob = Blob::parse(tree).unwrap();
+    chosen::properties(&blob)
+        .map(|p| (String::from_utf8(p.name.to_vec()).unwrap(), p.value.to_vec()))
+        .collect()
+}
+
+fn value(tree: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut found = chosen(tree).into_iter().filter(|(n, _)| n == name);
+    let first = found.next();
+    assert!(found.next().is_none(), "{name} twice");
+    first.map(|(_, value)| value)
+}
+
+/// The tree as dtc shows it, sorted, without the lines of /chosen's own properties.
+fn shown_by_dtc(tree: &[u8]) -> Option<String> {
+    let mut dtc = Command::new("dtc")
+        .args(["-q", "-s", "-I", "dtb", "-O", "dts", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    dtc.stdin.take().unwrap().write_all(tree).unwrap();
+    let output = dtc.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut inside = false;
+    let rest = text.lines().filter(|line| {
+        inside = *line == "\tchosen {" || (inside && *line != "\t};");
+        !inside || line.starts_with("\t\t\t") || line.ends_with('{')
+    });
+    Some(rest.collect::<Vec<_>>().join("\n"))
+}
+
+fn assert_prepared(tree: &[u8]) {
+    let copy = prepare(tree, &edits()).unwrap();
+    assert_eq!(value(&copy, "bootargs").unwrap(), b"console=ttyAMA0 quiet\0");
+    assert_eq!(value(&copy, "linux,initrd-start").unwrap(), 0x4800_0000u64.to_be_bytes());
+    assert_eq!(value(&copy, "linux,initrd-end").unwrap(), 0x4812_3456u64.to_be_bytes());
+    assert_eq!(value(&copy, "kaslr-seed").unwrap(), 0x1122_3344_5566_7788u64.to_be_bytes());
+    assert_eq!(value(&copy, "rng-seed").unwrap(), [0x5a; 64]);
+    assert_eq!(value(&copy, "linux,elfcorehdr"), None);
+    assert_eq!(value(&copy, "linux,usable-memory-range"), None);
+    for name in ["stdout-path", "linux,uefi-system-table"] {
+        assert_eq!(value(&copy, name), value(tree, name), "{name}");
+    }
+    assert_eq!(Blob::parse(&copy).unwrap().boot_cpu, Blob::parse(tree).unwrap().boot_cpu);
+
+    let bare = prepare(&copy, &Edits::default()).unwrap();
+    for name in ["bootargs", "linux,initrd-start", "linux,initrd-end", "kaslr-seed", "rng-seed"] {
+        assert_eq!(value(&bare, name), None, "{name}");
+    }
+}
+
+#[test]
+fn qemus_tree_goes_through_both_crates() {
+    assert_prepared(VIRT);
+    let blob = Blob::parse(VIRT).unwrap();
+    assert!(rewrite::with_vm_fdt(&blob, &chosen::changes(&edits()).unwrap()).is_ok());
+}
+
+#[test]
+fn a_tree_with_long_names_boots_all_the_same() {
+    assert_prepared(LONG);
+    let blob = Blob::parse(LONG).unwrap();
+    assert!(rewrite::with_vm_fdt(&blob, &[]).is_err());
+}
+
+#[test]
+fn both_writers_agree() {
+    let changes = chosen::changes(&edits()).unwrap();
+    let mut blob = Blob::parse(VIRT).unwrap();
+    let crates = rewrite::with_vm_fdt(&blob, &changes).unwrap();
+    chosen::splice(&mut blob, &changes);
+    assert_eq!(crates, blob.write());
+}
+
+#[test]
+fn everything_else_stays_as_dtc_sees_it() {
+    for tree in [VIRT, LONG] {
+        let copy = prepare(tree, &edits()).unwrap();
+        let Some(before) = shown_by_dtc(tree) else { return };
+        let before = before.replace("/memreserve/\t0x0000000048000000 0x0000000000200000;\n", "");
+        assert_eq!(before, shown_by_dtc(&copy).unwrap());
+    }
+}
+
+#[test]
+fn the_old_ramdisk_is_no_longer_reserved() {
+    let copy = prepare(LONG, &edits()).unwrap();
+    let left = Blob::parse(&copy).unwrap().reservations;
+    assert_eq!(left, [Reservation { address: 0x8000_0000, size: 0x1_0000 }]);
+    assert_eq!(Blob::parse(&copy).unwrap().boot_cpu, 3);
+}
+
+#[test]
+fn chosen_is_made_where_there_is_none() {
+    let mut blob = Blob::parse(LONG).unwrap();
+    let start = blob.tokens.iter().position(|t| matches!(t, Token::Begin(b"chosen"))).unwrap();
+    let mut depth = 0;
+    let length = 1 + blob.tokens[start..]
+        .iter()
+        .position(|token| {
+            depth += match token {
+                Token::Begin(_) => 1,
+                Token::End => -1,
+                Token::Property(_) => 0,
+            };
+            depth == 0
+        })
+        .unwrap();
+    blob.tokens.drain(start..start + length);
+    let bare = blob.write();
+    assert!(chosen(&bare).is_empty());
+    assert_eq!(value(&prepare(&bare, &edits()).unwrap(), "bootargs").unwrap(), b"console=ttyAMA0 quiet\0");
+
+    // The same on the way through the crates.
+    let empty = vm_fdt::FdtWriter::new()
+        .and_then(|mut writer| {
+            let root = writer.begin_node("")?;
+            writer.end_node(root)?;
+            writer.finish()
+        })
+        .unwrap();
+    assert_eq!(chosen(&prepare(&empty, &edits()).unwrap()).len(), 5);
+}
+
+#[test]
+fn a_seed_that_the_kernel_wiped_with_nops_does_not_confuse() {
+    let wiped = zero_seeds(LONG).unwrap();
+    assert_eq!(wiped.len(), LONG.len());
+    assert_eq!(value(&wiped, "kaslr-seed").unwrap(), [0; 8]);
+    assert_eq!(value(&wiped, "rng-seed"), None);
+    assert_eq!(value(&wiped, "linux,uefi-system-table"), value(LONG, "linux,uefi-system-table"));
+    assert_prepared(&wiped);
+    let changed = wiped.iter().zip(LONG).filter(|(a, b)| a != b).count();
+    assert!(changed <= 8 + 24, "{changed} bytes changed");
+
+    let wiped = zero_seeds(VIRT).unwrap();
+    assert_prepared(&wiped);
+    let secret = value(VIRT, "rng-seed").unwrap();
+    assert!(!wiped.windows(secret.len()).any(|window| window == secret));
+}
+
+#[test]
+fn a_padded_tree_is_trimmed_and_a_large_one_refused() {
+    let mut padded = VIRT.to_vec();
+    padded.resize(1 << 20, 0);
+    let size = u32::try_from(padded.len()).unwrap().to_be_bytes();
+    padded[4..8].copy_from_slice(&size);
+    assert!(prepare(&padded, &edits()).unwrap().len() < 16 * 1024);
+
+    let bootargs = "x".repeat(LARGEST);
+    let error = prepare(VIRT, &Edits { bootargs: Some(&bootargs), ..Edits::default() }).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }));
+    let error = prepare(VIRT, &Edits { bootargs: Some("a\0b"), ..Edits::default() }).unwrap_err();
+    assert!(matches!(error, Error::Nul));
+}
+
+#[test]
+fn what_is_no_tree_is_named() {
+    assert!(matches!(prepare(b"MZ\0\0", &edits()), Err(Error::Magic { found: 0x4d5a_0000 })));
+    assert!(matches!(prepare(b"", &edits()), Err(Error::Broken { .. })));
+    for length in 4..VIRT.len() {
+        assert!(prepare(&VIRT[..length], &edits()).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_tree_panics(
+        long in any::<bool>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        header in prop::collection::vec((0usize..10, any::<u32>()), 0..2),
+    ) {
+        let mut tree = if long { LONG.to_vec() } else { VIRT.to_vec() };
+        for (index, value) in flips {
+            let at = index.index(tree.len());
+            tree[at] = value;
+        }
+        for (field, value) in header {
+            tree[field * 4..][..4].copy_from_slice(&value.to_be_bytes());
+        }
+        let _ = zero_seeds(&tree);
+        if let Ok(copy) = prepare(&tree, &edits()) {
+            prop_assert!(Blob::parse(&copy).is_ok());
+        }
+    }
+
+    #[test]
+    fn old_seeds_never_survive(seeds in any::<bool>(), byte in 1u8..0x5a) {
+        let mut tree = LONG.to_vec();
+        let marker = [byte; 8];
+        let blob = Blob::parse(LONG).unwrap();
+        let old = chosen::properties(&blob).find(|p| p.name == b"kaslr-seed").unwrap().value_range();
+        tree[old].copy_from_slice(&marker);
+        let mut edits = edits();
+        if !seeds {
+            edits.seeds = None;
+        }
+        let copy = prepare(&tree, &edits).unwrap();
+        prop_assert!(!copy.windows(8).any(|window| window == marker));
+        prop_assert!(!zero_seeds(&tree).unwrap().windows(8).any(|window| window == marker));
+    }
+}

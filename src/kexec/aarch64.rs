@@ -1,0 +1,155 @@
+//! What kexec_load is given on arm64: kernel, ramdisk, device tree, and a trampoline between the
+//! running kernel's last instruction and the next one's first.
+
+use super::placement::{self, Pieces};
+use super::plan::{Content, LoadPlan, Segment};
+use super::{Error, MemoryMap};
+use crate::devicetree::{self, Edits, Seeds};
+use crate::image::Arm64Image;
+
+/// The trampoline: position independent, its two addresses behind it. The kernel enters it with
+/// the MMU off and x0 to x3 undefined for kexec_load.
+const CODE: [u32; 6] = [
+    0x5800_00c4, // ldr x4, .+24      the kernel's entry
+    0x5800_00e0, // ldr x0, .+28      the device tree
+    0xaa1f_03e1, // mov x1, xzr
+    0xaa1f_03e2, // mov x2, xzr
+    0xaa1f_03e3, // mov x3, xzr
+    0xd61f_0080, // br x4
+];
+
+/// Encodes the trampoline to `entry` with the device tree at `tree`.
+fn trampoline(entry: u64, tree: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = CODE.iter().flat_map(|instruction| instruction.to_le_bytes()).collect();
+    bytes.extend_from_slice(&entry.to_le_bytes());
+    bytes.extend_from_slice(&tree.to_le_bytes());
+    bytes
+}
+
+/// What a plan is made from. Sizes in bytes.
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) kernel: &'a Arm64Image,
+    pub(super) kernel_file: u64,
+    pub(super) initrd_file: Option<u64>,
+    pub(super) tree: &'a [u8],
+    pub(super) cmdline: &'a str,
+    pub(super) seeds: Option<Seeds>,
+    pub(super) page: u64,
+}
+
+/// Places everything in `memory` and writes the tree for it.
+pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Error> {
+    // The addresses in the tree have a fixed width: its size does not depend on them.
+    let mut edits =
+        Edits { bootargs: Some(parts.cmdline), initrd: parts.initrd_file.map(|_| 0..0), seeds: parts.seeds };
+    let size = devicetree::prepare(parts.tree, &edits)?.len() as u64;
+    let layout = placement::place(
+        &memory.usable,
+        &Pieces {
+            text_offset: parts.kernel.text_offset,
+            kernel: parts.kernel.memory,
+            initrd: parts.initrd_file,
+            tree: size,
+            trampoline: trampoline(0, 0).len() as u64,
+            page: parts.page,
+        },
+    )?;
+    edits.initrd = layout
+        .initrd
+        .as_ref()
+        .zip(parts.initrd_file)
+        .map(|(place, size)| place.start..place.start.saturating_add(size));
+    let tree = devicetree::prepare(parts.tree, &edits)?;
+
+    let segment = |content, file, place: &std::ops::Range<u64>| Segment {
+        content,
+        file,
+        address: place.start,
+        size: place.end.saturating_sub(place.start),
+    };
+    let code = trampoline(layout.kernel.start, layout.tree.start);
+    let mut segments = vec![segment(Content::Kernel, parts.kernel_file, &layout.kernel)];
+    if let (Some(place), Some(size)) = (&layout.initrd, parts.initrd_file) {
+        segments.push(segment(Content::Initrd, size, place));
+    }
+    let (tree_size, code_size) = (tree.len() as u64, code.len() as u64);
+    segments.push(segment(Content::DeviceTree(tree), tree_size, &layout.tree));
+    segments.push(segment(Content::Trampoline(code), code_size, &layout.trampoline));
+    Ok(LoadPlan { entry: layout.trampoline.start, segments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::arm64::PageSize;
+    use std::process::Command;
+
+    #[test]
+    fn the_trampoline_is_what_its_comments_say() {
+        let bytes = trampoline(0x4000_0000, 0x4800_0000);
+        assert_eq!(bytes.len(), 40);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let Ok(output) = Command::new("aarch64-linux-gnu-objdump")
+            .args(["-D", "-b", "binary", "-m", "aarch64", "--no-show-raw-insn", "--stop-address=24"])
+            .arg(file.path())
+            .output()
+        else {
+            return;
+        };
+        let text = String::from_utf8(output.stdout).unwrap();
+        let shown: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.split_once(":\t"))
+            .map(|(_, code)| {
+                code.split_whitespace()
+                    .take_while(|word| !word.starts_with("//"))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            ["ldr x4, 0x18", "ldr x0, 0x20", "mov x1, xzr", "mov x2, xzr", "mov x3, xzr", "br x4"]
+        );
+        assert_eq!(bytes[24..32], 0x4000_0000u64.to_le_bytes());
+        assert_eq!(bytes[32..40], 0x4800_0000u64.to_le_bytes());
+    }
+
+    #[test]
+    fn a_whole_plan() {
+        let memory = MemoryMap::parse(include_str!("testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+        let kernel = Arm64Image {
+            text_offset: 0,
+            memory: 0x1ab_0000,
+            old: false,
+            big_endian: false,
+            page_size: PageSize::K4,
+            anywhere: true,
+        };
+        let plan = plan(
+            &memory,
+            Parts {
+                kernel: &kernel,
+                kernel_file: 27_303_872,
+                initrd_file: Some(1_000_001),
+                tree: include_bytes!("../devicetree/testdata/qemu-virt-gicv3.dtb"),
+                cmdline: "console=ttyAMA0",
+                seeds: None,
+                page: 4096,
+            },
+        )
+        .unwrap();
+        let [kernel, initrd, tree, code] = plan.segments.as_slice() else { panic!("{plan:?}") };
+        assert_eq!((kernel.address, kernel.size, kernel.file), (0x4000_0000, 0x1ab_0000, 27_303_872));
+        assert_eq!(plan.entry, code.address);
+        let (Content::DeviceTree(bytes), Content::Trampoline(code)) = (&tree.content, &code.content) else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(code[24..32], kernel.address.to_le_bytes());
+        assert_eq!(code[32..40], tree.address.to_le_bytes());
+        let end = (initrd.address + 1_000_001).to_be_bytes();
+        assert!(bytes.windows(8).any(|window| window == end));
+    }
+}

@@ -1,0 +1,168 @@
+//! The next kernel's command line: lib/cmdline.c and kernel/params.c are the grammar.
+
+use super::Error;
+use crate::error::printable;
+
+/// Splits a kernel command line into its parameters, as next_arg() does: white space separates
+/// them, except between double quotes. The quotes stay.
+pub fn split(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |c: char| {
+        quoted ^= c == '"';
+        !quoted && c.is_ascii_whitespace() || !quoted && c == '\u{b}'
+    })
+    .filter(|parameter| !parameter.is_empty())
+}
+
+/// The name of a parameter: what stands before `=`, without an opening quote.
+pub fn name(parameter: &str) -> &str {
+    let bare = parameter.strip_prefix('"').unwrap_or(parameter);
+    let name = bare.split_once('=').map_or(bare, |(name, _)| name);
+    name.strip_suffix('"').unwrap_or(name)
+}
+
+/// Whether two names mean the same parameter. To the kernel `-` and `_` are one character.
+pub fn same_name(one: &str, other: &str) -> bool {
+    let dashes = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    one.bytes().map(dashes).eq(other.bytes().map(dashes))
+}
+
+/// Whether the kernel sees the parameter `wanted` on `line`. What follows `--` is for init.
+pub fn has(line: &str, wanted: &str) -> bool {
+    split(line).take_while(|parameter| *parameter != "--").any(|found| same_name(name(found), wanted))
+}
+
+/// The command line for the next kernel: `manifest`'s, then each parameter of the `running` kernel
+/// whose name is in `inherit`, unless exactly it is there already, then `append`. Arguments for
+/// init, behind `--`, stay behind everything. At most `limit` bytes.
+pub fn compose(
+    manifest: &str,
+    running: &str,
+    inherit: &[String],
+    append: &str,
+    limit: usize,
+) -> Result<String, Error> {
+    for text in [manifest, append] {
+        if text.contains(['\0', '\n']) {
+            return Err(Error::CmdlineCharacter { text: printable(text) });
+        }
+        if text.matches('"').count() % 2 == 1 {
+            return Err(Error::CmdlineQuote { text: printable(text) });
+        }
+    }
+    let mut kernel = Vec::new();
+    let mut init = Vec::new();
+    take(manifest, &mut kernel, &mut init);
+    let wanted = |parameter: &&str| inherit.iter().any(|wanted| same_name(name(parameter), wanted));
+    for parameter in split(running).take_while(|parameter| *parameter != "--").filter(wanted) {
+        // An open quote would swallow what follows.
+        if !kernel.contains(&parameter) && parameter.matches('"').count() % 2 == 0 {
+            kernel.push(parameter);
+        }
+    }
+    take(append, &mut kernel, &mut init);
+    if !init.is_empty() {
+        kernel.push("--");
+        kernel.append(&mut init);
+    }
+    within(kernel.join(" "), limit)
+}
+
+/// `line`, if the next kernel reads it whole.
+pub(super) fn within(line: String, limit: usize) -> Result<String, Error> {
+    if line.len() > limit { Err(Error::CmdlineTooLong { length: line.len(), limit }) } else { Ok(line) }
+}
+
+/// `line` with a parameter of the kernel added.
+pub(super) fn with(line: &str, parameter: &str) -> String {
+    let mut kernel = Vec::new();
+    let mut init = Vec::new();
+    take(line, &mut kernel, &mut init);
+    kernel.push(parameter);
+    if !init.is_empty() {
+        kernel.push("--");
+        kernel.append(&mut init);
+    }
+    kernel.join(" ")
+}
+
+/// Sorts the parameters of `line` into those for the kernel and those for init.
+fn take<'a>(line: &'a str, kernel: &mut Vec<&'a str>, init: &mut Vec<&'a str>) {
+    let mut parameters = split(line);
+    kernel.extend(parameters.by_ref().take_while(|parameter| *parameter != "--"));
+    init.extend(parameters);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+    use proptest::prelude::*;
+
+    fn inherit() -> Vec<String> {
+        ["console", "earlycon", "phase.mode", "phase.no-write"].map(String::from).to_vec()
+    }
+
+    #[test]
+    fn quoted_values_stay_whole() {
+        let parts: Vec<_> = split("  a  b=\"c d\" \"e=f g\"\th \"\" ").collect();
+        assert_eq!(parts, ["a", "b=\"c d\"", "\"e=f g\"", "h", "\"\""]);
+        assert_eq!(name("\"e=f g\""), "e");
+        assert_eq!(name("\"e\""), "e");
+        assert_eq!(name("quiet"), "quiet");
+    }
+
+    #[test]
+    fn manifest_then_inherited_then_appended() {
+        let line = compose(
+            "root=/dev/ram0  console=ttyS0",
+            "BOOT_IMAGE=x console=tty0 earlycon console=ttyS0 phase.no_write=true foo=1 phase.mode=private",
+            &inherit(),
+            "debug",
+            2047,
+        );
+        assert_eq!(
+            line.unwrap(),
+            "root=/dev/ram0 console=ttyS0 console=tty0 earlycon phase.no_write=true phase.mode=private debug"
+        );
+    }
+
+    #[test]
+    fn arguments_for_init_stay_last() {
+        let line = compose("quiet -- single", "console=tty0 -- console=ttyS9", &inherit(), "debug -- x", 99);
+        assert_eq!(line.unwrap(), "quiet console=tty0 debug -- single x");
+        assert!(has("a no-kaslr -- b", "no_kaslr"));
+        assert!(!has("a -- nokaslr", "nokaslr"));
+        assert_eq!(with("quiet -- single", "nokaslr"), "quiet nokaslr -- single");
+    }
+
+    #[test]
+    fn too_long_is_an_error_with_both_lengths() {
+        let error = compose("0123456789", "", &[], "a", 11).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the command line for the next kernel is 12 bytes long, it reads at most 11"
+        );
+        assert_eq!(error.exit(), Exit::LoadFailed);
+        assert!(compose("0123456789", "", &[], "", 10).is_ok());
+    }
+
+    #[test]
+    fn what_would_change_its_meaning_is_refused() {
+        assert!(matches!(compose("a\nb", "", &[], "", 99), Err(Error::CmdlineCharacter { .. })));
+        assert!(matches!(compose("a", "", &[], "b\0", 99), Err(Error::CmdlineCharacter { .. })));
+        assert!(matches!(compose("a=\"b", "", &[], "c", 99), Err(Error::CmdlineQuote { .. })));
+        assert_eq!(compose("a", "console=\"x y", &inherit(), "", 99).unwrap(), "a");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_the_manifest_says_is_lost(manifest in "[a-z=\" -]{0,40}", running in "\\PC{0,60}") {
+            if let Ok(line) = compose(&manifest, &running, &inherit(), "", 4096) {
+                for parameter in split(&manifest) {
+                    prop_assert!(split(&line).any(|found| found == parameter));
+                }
+            }
+        }
+    }
+}

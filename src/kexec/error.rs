@@ -1,0 +1,173 @@
+//! What can go wrong on the way into the next kernel.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use super::errno::explain;
+use super::{Call, Method};
+use crate::devicetree;
+use crate::error::Exit;
+use crate::log::bytes;
+
+/// A call that was tried, and the kernel's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    pub call: Call,
+    pub errno: Errno,
+}
+
+impl std::fmt::Display for Attempted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let meaning = explain(self.call, self.errno);
+        write!(f, "{} answered {} ({})", self.call, meaning.name, meaning.text)
+    }
+}
+
+fn list(attempts: &[Attempted]) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; then ")
+}
+
+/// An error of this room.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sysctl is set.
+    #[error("kernel.kexec_load_disabled is 1: this kernel loads no other one until it is rebooted")]
+    Disabled,
+    /// The sysctl has counted down.
+    #[error("kernel.kexec_load_limit_reboot is 0: this kernel loads no other one until it is rebooted")]
+    Exhausted,
+    /// Neither call is built in, or not the one that was asked for.
+    #[error("this kernel was built without {}", missing(*method))]
+    Missing { method: Method },
+    /// The way that is left is not implemented.
+    #[error("kexec_load on x86_64 is not supported in this version, and {}", why_not_file(*method))]
+    LoadOnX86 { method: Method },
+    /// kernel_lockdown(7)
+    #[error("the kernel is locked down ({mode}) and refuses kexec_load")]
+    LockedDown { mode: String },
+    /// Not by lockdown.
+    #[error("{call} is not permitted ({errno})")]
+    NotPermitted { call: Call, errno: Errno },
+    /// Over what the next kernel reads.
+    #[error("the command line for the next kernel is {length} bytes long, it reads at most {limit}")]
+    CmdlineTooLong { length: usize, limit: usize },
+    /// The kernel would stop reading there.
+    #[error("a NUL or a line break in the command line \"{text}\"")]
+    CmdlineCharacter { text: String },
+    /// It would swallow what follows.
+    #[error("a quote that is not closed in the command line \"{text}\"")]
+    CmdlineQuote { text: String },
+    /// A file of the running system.
+    #[error("read {path}: {source}")]
+    Read { path: String, source: io::Error },
+    /// Not as the kernel writes it.
+    #[error("/proc/iomem line {number} is malformed: \"{line}\"")]
+    Iomem { number: usize, line: String },
+    /// All addresses are zero.
+    #[error("/proc/iomem hides all addresses")]
+    IomemHidden,
+    /// No line says System RAM.
+    #[error("/proc/iomem shows no usable memory")]
+    NoRam,
+    /// Memory is too small or too fragmented.
+    #[error("no place for {what}: {} wanted, {} is the largest piece of usable memory", bytes(*size), bytes(*largest))]
+    NoPlace { what: &'static str, size: u64, largest: u64 },
+    /// The tree for the next kernel.
+    #[error(transparent)]
+    DeviceTree(#[from] devicetree::Error),
+    /// The verified memory cannot be mapped.
+    #[error("map {name}: {errno}")]
+    Map { name: &'static str, errno: Errno },
+    /// The plan has no way that suits this kernel image.
+    #[error("no kexec call is left for this kernel image")]
+    NoWay,
+    /// Every call of the plan was refused.
+    #[error("{}", list(attempts))]
+    Load { attempts: Vec<Attempted> },
+    /// reboot(2) came back.
+    #[error("reboot(LINUX_REBOOT_CMD_KEXEC) came back: {errno}")]
+    Exec { errno: Errno },
+    /// The loaded kernel is still there.
+    #[error("unload: {}", Attempted { call: Call::Load, errno: *errno })]
+    Unload { errno: Errno },
+}
+
+fn missing(method: Method) -> &'static str {
+    match method {
+        Method::Auto => "kexec_file_load and without kexec_load",
+        Method::File => "kexec_file_load",
+        Method::Load => "kexec_load",
+    }
+}
+
+fn why_not_file(method: Method) -> &'static str {
+    match method {
+        Method::Auto | Method::File => "this kernel was built without kexec_file_load",
+        Method::Load => "it was asked for",
+    }
+}
+
+impl Error {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Disabled
+            | Self::Exhausted
+            | Self::Missing { .. }
+            | Self::LoadOnX86 { .. }
+            | Self::NotPermitted { .. }
+            | Self::IomemHidden => Exit::KexecUnavailable,
+            Self::LockedDown { .. } => Exit::KexecRefused,
+            Self::NoPlace { .. } | Self::Map { .. } => Exit::NotEnoughMemory,
+            Self::CmdlineTooLong { .. }
+            | Self::CmdlineCharacter { .. }
+            | Self::CmdlineQuote { .. }
+            | Self::Read { .. }
+            | Self::Iomem { .. }
+            | Self::NoRam
+            | Self::NoWay => Exit::LoadFailed,
+            Self::DeviceTree(error) => error.exit(),
+            Self::Load { attempts } => {
+                attempts.last().map_or(Exit::LoadFailed, |last| explain(last.call, last.errno).exit)
+            }
+            Self::Unload { errno } => explain(Call::Load, *errno).exit,
+            Self::Exec { .. } => Exit::ExecFailed,
+        }
+    }
+
+    /// What the person can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Disabled | Self::Exhausted => {
+                "it cannot be undone: reboot, and take the sysctl out of the start-up files"
+            }
+            Self::Missing { method: Method::Auto } => {
+                "start from a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC"
+            }
+            Self::Missing { .. } => "use --method auto, or start from a kernel that has it",
+            Self::LoadOnX86 { method: Method::Load } => "use --method auto or file",
+            Self::LoadOnX86 { .. } => "start from a kernel with CONFIG_KEXEC_FILE",
+            Self::LockedDown { .. } => {
+                "start from a kernel with CONFIG_KEXEC_FILE and load a kernel it trusts, or turn lockdown off"
+            }
+            Self::NotPermitted { .. } => "run as root, outside containers",
+            Self::CmdlineTooLong { .. } => {
+                "shorten the manifest's cmdline, phase.append or what is inherited"
+            }
+            Self::CmdlineCharacter { .. } | Self::CmdlineQuote { .. } => {
+                "correct the manifest's cmdline or phase.append"
+            }
+            Self::Read { .. } => "are /proc and /sys mounted?",
+            Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",
+            Self::IomemHidden => "run as root: CAP_SYS_ADMIN shows the addresses",
+            Self::NoPlace { .. } | Self::Map { .. } => {
+                "give the machine more memory, or publish smaller images"
+            }
+            Self::DeviceTree(error) => error.hint(),
+            Self::Load { .. } => "the kernel log may say more",
+            Self::Unload { .. } => "",
+            Self::Exec { .. } => "the kernel log says why; the running system goes on",
+        }
+    }
+}

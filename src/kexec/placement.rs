@@ -1,0 +1,252 @@
+//! Where each piece of an arm64 boot goes. Pure: Documentation/arch/arm64/booting.rst.
+
+use std::ops::Range;
+
+use super::{Error, Ranges};
+use crate::image::arm64::BASE_ALIGNMENT;
+
+/// The tree is mapped with blocks of this size and must not cross one.
+const TREE_BLOCK: u64 = 2 << 20;
+/// Kernel and ramdisk lie in one window of this size, aligned to [`WINDOW_ALIGNMENT`].
+const WINDOW: u64 = 32 << 30;
+const WINDOW_ALIGNMENT: u64 = 1 << 30;
+/// Physical addresses that every arm64 kernel can map.
+const ADDRESSABLE: u64 = 1 << 48;
+
+/// The pieces. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    /// From a 2 MiB aligned base to the kernel.
+    pub text_offset: u64,
+    /// The kernel with its bss.
+    pub kernel: u64,
+    pub initrd: Option<u64>,
+    pub tree: u64,
+    pub trampoline: u64,
+    /// The running kernel's page size: kexec_load takes whole pages only.
+    pub page: u64,
+}
+
+/// Where they go: physical, whole pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub kernel: Range<u64>,
+    pub initrd: Option<Range<u64>>,
+    pub tree: Range<u64>,
+    pub trampoline: Range<u64>,
+}
+
+/// Places `pieces` in `usable` memory, the kernel as low as the others allow: a kernel wastes or
+/// cannot map what is below it, and boots slower from higher up.
+pub fn place(usable: &Ranges, pieces: &Pieces) -> Result<Layout, Error> {
+    let mut usable = usable.clone();
+    usable.clip(&(0..ADDRESSABLE));
+    usable.shrink_to(pieces.page);
+    let whole = |size: u64| size.max(1).checked_next_multiple_of(pieces.page).unwrap_or(u64::MAX);
+
+    let mut obstacle = no_place("the kernel", whole(pieces.kernel), &usable);
+    for range in usable.iter() {
+        let Some(kernel) = kernel_in(range, pieces.text_offset, whole(pieces.kernel)) else { continue };
+        let mut free = usable.clone();
+        free.remove(&kernel);
+
+        let initrd = match pieces.initrd.map(whole) {
+            None => None,
+            Some(size) => match initrd_near(&kernel, size, &free) {
+                Some(range) => Some(range),
+                None => {
+                    obstacle = no_place("the ramdisk", size, &free);
+                    continue;
+                }
+            },
+        };
+        if let Some(initrd) = &initrd {
+            free.remove(initrd);
+        }
+
+        let size = whole(pieces.tree);
+        let mut blocks = free.clone();
+        for taken in [Some(&kernel), initrd.as_ref()].into_iter().flatten() {
+            blocks.remove(&rounded_out(taken, TREE_BLOCK));
+        }
+        let Some(tree) = blocks.iter().find_map(|range| in_one_block(range, size)) else {
+            obstacle = no_place("the device tree", size, &blocks);
+            continue;
+        };
+        free.remove(&rounded_out(&tree, TREE_BLOCK));
+
+        let size = whole(pieces.trampoline);
+        let Some(trampoline) = free.iter().find_map(|range| first(range, size)) else {
+            obstacle = no_place("the trampoline", size, &free);
+            continue;
+        };
+        return Ok(Layout { kernel, initrd, tree, trampoline });
+    }
+    Err(obstacle)
+}
+
+fn no_place(what: &'static str, size: u64, free: &Ranges) -> Error {
+    let largest = free.iter().map(|range| range.end.saturating_sub(range.start)).max().unwrap_or(0);
+    Error::NoPlace { what, size, largest }
+}
+
+fn first(range: &Range<u64>, size: u64) -> Option<Range<u64>> {
+    let end = range.start.checked_add(size)?;
+    (end <= range.end).then_some(range.start..end)
+}
+
+/// The lowest place in `range`: a 2 MiB aligned base, then `text_offset`. The base itself need not
+/// be in memory.
+fn kernel_in(range: &Range<u64>, text_offset: u64, size: u64) -> Option<Range<u64>> {
+    let start = range
+        .start
+        .saturating_sub(text_offset)
+        .checked_next_multiple_of(BASE_ALIGNMENT)?
+        .checked_add(text_offset)?;
+    first(&(start..range.end), size)
+}
+
+/// The lowest place in the windows around `kernel`: the one that begins with it, then the one that
+/// ends with it.
+fn initrd_near(kernel: &Range<u64>, size: u64, free: &Ranges) -> Option<Range<u64>> {
+    let begin = kernel.start - kernel.start % WINDOW_ALIGNMENT;
+    let end = kernel.end.checked_next_multiple_of(WINDOW_ALIGNMENT)?;
+    let windows = [begin..begin.saturating_add(WINDOW), end.saturating_sub(WINDOW)..end];
+    windows.into_iter().filter(|window| window.end >= kernel.end).find_map(|window| {
+        let mut free = free.clone();
+        free.clip(&window);
+        free.iter().find_map(|range| first(range, size))
+    })
+}
+
+fn in_one_block(range: &Range<u64>, size: u64) -> Option<Range<u64>> {
+    let here = first(range, size)?;
+    let last = here.end.checked_sub(1)?;
+    if here.start / TREE_BLOCK == last / TREE_BLOCK {
+        return Some(here);
+    }
+    let start = range.start.checked_next_multiple_of(TREE_BLOCK)?;
+    if size > TREE_BLOCK { None } else { first(&(start..range.end), size) }
+}
+
+fn rounded_out(range: &Range<u64>, alignment: u64) -> Range<u64> {
+    let start = range.start - range.start % alignment;
+    start..range.end.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemoryMap;
+    use super::*;
+    use crate::error::Exit;
+    use proptest::prelude::*;
+
+    const MB: u64 = 1 << 20;
+    const GB: u64 = 1 << 30;
+
+    fn pieces() -> Pieces {
+        Pieces {
+            text_offset: 0,
+            kernel: 27 * MB,
+            initrd: Some(14 * MB + 1),
+            tree: 9000,
+            trampoline: 40,
+            page: 4096,
+        }
+    }
+
+    fn memory(ranges: &[Range<u64>]) -> Ranges {
+        let mut memory = Ranges::default();
+        for range in ranges {
+            memory.add(range.clone());
+        }
+        memory
+    }
+
+    #[test]
+    fn qemus_machine_gets_the_kernel_at_the_start_of_memory() {
+        let map = MemoryMap::parse(include_str!("testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+        let layout = place(&map.usable, &pieces()).unwrap();
+        assert_eq!(layout.kernel, 0x4000_0000..0x41b0_0000);
+        assert_eq!(layout.initrd, Some(0x41b0_0000..0x4290_1000));
+        assert_eq!(layout.tree, 0x42a0_0000..0x42a0_3000);
+        assert_eq!(layout.trampoline, 0x4290_1000..0x4290_2000);
+    }
+
+    #[test]
+    fn text_offset_counts_from_an_aligned_base_which_need_not_exist() {
+        let layout =
+            place(&memory(&[0x8_0000..512 * MB]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
+        assert_eq!(layout.kernel.start, 0x8_0000);
+        let layout =
+            place(&memory(&[0x8_1000..512 * MB]), &Pieces { text_offset: 0x8_0000, ..pieces() }).unwrap();
+        assert_eq!(layout.kernel.start, 0x28_0000);
+    }
+
+    #[test]
+    fn the_ramdisk_stays_in_the_kernels_window() {
+        // Memory for it only beyond 32 GiB above the kernel: the kernel moves up to it.
+        let usable = memory(&[0..30 * MB, 40 * GB..41 * GB]);
+        let layout = place(&usable, &pieces()).unwrap();
+        assert!(layout.kernel.start >= 40 * GB);
+        // Below the kernel is as good.
+        let usable = memory(&[GB + MB..GB + 20 * MB, 20 * GB..20 * GB + 30 * MB]);
+        let layout = place(&usable, &pieces()).unwrap();
+        assert_eq!(layout.kernel.start, 20 * GB);
+        assert_eq!(layout.initrd.unwrap().start, GB + MB);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let error = place(&memory(&[0..16 * MB]), &pieces()).unwrap_err();
+        assert_eq!(error.exit(), Exit::NotEnoughMemory);
+        assert!(error.to_string().contains("the kernel"), "{error}");
+        let error = place(&memory(&[0..28 * MB]), &pieces()).unwrap_err();
+        assert!(error.to_string().contains("the ramdisk"), "{error}");
+        assert!(place(&Ranges::default(), &pieces()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_placed_is_placed_well(
+            ranges in prop::collection::vec((0u64..96 * 1024, 1u64..4096), 1..12),
+            text_offset in prop_oneof![Just(0), Just(0x8_0000u64)],
+            kernel in 1u64..80 * MB,
+            initrd in prop::option::of(0u64..600 * MB),
+            tree in 1u64..=2 * MB,
+            page in prop_oneof![Just(4096u64), Just(65536)],
+        ) {
+            let mut usable = Ranges::default();
+            for (start, length) in ranges {
+                usable.add(start * MB + 4096..(start + length) * MB + 12288);
+            }
+            let pieces = Pieces { text_offset, kernel, initrd, tree, trampoline: 40, page };
+            let Ok(layout) = place(&usable, &pieces) else { return Ok(()) };
+
+            let mut all = vec![layout.kernel.clone(), layout.tree.clone(), layout.trampoline.clone()];
+            all.extend(layout.initrd.clone());
+            for range in &all {
+                prop_assert!(usable.contains(range));
+                prop_assert_eq!((range.start % page, range.end % page), (0, 0));
+            }
+            for (index, one) in all.iter().enumerate() {
+                for other in &all[index + 1..] {
+                    prop_assert!(one.end <= other.start || other.end <= one.start);
+                }
+            }
+            prop_assert_eq!((layout.kernel.start - text_offset) % (2 * MB), 0);
+            prop_assert!(layout.kernel.end - layout.kernel.start >= kernel);
+            prop_assert!(layout.tree.end - layout.tree.start >= tree);
+            let block = rounded_out(&layout.tree, 2 * MB);
+            prop_assert_eq!(block.end - block.start, 2 * MB);
+            for range in all.iter().filter(|range| **range != layout.tree) {
+                prop_assert!(range.end <= block.start || block.end <= range.start);
+            }
+            if let Some(initrd) = layout.initrd {
+                prop_assert!(initrd.end - initrd.start >= pieces.initrd.unwrap());
+                let low = initrd.start.min(layout.kernel.start) / GB * GB;
+                prop_assert!(initrd.end.max(layout.kernel.end) <= low + 32 * GB);
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::aarch64::{self, Parts};
+use super::errno::other_call_may_do;
+use super::handoff::Loaded;
+use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline};
+use crate::devicetree::{self, Seeds};
+use crate::fetch::VerifiedArtifact;
+use crate::image::{Arm64Image, Header, KernelImage};
+use crate::log::bytes;
+use crate::paths::Paths;
+use crate::sys;
+
+/// What to boot.
+#[derive(Debug)]
+pub struct Target {
+    pub kernel: KernelImage,
+    pub initrd: Option<VerifiedArtifact>,
+    /// As [`cmdline::compose`] made it.
+    pub cmdline: String,
+}
+
+/// Where a segment's bytes come from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Content {
+    Kernel,
+    Initrd,
+    DeviceTree(Vec<u8>),
+    Trampoline(Vec<u8>),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "ramdisk",
+            Self::DeviceTree(_) => "device tree",
+            Self::Trampoline(_) => "trampoline",
+        })
+    }
+}
+
+/// Without the bytes: the tree holds seeds.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One piece of memory of the next kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub content: Content,
+    /// Bytes that are copied; the rest is zero.
+    pub file: u64,
+    /// Physical.
+    pub address: u64,
+    /// In bytes, whole pages.
+    pub size: u64,
+}
+
+/// What kexec_load is going to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadPlan {
+    /// Physical.
+    pub entry: u64,
+    pub segments: Vec<Segment>,
+}
+
+/// One call that is going to be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    FileLoad { cmdline: CString },
+    Load(LoadPlan),
+}
+
+/// A target and the calls that are going to be tried for it, in order.
+#[derive(Debug)]
+pub struct Plan {
+    target: Target,
+    attempts: Vec<Attempt>,
+    paths: Paths,
+}
+
+impl Plan {
+    /// Plans each call that `preflight` found. Reads the memory map and the device tree; changes
+    /// nothing.
+    pub fn new(target: Target, preflight: &Preflight, paths: &Paths, kaslr: Kaslr) -> Result<Self, Error> {
+        let mut attempts = Vec::new();
+        for &call in preflight.calls() {
+            match call {
+                Call::FileLoad => attempts.push(file_load(&target, kaslr)?),
+                Call::Load => match (load(&target, paths, kaslr), attempts.is_empty()) {
+                    (Ok(attempt), _) => attempts.push(attempt),
+                    (Err(error), true) => return Err(error),
+                    (Err(error), false) => {
+                        log::warn!("kexec_load is no way out if kexec_file_load fails: {error}")
+                    }
+                },
+            }
+        }
+        if attempts.is_empty() {
+            return Err(Error::NoWay);
+        }
+        Ok(Self { target, attempts, paths: paths.clone() })
+    }
+
+    /// The calls, in the order they are tried.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// Loads the kernel by the first call that does it.
+    pub fn load(self) -> Result<Loaded, Error> {
+        let mut refused = Vec::new();
+        for attempt in &self.attempts {
+            let (call, answer) = match attempt {
+                Attempt::FileLoad { cmdline } => {
+                    let kernel = self.target.kernel.artifact().as_fd();
+                    let initrd = self.target.initrd.as_ref().map(AsFd::as_fd);
+                    (Call::FileLoad, sys::kexec::file_load(kernel, initrd, cmdline))
+                }
+                Attempt::Load(plan) => (Call::Load, self.load_segments(plan)?),
+            };
+            let Err(errno) = answer else {
+                log::info!("loaded by {call}");
+                return Ok(Loaded::new(self.paths));
+            };
+            let attempted = Attempted { call, errno };
+            log::debug!("{attempted}");
+            refused.push(attempted);
+            if !other_call_may_do(errno) {
+                break;
+            }
+        }
+        Err(Error::Load { attempts: refused })
+    }
+
+    fn load_segments(&self, plan: &LoadPlan) -> Result<rustix::io::Result<()>, Error> {
+        let map = |artifact: &VerifiedArtifact| {
+            artifact.map().map_err(|errno| Error::Map { name: artifact.name(), errno })
+        };
+        let kernel = map(self.target.kernel.artifact())?;
+        let initrd = self.target.initrd.as_ref().map(map).transpose()?;
+        let segments: Vec<_> = plan
+            .segments
+            .iter()
+            .map(|segment| sys::kexec::Segment {
+                bytes: match &segment.content {
+                    Content::Kernel => &kernel,
+                    Content::Initrd => initrd.as_deref().unwrap_or_default(),
+                    Content::DeviceTree(bytes) | Content::Trampoline(bytes) => bytes,
+                },
+                address: segment.address,
+                size: segment.size,
+            })
+            .collect();
+        Ok(sys::kexec::load(plan.entry, &segments))
+    }
+}
+
+/// A line for each call, and for kexec_load a line for each segment: what, where, how big.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel = self.target.kernel.artifact();
+        for attempt in &self.attempts {
+            match attempt {
+                Attempt::FileLoad { cmdline } => {
+                    write!(f, "kexec_file_load: {} {}", kernel.name(), bytes(kernel.size()))?;
+                    if let Some(initrd) = &self.target.initrd {
+                        write!(f, ", {} {}", initrd.name(), bytes(initrd.size()))?;
+                    }
+                    writeln!(f)?;
+                    if cmdline.to_bytes() != self.target.cmdline.as_bytes() {
+                        writeln!(f, "  command line: {}", cmdline.to_string_lossy())?;
+                    }
+                }
+                Attempt::Load(plan) => {
+                    writeln!(f, "kexec_load: entry {:#x}", plan.entry)?;
+                    for segment in &plan.segments {
+                        let end = segment.address.saturating_add(segment.size);
+                        writeln!(
+                            f,
+                            "  {:<12} {:#012x}..{:#012x}  {:>9}, {} of them zero",
+                            segment.content,
+                            segment.address,
+                            end,
+                            bytes(segment.size),
+                            bytes(segment.size.saturating_sub(segment.file)),
+                        )?;
+                    }
+                }
+            }
+        }
+        write!(f, "command line: {}", self.target.cmdline)
+    }
+}
+
+/// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
+fn file_load(target: &Target, kaslr: Kaslr) -> Result<Attempt, Error> {
+    let mut line = target.cmdline.clone();
+    if kaslr == Kaslr::Zero && !cmdline::has(&line, "nokaslr") {
+        log::info!("no KASLR is wanted and kexec_file_load makes its own seed: nokaslr added");
+        line = cmdline::with(&line, "nokaslr");
+    }
+    let line = cmdline::within(line, target.kernel.cmdline_limit())?;
+    let cmdline = CString::new(line).map_err(|error| Error::CmdlineCharacter {
+        text: crate::error::printable(&String::from_utf8_lossy(&error.into_vec())),
+    })?;
+    Ok(Attempt::FileLoad { cmdline })
+}
+
+/// Plans kexec_load.
+fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
+    let kernel: &Arm64Image = match target.kernel.header() {
+        Header::Arm64(kernel) => kernel,
+        Header::BzImage(_) => return Err(Error::NoWay),
+    };
+    cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
+    let page = sys::kexec::page_size();
+    let plan = aarch64::plan(
+        &memory(paths, page)?,
+        Parts {
+            kernel,
+            kernel_file: target.kernel.artifact().size(),
+            initrd_file: target.initrd.as_ref().map(VerifiedArtifact::size),
+            tree: &device_tree(&paths.devicetree())?,
+            cmdline: &target.cmdline,
+            seeds: seeds(&target.cmdline, kaslr),
+            page,
+        },
+    )?;
+    Ok(Attempt::Load(plan))
+}
+
+/// Where the next kernel may go on this machine.
+fn memory(paths: &Paths, page: u64) -> Result<MemoryMap, Error> {
+    let iomem = paths.iomem();
+    let text = fs::read_to_string(&iomem).map_err(|source| read(&iomem, source))?;
+    let mut memory = MemoryMap::parse(&text)?;
+    let flags = paths.kpageflags();
+    match File::open(&flags) {
+        Ok(mut file) => {
+            let avoided =
+                memory.avoid_kernel_owned(&mut file, page).map_err(|source| read(&flags, source))?;
+            log::debug!("{} of memory in use by the kernel kept clear of", bytes(avoided));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            log::debug!("no {}: memory in use by the kernel cannot be told from the rest", flags.display());
+        }
+        Err(source) => return Err(read(&flags, source)),
+    }
+    Ok(memory)
+}
+
+/// The tree this kernel was given, as it is: firmware pads it, so more than the next kernel takes
+/// is read.
+fn device_tree(path: &Path) -> Result<Vec<u8>, Error> {
+    const MOST: u64 = 2 * devicetree::LARGEST as u64;
+    let mut tree = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MOST).read_to_end(&mut tree))
+        .map_err(|source| read(path, source))?;
+    Ok(tree)
+}
+
+fn read(path: &Path, source: io::Error) -> Error {
+    Error::Read { path: path.display().to_string(), source }
+}
+
+/// Fresh seeds, unless nobody wants them or the generator is not ready. Nothing waits for it.
+fn seeds(line: &str, kaslr: Kaslr) -> Option<Seeds> {
+    if kaslr == Kaslr::Zero || cmdline::has(line, "nokaslr") {
+        log::debug!("no seeds for the next kernel: KASLR is not wanted");
+        return None;
+    }
+    let mut drawn = [0; 72];
+    if !sys::random::fill_if_ready(&mut drawn) {
+        log::info!("no seeds for the next kernel: this kernel's random generator is not ready");
+        return None;
+    }
+    let (kaslr, rng) = drawn.split_first_chunk::<8>()?;
+    Some(Seeds { kaslr: u64::from_ne_bytes(*kaslr), rng: rng.try_into().ok()? })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! A whole machine in a folder: /proc/iomem, /sys/firmware/fdt and a kernel's header.
+
+use super::*;
+use crate::arch::Arch;
+use crate::fetch::operator::vouched;
+use crate::kexec::{Availability, Method};
+
+const TREE: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb");
+
+fn machine() -> (tempfile::TempDir, Paths) {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("proc")).unwrap();
+    fs::create_dir_all(root.path().join("sys/firmware")).unwrap();
+    let paths = Paths::under(root.path());
+    fs::write(paths.iomem(), include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+    fs::write(paths.devicetree(), TREE).unwrap();
+    (root, paths)
+}
+
+fn target(cmdline: &str) -> Target {
+    let mut kernel = include_bytes!("../../image/testdata/debian-6.1-arm64.head").to_vec();
+    kernel.resize(1 << 20, 0);
+    let kernel = vouched("kernel", &mut kernel.as_slice(), u64::MAX).unwrap();
+    let initrd = vouched("initramfs", &mut [1; 5000].as_slice(), u64::MAX).unwrap();
+    Target {
+        kernel: KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap(),
+        initrd: Some(initrd),
+        cmdline: cmdline.to_owned(),
+    }
+}
+
+fn found(calls: &[Call]) -> Preflight {
+    let (file_load, load) = (Availability::Available, Availability::Available);
+    Preflight::for_tests(Arch::Aarch64, file_load, load, calls)
+}
+
+fn tree_of(plan: &Plan) -> &[u8] {
+    for attempt in plan.attempts() {
+        if let Attempt::Load(plan) = attempt
+            && let Some(Content::DeviceTree(tree)) = plan
+                .segments
+                .iter()
+                .map(|segment| &segment.content)
+                .find(|c| matches!(c, Content::DeviceTree(_)))
+        {
+            return tree;
+        }
+    }
+    panic!("no device tree");
+}
+
+fn holds(tree: &[u8], text: &str) -> bool {
+    tree.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn the_plan_shows_every_call_and_segment() {
+    let (_root, paths) = machine();
+    let plan =
+        Plan::new(target("console=ttyAMA0"), &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed)
+            .unwrap();
+    let text = plan.to_string();
+    assert!(text.starts_with("kexec_file_load: kernel "), "{text}");
+    assert!(text.contains("  kernel       0x0040000000..0x004"), "{text}");
+    assert!(text.ends_with("command line: console=ttyAMA0"), "{text}");
+    assert!(holds(tree_of(&plan), "rng-seed"));
+    assert!(!format!("{plan:?}").contains("DeviceTree(["));
+}
+
+#[test]
+fn without_kaslr_no_seed_is_handed_on() {
+    let (_root, paths) = machine();
+    for (line, kaslr) in [("quiet nokaslr", Kaslr::Seed), ("quiet", Kaslr::Zero)] {
+        let plan = Plan::new(target(line), &found(&[Call::FileLoad, Call::Load]), &paths, kaslr).unwrap();
+        assert!(!holds(tree_of(&plan), "-seed"));
+        let Some(Attempt::FileLoad { cmdline }) = plan.attempts().first() else { panic!() };
+        assert_eq!(cmdline.as_c_str(), c"quiet nokaslr");
+    }
+}
+
+#[test]
+fn a_missing_tree_matters_only_where_it_is_needed() {
+    let (_root, paths) = machine();
+    fs::remove_file(paths.devicetree()).unwrap();
+    let both = Plan::new(target("a"), &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert_eq!(both.attempts().len(), 1);
+    let error = Plan::new(target("a"), &found(&[Call::Load]), &paths, Kaslr::Seed).unwrap_err();
+    assert!(error.to_string().contains("sys/firmware/fdt"), "{error}");
+}
+
+#[test]
+fn a_command_line_over_the_kernels_limit_is_refused() {
+    let (_root, paths) = machine();
+    for calls in [[Call::FileLoad], [Call::Load]] {
+        let error = Plan::new(target(&"x".repeat(2048)), &found(&calls), &paths, Kaslr::Seed).unwrap_err();
+        assert!(matches!(error, Error::CmdlineTooLong { length: 2048, limit: 2047 }));
+    }
+}
+
+#[test]
+fn methods_have_names() {
+    assert_eq!("load".parse::<Method>().unwrap(), Method::Load);
+    assert!("x\n".parse::<Method>().is_err());
+}

@@ -1,0 +1,120 @@
+//! phasectl as people run it: the real binary, its files and its exit codes, with openssl, cpio and
+//! curl on the other side.
+//!
+//! Kernels, programs and modules are small files made here, with the headers of real ones.
+
+// The lints that keep PID 1 from panicking: a test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+mod initramfs;
+mod inspect;
+mod keygen;
+mod publish;
+mod serve;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A release that can be published from a [`workshop`].
+const PUBLISH: &str = "publish --key k.key --into tree --arch x86_64 --kernel bzimage --initramfs initrd";
+/// An initramfs that can be packed there.
+const PACK: &str = "initramfs --out out.img --payload payload --key k.pub";
+
+const X86_64: u16 = 62;
+const AARCH64: u16 = 183;
+
+fn phasectl<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = I>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_phasectl"))
+        .current_dir(folder)
+        .env_remove("SOURCE_DATE_EPOCH")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Runs a command line whose words are separated by blanks, which must succeed.
+fn done(folder: &Path, line: &str) -> String {
+    let output = phasectl(folder, line.split_ascii_whitespace());
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command line that must be refused with `code` and one line that has `part` in it.
+fn refused(folder: &Path, line: &str, code: i32, part: &str) {
+    let output = phasectl(folder, line.split_ascii_whitespace());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+    assert!(said.contains(part), "{line}: {said}");
+    if code != 2 {
+        assert_eq!(said.lines().count(), 1, "{line}: {said}");
+    }
+}
+
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).current_dir(folder).args(arguments).output().unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+/// An ELF program with one PT_INTERP segment if `interpreter` is not empty.
+fn elf(machine: u16, interpreter: &str) -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
+    elf.extend(machine.to_le_bytes());
+    elf.extend(1_u32.to_le_bytes());
+    elf.extend(0x40_0000_u64.to_le_bytes()); // e_entry
+    elf.extend(64_u64.to_le_bytes()); // e_phoff
+    elf.extend(0_u64.to_le_bytes()); // e_shoff
+    elf.extend(0_u32.to_le_bytes());
+    for half in [64, 56, u16::from(!interpreter.is_empty()), 64, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    if !interpreter.is_empty() {
+        let size = interpreter.len() as u64 + 1;
+        elf.extend(3_u32.to_le_bytes()); // PT_INTERP
+        elf.extend(4_u32.to_le_bytes());
+        for word in [120, 0, 0, size, size, 1_u64] {
+            elf.extend(word.to_le_bytes());
+        }
+        elf.extend(interpreter.as_bytes());
+        elf.push(0);
+    }
+    elf
+}
+
+fn program(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A folder with a key pair `k`, kernels of both architectures, an initramfs and static programs.
+fn workshop() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut bzimage = vec![0; 70_000];
+    bzimage[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    bzimage[0x236] = 1;
+    fs::write(at("bzimage"), bzimage).unwrap();
+    let mut image = vec![0; 70_000];
+    image[56..60].copy_from_slice(b"ARM\x64");
+    fs::write(at("image"), image).unwrap();
+    fs::write(at("initrd"), b"an initramfs").unwrap();
+    fs::write(at("empty"), b"").unwrap();
+    program(&at("payload"), &elf(X86_64, ""));
+    program(&at("payload-arm64"), &elf(AARCH64, ""));
+    program(&at("dynamic"), &elf(X86_64, "/lib64/ld-linux-x86-64.so.2"));
+    done(folder.path(), "keygen --out k");
+    folder
+}

@@ -1,0 +1,164 @@
+//! The published tree and its signatures.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{PUBLISH, done, json, mode, refused, run, workshop};
+
+fn published(folder: &Path) -> Value {
+    json(&fs::read(folder.join("tree/stable/x86_64/manifest.signed.json")).unwrap())
+}
+
+#[test]
+fn openssl_verifies_what_is_published() {
+    let folder = workshop();
+    let at = folder.path();
+    let said = json(done(at, &format!("{PUBLISH} --cmdline quiet --json")).as_bytes());
+    let mut manifest = published(at);
+    let signed = manifest["signed"]["data"].as_str().unwrap().to_owned();
+    let data = STANDARD.decode(signed).unwrap();
+    let signature = manifest["signatures"][0].clone();
+    assert_eq!(signature["keyid"], said["keyids"][0]);
+    fs::write(at.join("digest"), Sha256::digest(&data)).unwrap();
+    fs::write(at.join("sig"), STANDARD.decode(signature["sig"].as_str().unwrap()).unwrap()).unwrap();
+    let verify =
+        ["pkeyutl", "-verify", "-pubin", "-inkey", "k.pub", "-rawin", "-in", "digest", "-sigfile", "sig"];
+    let openssl = run(at, "openssl", &verify);
+    assert!(openssl.status.success(), "{}", String::from_utf8_lossy(&openssl.stdout));
+
+    let fields = manifest.as_object_mut().unwrap();
+    fields.remove("signed");
+    fields.remove("signatures");
+    assert_eq!(json(&data), manifest, "the outer copy");
+    let names: Vec<&String> = manifest.as_object().unwrap().keys().collect();
+    assert!(names.is_sorted() && !data.contains(&b'\n') && !data.windows(2).any(|w| w == b": "), "canonical");
+    assert_eq!(manifest["version"], "0.1");
+    assert_eq!(manifest["manifest_version"], 1);
+    assert_eq!((&manifest["channel"], &manifest["arch"]), (&"stable".into(), &"x86_64".into()));
+    assert_eq!(manifest["cmdline"], "quiet");
+    for (name, source) in [("kernel", "bzimage"), ("initramfs", "initrd")] {
+        let artifact = &manifest["artifacts"][name];
+        let stored = at.join("tree/stable/x86_64").join(artifact["urls"][0].as_str().unwrap());
+        let bytes = fs::read(&stored).unwrap();
+        assert_eq!(bytes, fs::read(at.join(source)).unwrap());
+        assert_eq!(artifact["size"], bytes.len());
+        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(artifact["hash"], format!("sha256:{hash}").as_str());
+        assert_eq!(stored.file_name().unwrap().to_str().unwrap(), format!("{name}-{}", &hash[..16]));
+        assert_eq!(mode(&stored), 0o644);
+    }
+    let left = fs::read_dir(at.join("tree/stable/x86_64")).unwrap().count();
+    assert_eq!(left, 3, "no temporary files");
+}
+
+#[test]
+fn versions_rise_and_old_artifacts_stay() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, PUBLISH);
+    let old = published(at)["artifacts"]["kernel"]["urls"][0].as_str().unwrap().to_owned();
+    let path = at.join("tree/stable/x86_64").join(&old);
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let first = inode(&path);
+    done(at, PUBLISH);
+    assert_eq!(published(at)["manifest_version"], 2);
+    assert_eq!(inode(&path), first, "a file somebody may be fetching is left alone");
+
+    let mut kernel = fs::read(at.join("bzimage")).unwrap();
+    kernel.push(1);
+    fs::write(at.join("bzimage"), kernel).unwrap();
+    refused(
+        at,
+        &format!("{PUBLISH} --manifest-version 2"),
+        1,
+        "version 2 is published already, with other content",
+    );
+    refused(at, &format!("{PUBLISH} --manifest-version 1"), 1, "manifest version 1 is lower than 2");
+    refused(at, &format!("{PUBLISH} --manifest-version 0"), 2, "0");
+    assert_eq!(published(at)["manifest_version"], 2);
+    done(at, &format!("{PUBLISH} --manifest-version 10"));
+    done(at, &format!("{PUBLISH} --manifest-version 10 --expires 60d"));
+    assert_eq!(published(at)["manifest_version"], 10);
+    assert!(path.exists());
+    assert_ne!(published(at)["artifacts"]["kernel"]["urls"][0], old.as_str());
+
+    // A damaged file under an artifact's name is replaced.
+    let name = published(at)["artifacts"]["initramfs"]["urls"][0].as_str().unwrap().to_owned();
+    let path = at.join("tree/stable/x86_64").join(name);
+    fs::write(&path, b"damaged").unwrap();
+    done(at, PUBLISH);
+    assert_eq!(fs::read(path).unwrap(), b"an initramfs");
+
+    fs::write(at.join("tree/stable/x86_64/manifest.signed.json"), "{").unwrap();
+    refused(at, PUBLISH, 1, "is damaged");
+}
+
+#[test]
+fn two_keys_make_two_signatures_and_a_base_makes_urls_absolute() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out k2");
+    done(
+        at,
+        &format!("{PUBLISH} --key k2.key --channel beta --url-base https://a.example/x/ --url-base http://b"),
+    );
+    let manifest = json(&fs::read(at.join("tree/beta/x86_64/manifest.signed.json")).unwrap());
+    assert_eq!(manifest["signatures"].as_array().unwrap().len(), 2);
+    let urls = manifest["artifacts"]["kernel"]["urls"].as_array().unwrap();
+    assert!(urls[0].as_str().unwrap().starts_with("https://a.example/x/beta/x86_64/kernel-"));
+    assert!(urls[1].as_str().unwrap().starts_with("http://b/beta/x86_64/kernel-"));
+    refused(at, &format!("{PUBLISH} --key k.key"), 1, "which was given already");
+}
+
+#[test]
+fn what_cannot_boot_is_not_published() {
+    let folder = workshop();
+    let at = folder.path();
+    let with = |kernel: &str, initramfs: &str, key: &str| {
+        format!("publish --key {key} --into tree --arch x86_64 --kernel {kernel} --initramfs {initramfs}")
+    };
+    refused(at, &with("image", "initrd", "k.key"), 1, "kernel image is for arm64 (Image), not for x86_64");
+    refused(at, &with("initrd", "initrd", "k.key"), 1, "initrd is not a kernel for x86_64");
+    refused(at, &with("empty", "initrd", "k.key"), 1, "kernel empty is empty");
+    refused(at, &with("bzimage", "empty", "k.key"), 1, "initramfs empty is empty");
+    refused(at, &with("bzimage", "none", "k.key"), 1, "cannot open none");
+    refused(at, &with("bzimage", ".", "k.key"), 1, ". is a directory");
+    refused(at, &with("bzimage", "initrd", "none.key"), 1, "cannot open none.key");
+    refused(at, &with("bzimage", "initrd", "k.pub"), 1, "k.pub is open to others (mode 0644)");
+    fs::copy(at.join("k.pub"), at.join("p")).unwrap();
+    fs::set_permissions(at.join("p"), fs::Permissions::from_mode(0o600)).unwrap();
+    refused(at, &with("bzimage", "initrd", "p"), 1, "p is a public key");
+    fs::set_permissions(at.join("k.key"), fs::Permissions::from_mode(0o604)).unwrap();
+    refused(at, PUBLISH, 1, "private key k.key is open to others (mode 0604); chmod 600 k.key");
+    fs::set_permissions(at.join("k.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    refused(at, &format!("{PUBLISH} --channel ../x"), 2, "a letter or digit");
+    refused(at, &format!("{PUBLISH} --expires soon"), 2, "such as 30d");
+    refused(at, &PUBLISH.replace("x86_64", "riscv64"), 2, "unknown architecture");
+    assert!(!at.join("tree/stable/x86_64/manifest.signed.json").exists());
+    let left = fs::read_dir(at.join("tree/stable/x86_64")).map_or(0, |files| {
+        files
+            .filter(|file| !file.as_ref().unwrap().file_name().to_str().unwrap().starts_with("kernel-"))
+            .count()
+    });
+    assert_eq!(left, 0, "no temporary files");
+    done(at, &PUBLISH.replace("x86_64", "aarch64").replace("bzimage", "image"));
+    assert!(at.join("tree/stable/arm64/manifest.signed.json").exists());
+}
+
+#[test]
+fn one_publisher_at_a_time() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, PUBLISH);
+    let lock = fs::File::open(at.join("tree/stable/x86_64")).unwrap();
+    lock.lock().unwrap();
+    refused(at, PUBLISH, 1, "another phasectl publishes into tree/stable/x86_64");
+    drop(lock);
+    done(at, PUBLISH);
+}
