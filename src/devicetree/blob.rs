@@ -145,6 +145,18 @@ impl<'a> Blob<'a> {
         self.total_size
     }
 
+    /// Adds reservations for what is not in one already.
+    pub(super) fn reserve(&mut self, wanted: &[Range<u64>]) {
+        for range in wanted.iter().filter(|range| !range.is_empty()) {
+            let covered = |have: &Reservation| {
+                have.address <= range.start && range.end <= have.address.saturating_add(have.size)
+            };
+            if !self.reservations.iter().any(covered) {
+                self.reservations.push(Reservation { address: range.start, size: range.end - range.start });
+            }
+        }
+    }
+
     /// Writes the tokens as a tree of version 17, without FDT_NOP.
     pub(super) fn write(&self) -> Vec<u8> {
         let mut strings = Strings::default();

@@ -86,6 +86,8 @@ pub struct Edits<'a> {
     pub initrd: Option<Range<u64>>,
     /// Fresh seeds, or none. The old ones never survive.
     pub seeds: Option<Seeds>,
+    /// Physical memory that the next kernel must leave alone, besides what is reserved already.
+    pub reserve: &'a [Range<u64>],
 }
 
 /// Copies `tree` for the next kernel. In `/chosen`, which is made if it is missing, only what
@@ -95,6 +97,7 @@ pub struct Edits<'a> {
 pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::parse(tree)?;
     chosen::drop_old_initrd_reservation(&mut blob);
+    blob.reserve(edits.reserve);
     let changes = chosen::changes(edits)?;
     let copy = match rewrite::with_vm_fdt(&blob, &changes) {
         Ok(copy) => copy,

@@ -16,6 +16,7 @@ fn edits() -> Edits<'static> {
         bootargs: Some("console=ttyAMA0 quiet"),
         initrd: Some(0x4800_0000..0x4812_3456),
         seeds: Some(Seeds { kaslr: 0x1122_3344_5566_7788, rng: [0x5a; 64] }),
+        reserve: &[],
     }
 }
 
@@ -112,6 +113,18 @@ fn the_old_ramdisk_is_no_longer_reserved() {
     let left = Blob::parse(&copy).unwrap().reservations;
     assert_eq!(left, [Reservation { address: 0x8000_0000, size: 0x1_0000 }]);
     assert_eq!(Blob::parse(&copy).unwrap().boot_cpu, 3);
+}
+
+#[test]
+fn reservations_are_added_once() {
+    let edits = Edits { reserve: &[0x421a_0000..0x421b_0000, 0x8000_1000..0x8000_2000], ..edits() };
+    for tree in [VIRT, LONG] {
+        let once = prepare(tree, &edits).unwrap();
+        let left = Blob::parse(&once).unwrap().reservations;
+        assert!(left.contains(&Reservation { address: 0x421a_0000, size: 0x1_0000 }));
+        assert_eq!(left.len(), 2);
+        assert_eq!(prepare(&once, &edits).unwrap(), once);
+    }
 }
 
 #[test]

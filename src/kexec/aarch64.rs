@@ -1,6 +1,8 @@
 //! What kexec_load is given on arm64: kernel, ramdisk, device tree, and a trampoline between the
 //! running kernel's last instruction and the next one's first.
 
+use std::ops::Range;
+
 use super::placement::{self, Pieces};
 use super::plan::{Content, LoadPlan, Segment};
 use super::{Error, MemoryMap};
@@ -35,14 +37,20 @@ pub(super) struct Parts<'a> {
     pub(super) tree: &'a [u8],
     pub(super) cmdline: &'a str,
     pub(super) seeds: Option<Seeds>,
+    /// Memory that devices go on using.
+    pub(super) live: &'a [Range<u64>],
     pub(super) page: u64,
 }
 
 /// Places everything in `memory` and writes the tree for it.
 pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Error> {
     // The addresses in the tree have a fixed width: its size does not depend on them.
-    let mut edits =
-        Edits { bootargs: Some(parts.cmdline), initrd: parts.initrd_file.map(|_| 0..0), seeds: parts.seeds };
+    let mut edits = Edits {
+        bootargs: Some(parts.cmdline),
+        initrd: parts.initrd_file.map(|_| 0..0),
+        seeds: parts.seeds,
+        reserve: parts.live,
+    };
     let size = devicetree::prepare(parts.tree, &edits)?.len() as u64;
     let layout = placement::place(
         &memory.usable,
@@ -62,7 +70,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         .map(|(place, size)| place.start..place.start.saturating_add(size));
     let tree = devicetree::prepare(parts.tree, &edits)?;
 
-    let segment = |content, file, place: &std::ops::Range<u64>| Segment {
+    let segment = |content, file, place: &Range<u64>| Segment {
         content,
         file,
         address: place.start,
@@ -137,6 +145,7 @@ mod tests {
                 tree: include_bytes!("../devicetree/testdata/qemu-virt-gicv3.dtb"),
                 cmdline: "console=ttyAMA0",
                 seeds: None,
+                live: &[],
                 page: 4096,
             },
         )

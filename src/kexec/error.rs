@@ -73,6 +73,11 @@ pub enum Error {
     /// Memory is too small or too fragmented.
     #[error("no place for {what}: {} wanted, {} is the largest piece of usable memory", bytes(*size), bytes(*largest))]
     NoPlace { what: &'static str, size: u64, largest: u64 },
+    /// kexec_file_load places things itself, and knows nothing of these tables.
+    #[error(
+        "kexec_file_load would load over the interrupt controller's live table at {address:#x}, which destroys the next kernel"
+    )]
+    LiveTable { address: u64 },
     /// The tree for the next kernel.
     #[error(transparent)]
     DeviceTree(#[from] devicetree::Error),
@@ -126,6 +131,7 @@ impl Error {
             | Self::Read { .. }
             | Self::Iomem { .. }
             | Self::NoRam
+            | Self::LiveTable { .. }
             | Self::NoWay => Exit::LoadFailed,
             Self::DeviceTree(error) => error.exit(),
             Self::Load { attempts } => {
@@ -160,6 +166,9 @@ impl Error {
             }
             Self::Read { .. } => "are /proc and /sys mounted?",
             Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",
+            Self::LiveTable { .. } => {
+                "start this machine with irqchip.gicv3_nolpi=1 on the first kernel's command line, by UEFI, or from a kernel with CONFIG_KEXEC"
+            }
             Self::IomemHidden => "run as root: CAP_SYS_ADMIN shows the addresses",
             Self::NoPlace { .. } | Self::Map { .. } => {
                 "give the machine more memory, or publish smaller images"

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
-use super::{Error, Ranges};
+use super::{Error, Ranges, gic};
 use crate::error::printable;
 
 /// The flags of a page that only CPUs use, of Documentation/admin-guide/mm/pagemap.rst: user memory
@@ -12,6 +12,11 @@ use crate::error::printable;
 const CPU_ONLY: u64 = 1 << 5 | 1 << 7 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 17 | 1 << 22 | 1 << 26;
 /// 19 HWPOISON, 20 NOPAGE, 23 OFFLINE.
 const UNUSABLE: u64 = 1 << 19 | 1 << 20 | 1 << 23;
+
+/// What a GIC writes to lies in whole blocks of this size, aligned to it. Smaller runs of pages
+/// without a flag are the kernel's stacks, modules and free pages in per-CPU lists: everywhere, and
+/// dead with it.
+const LIVE_BLOCK: u64 = gic::TABLE;
 
 /// Physical memory. Addresses in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +70,19 @@ impl MemoryMap {
         Ok(Self { usable, kernel })
     }
 
-    /// Takes away the pages that the running kernel owns for purposes that do not show. A device may
-    /// still write to such a page after the hand-over: a GICv3 keeps its LPI tables. The kernel's
-    /// own place is not looked at, nothing of that kind can be in it. Answers how many bytes went.
+    /// What the running kernel takes for free when it places something itself.
+    pub(super) fn free(&self) -> Ranges {
+        let mut free = self.usable.clone();
+        if let Some(kernel) = &self.kernel {
+            free.remove(kernel);
+        }
+        free
+    }
+
+    /// Takes away the pages that the running kernel owns for purposes that do not show, where they
+    /// make up a [`LIVE_BLOCK`]. An interrupt controller may still write there after the hand-over:
+    /// a GICv3 keeps its LPI tables. The kernel's own place is not looked at: it was taken before
+    /// any table was. Answers how many bytes went.
     pub fn avoid_kernel_owned(&mut self, kpageflags: &mut (impl Read + Seek), page: u64) -> io::Result<u64> {
         let mut owned = Ranges::default();
         for range in self.usable.iter() {
@@ -124,7 +139,7 @@ fn scan(
             match run {
                 None if is_owned => run = Some(number),
                 Some(start) if !is_owned => {
-                    owned.add(start.saturating_mul(page)..number.saturating_mul(page));
+                    add_live(owned, start.saturating_mul(page)..number.saturating_mul(page));
                     run = None;
                 }
                 _ => {}
@@ -133,9 +148,17 @@ fn scan(
         }
     }
     if let Some(start) = run {
-        owned.add(start.saturating_mul(page)..number.saturating_mul(page));
+        add_live(owned, start.saturating_mul(page)..number.saturating_mul(page));
     }
     Ok(())
+}
+
+/// Adds `run` to `owned` if a whole [`LIVE_BLOCK`] is in it.
+fn add_live(owned: &mut Ranges, run: Range<u64>) {
+    let block = run.start.checked_next_multiple_of(LIVE_BLOCK).and_then(|at| at.checked_add(LIVE_BLOCK));
+    if block.is_some_and(|end| end <= run.end) {
+        owned.add(run);
+    }
 }
 
 #[cfg(test)]
@@ -196,19 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn kernel_owned_pages_are_left_out_but_not_the_kernels_place() {
-        let iomem = "00000000-0003ffff : System RAM\n  00004000-00007fff : Kernel code\n";
+    fn kernel_owned_blocks_are_left_out_but_not_the_kernels_place() {
+        let iomem = "00000000-000fffff : System RAM\n  00040000-0006ffff : Kernel code\n";
         let mut map = MemoryMap::parse(iomem).unwrap();
-        let mut flags = vec![1u64 << 10; 64];
-        flags[2] = 0;
-        flags[3] = 1 << 5 | 1 << 19;
-        flags[4] = 0;
-        flags[10] = 1 << 32;
-        flags[11] = 1 << 7;
+        let mut flags = vec![1u64 << 10; 256];
+        // 0x10000..0x20000: one block. 0x28000..0x38000: as large, but not aligned.
+        flags[0x10..0x20].fill(0);
+        flags[0x28..0x38].fill(0);
+        // The kernel's own, and a reserved block behind it.
+        flags[0x40..0x60].fill(0);
+        flags[0x80..0x90].fill(1 << 32);
+        // User memory, broken; slab.
+        flags[0xa0..0xb0].fill(1 << 5 | 1 << 19);
+        flags[0xc0..0xd0].fill(1 << 7);
         let words: Vec<u8> = flags.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let gone = map.avoid_kernel_owned(&mut Cursor::new(words), 4096).unwrap();
-        assert_eq!(gone, 3 * 4096);
-        assert!(map.usable.iter().eq(&[0..0x2000, 0x4000..0xa000, 0xb000..0x4_0000]));
+        assert_eq!(gone, 3 * 0x1_0000);
+        let left = [0..0x1_0000, 0x2_0000..0x8_0000, 0x9_0000..0xa_0000, 0xb_0000..0x10_0000];
+        assert!(map.usable.iter().eq(&left));
     }
 
     #[test]
@@ -218,7 +246,7 @@ mod tests {
         words.extend_from_slice(&(1u64 << 10).to_ne_bytes());
         let gone = map.avoid_kernel_owned(&mut Cursor::new(words), 4096).unwrap();
         assert_eq!(gone, 9000 * 4096);
-        assert!(map.usable.iter().eq(&[9000 * 4096..0x800_0000]));
+        assert!(map.usable.iter().eq([&(9000 * 4096..0x800_0000)]));
     }
 
     proptest! {

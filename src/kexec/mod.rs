@@ -9,6 +9,7 @@ mod aarch64;
 pub mod cmdline;
 mod errno;
 mod error;
+mod gic;
 mod handoff;
 mod memory;
 mod placement;

@@ -10,7 +10,8 @@ use std::path::Path;
 use super::aarch64::{self, Parts};
 use super::errno::other_call_may_do;
 use super::handoff::Loaded;
-use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline};
+use super::placement::{self, Pieces};
+use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, gic};
 use crate::devicetree::{self, Seeds};
 use crate::fetch::VerifiedArtifact;
 use crate::image::{Arm64Image, Header, KernelImage};
@@ -93,21 +94,29 @@ impl Plan {
     /// Plans each call that `preflight` found. Reads the memory map and the device tree; changes
     /// nothing.
     pub fn new(target: Target, preflight: &Preflight, paths: &Paths, kaslr: Kaslr) -> Result<Self, Error> {
+        let exposed = exposed_tables(&target, paths);
+        let mut calls = preflight.calls().to_vec();
+        if !exposed.is_empty() {
+            // Only what we place ourselves is sure to stay clear of the tables.
+            calls.sort_by_key(|&call| call == Call::FileLoad);
+        }
         let mut attempts = Vec::new();
-        for &call in preflight.calls() {
-            match call {
-                Call::FileLoad => attempts.push(file_load(&target, kaslr)?),
-                Call::Load => match (load(&target, paths, kaslr), attempts.is_empty()) {
-                    (Ok(attempt), _) => attempts.push(attempt),
-                    (Err(error), true) => return Err(error),
-                    (Err(error), false) => {
-                        log::warn!("kexec_load is no way out if kexec_file_load fails: {error}")
-                    }
-                },
+        let mut obstacle = Error::NoWay;
+        for call in calls {
+            let attempt = match call {
+                Call::FileLoad => file_load(&target, kaslr, &exposed),
+                Call::Load => load(&target, paths, kaslr),
+            };
+            match attempt {
+                Ok(attempt) => attempts.push(attempt),
+                Err(error) => {
+                    log::debug!("{call} is no way: {error}");
+                    obstacle = error;
+                }
             }
         }
         if attempts.is_empty() {
-            return Err(Error::NoWay);
+            return Err(obstacle);
         }
         Ok(Self { target, attempts, paths: paths.clone() })
     }
@@ -203,8 +212,55 @@ impl fmt::Display for Plan {
     }
 }
 
+/// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
+/// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
+/// none.
+fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
+    let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
+    let live = gic::live_tables(&paths.kmsg());
+    let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
+    else {
+        return Vec::new();
+    };
+    let places = placement::by_file_load(
+        &memory.free(),
+        &Pieces {
+            text_offset: kernel.text_offset,
+            kernel: kernel.memory,
+            initrd: target.initrd.as_ref().map(VerifiedArtifact::size),
+            tree: 0,
+            trampoline: 0,
+            page: sys::kexec::page_size(),
+        },
+    );
+    live.into_iter()
+        .filter(|table| memory.usable.contains(table))
+        .map(|table| Exposed {
+            address: table.start,
+            overwritten: places.iter().any(|place| place.start < table.end && table.start < place.end),
+        })
+        .collect()
+}
+
+/// A live table in memory that is not reserved.
+#[derive(Clone, Copy, Debug)]
+struct Exposed {
+    address: u64,
+    /// By kexec_file_load.
+    overwritten: bool,
+}
+
 /// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
-fn file_load(target: &Target, kaslr: Kaslr) -> Result<Attempt, Error> {
+fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
+    if let Some(table) = exposed.iter().find(|table| table.overwritten) {
+        return Err(Error::LiveTable { address: table.address });
+    }
+    if let Some(table) = exposed.first() {
+        log::warn!(
+            "kexec_file_load leaves the interrupt controller's table at {:#x} unreserved",
+            table.address
+        );
+    }
     let mut line = target.cmdline.clone();
     if kaslr == Kaslr::Zero && !cmdline::has(&line, "nokaslr") {
         log::info!("no KASLR is wanted and kexec_file_load makes its own seed: nokaslr added");
@@ -225,8 +281,14 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
     };
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
+    let live = gic::live_tables(&paths.kmsg());
+    let mut memory = memory(paths, page)?;
+    for table in &live {
+        log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
+        memory.usable.remove(table);
+    }
     let plan = aarch64::plan(
-        &memory(paths, page)?,
+        &memory,
         Parts {
             kernel,
             kernel_file: target.kernel.artifact().size(),
@@ -234,6 +296,7 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
             tree: &device_tree(&paths.devicetree())?,
             cmdline: &target.cmdline,
             seeds: seeds(&target.cmdline, kaslr),
+            live: &live,
             page,
         },
     )?;

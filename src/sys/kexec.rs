@@ -11,6 +11,13 @@ use crate::sys::memfd::last_errno;
 const FILE_UNLOAD: libc::c_ulong = 1;
 const FILE_NO_INITRAMFS: libc::c_ulong = 4;
 
+/// asm/unistd_64.h. `libc` has it for some targets only.
+#[cfg(target_arch = "x86_64")]
+const SYS_KEXEC_FILE_LOAD: libc::c_long = 320;
+/// asm-generic/unistd.h. `libc` has it for some targets only.
+#[cfg(target_arch = "aarch64")]
+const SYS_KEXEC_FILE_LOAD: libc::c_long = 294;
+
 /// One piece of memory for kexec_load: `buf` goes to physical `mem`, zero-filled up to `memsz`.
 /// `mem` and `memsz` are multiples of the page size. Layout: `struct kexec_segment` of linux/kexec.h.
 #[repr(C)]
@@ -89,7 +96,7 @@ pub fn file_load(
     // SAFETY: `cmdline` is `length` readable bytes that end in NUL; the descriptors are borrowed.
     check(unsafe {
         libc::syscall(
-            libc::SYS_kexec_file_load,
+            SYS_KEXEC_FILE_LOAD,
             kernel.as_fd().as_raw_fd(),
             initrd,
             length,
@@ -105,7 +112,7 @@ pub fn probe_file_load() -> Errno {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
     let result = unsafe {
         libc::syscall(
-            libc::SYS_kexec_file_load,
+            SYS_KEXEC_FILE_LOAD,
             -1,
             -1,
             0usize,
@@ -134,7 +141,7 @@ pub fn unload() -> Result<(), Errno> {
             // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flag.
             check(unsafe {
                 libc::syscall(
-                    libc::SYS_kexec_file_load,
+                    SYS_KEXEC_FILE_LOAD,
                     -1,
                     -1,
                     0usize,

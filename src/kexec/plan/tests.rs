@@ -89,6 +89,34 @@ fn a_missing_tree_matters_only_where_it_is_needed() {
 }
 
 #[test]
+fn kexec_file_load_is_kept_off_live_tables() {
+    let (root, paths) = machine();
+    fs::create_dir_all(root.path().join("dev")).unwrap();
+    let log = |address: u64| {
+        fs::write(paths.kmsg(), format!("6,1,0,-;GICv3: using LPI property table @{address:#018x}\n"))
+            .unwrap();
+    };
+    let both = [Call::FileLoad, Call::Load];
+    let plan = |calls: &[Call]| Plan::new(target("a"), &found(calls), &paths, Kaslr::Seed);
+
+    // Behind the running kernel, where kexec_file_load puts the next one.
+    log(0x421a_0000);
+    let planned = plan(&both).unwrap();
+    assert!(matches!(planned.attempts(), [Attempt::Load(_)]));
+    let reserved = [0x421a_0000u64.to_be_bytes(), 0x1_0000u64.to_be_bytes()].concat();
+    assert!(tree_of(&planned).windows(16).any(|window| window == reserved));
+    assert!(matches!(plan(&[Call::FileLoad]), Err(Error::LiveTable { address: 0x421a_0000 })));
+
+    // Far away: possible, but second best.
+    log(0x7000_0000);
+    assert!(matches!(plan(&both).unwrap().attempts(), [Attempt::Load(_), Attempt::FileLoad { .. }]));
+
+    // Reserved.
+    log(0x4820_0000);
+    assert!(matches!(plan(&both).unwrap().attempts(), [Attempt::FileLoad { .. }, Attempt::Load(_)]));
+}
+
+#[test]
 fn a_command_line_over_the_kernels_limit_is_refused() {
     let (_root, paths) = machine();
     for calls in [[Call::FileLoad], [Call::Load]] {
