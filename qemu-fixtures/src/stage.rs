@@ -62,6 +62,9 @@ impl Tools {
     }
 }
 
+/// What the machines' devices need; phasectl's own choice has the drivers of real clouds, too.
+const MODULES: [&str; 3] = ["virtio_net", "virtio_pci", "virtio_rng"];
+
 /// The host's binary, built like any other of the workspace.
 fn phasectl() -> Result<PathBuf> {
     println!("building phasectl");
@@ -136,7 +139,7 @@ impl<'a> Stage<'a> {
         fs::write(&file, secret)?;
         let out = self.path("target.img");
         let mut command = self.tools.phasectl("initramfs");
-        command.arg("--out").arg(&out).arg("--no-keys");
+        command.arg("--out").arg(&out).args(["--no-keys", "--compress", "fast"]);
         command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
         command.args(["--file", &format!("{}:/target-secret", file.display())]);
         run::quiet(&mut command)?;
@@ -192,10 +195,13 @@ impl<'a> Stage<'a> {
     pub(crate) fn initramfs(&self, kernel: Id, packing: Packing<'_>) -> Result<PathBuf> {
         let out = self.path("phaseboot.img");
         let mut command = self.tools.phasectl("initramfs");
-        command.arg("--out").arg(&out);
+        command.arg("--out").arg(&out).args(["--compress", "fast"]);
         command.arg("--payload").arg(&self.tools.built(kernel.arch())?.payload);
         if let Some(modules) = &self.tools.kernel(kernel)?.modules {
             command.arg("--modules").arg(modules);
+            for module in MODULES {
+                command.args(["--module", module]);
+            }
         }
         match packing.key {
             Some(key) => command.arg("--key").arg(&key.public),
