@@ -69,8 +69,8 @@ paths! {
     lockdown = "sys/kernel/security/lockdown";
     /// The flattened device tree this kernel was given.
     devicetree = "sys/firmware/fdt";
-    /// Where every device shows its `modalias`.
-    devices = "sys/devices";
+    /// Where every bus lists its devices.
+    buses = "sys/bus";
     /// Network interfaces.
     interfaces = "sys/class/net";
     /// The names of the consoles the kernel writes to.
