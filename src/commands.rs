@@ -217,7 +217,8 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
 
 /// A file that the operator names, in sealed memory.
 fn vouched(name: &'static str, path: &Path) -> Result<VerifiedArtifact, Error> {
-    let mut file = fs::File::open(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
+    let mut file =
+        fs::File::open(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
     Ok(operator::vouched(name, &mut file, MOST_FILE_BYTES)?)
 }
 

@@ -66,16 +66,17 @@ fn target_env(command: &mut Command, arch: Arch, linker: &Path, flags: &[String]
     let big = small.to_uppercase();
     command
         .env(format!("CC_{small}"), linker)
+        .env(format!("CFLAGS_{small}"), "-fno-asynchronous-unwind-tables -fno-unwind-tables")
         .env(format!("CARGO_TARGET_{big}_LINKER"), linker)
         .env(format!("CARGO_TARGET_{big}_RUSTFLAGS"), flags.join(" "));
 }
 
 /// Flags of both ways: a static executable at a fixed address, without this machine's folders in it.
+/// Nothing unwinds through `panic=abort`, so the tables for it (a tenth of the file) are left out.
 fn flags() -> Vec<String> {
     let mut flags = vec![
         "-Crelocation-model=static".to_owned(),
         "-Ctarget-feature=+crt-static".to_owned(),
-        // With panic=abort nobody unwinds: a quarter of a megabyte.
         "-Cforce-unwind-tables=no".to_owned(),
         format!("--remap-path-prefix={}=phaseboot", folders::workspace().display()),
     ];

@@ -8,6 +8,11 @@ pub struct Parameter<'a> {
 }
 
 impl<'a> Parameter<'a> {
+    /// One of the [`words`] of a line.
+    pub fn new(raw: &'a str) -> Self {
+        Self { raw }
+    }
+
     /// As it stands on the line, fit to be put on another.
     pub fn raw(self) -> &'a str {
         self.raw
@@ -50,26 +55,17 @@ pub fn same_name(a: &str, b: &str) -> bool {
 
 /// The parameters of `line`, up to `--`, after which everything is for init.
 pub fn parameters(line: &str) -> impl Iterator<Item = Parameter<'_>> {
-    split(line).take_while(|raw| *raw != "--").map(|raw| Parameter { raw })
+    words(line).take_while(|raw| *raw != "--").map(Parameter::new)
 }
 
-/// The words of `line`: white space separates them, except between quotes.
-fn split(line: &str) -> impl Iterator<Item = &str> {
-    let mut rest = line;
-    std::iter::from_fn(move || {
-        rest = rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
-        if rest.is_empty() {
-            return None;
-        }
-        let mut quoted = false;
-        let end = rest.find(|c: char| {
-            quoted ^= c == '"';
-            !quoted && c.is_ascii_whitespace()
-        });
-        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
-        rest = after;
-        Some(word)
+/// The words of `line`: white space separates them, except between quotes. The quotes stay.
+pub fn words(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |c: char| {
+        quoted ^= c == '"';
+        !quoted && (c.is_ascii_whitespace() || matches!(c, '\u{b}' | '\0'))
     })
+    .filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -93,6 +89,12 @@ mod tests {
                 ("empty", Some("")),
             ]
         );
+    }
+
+    #[test]
+    fn quoted_words_stay_whole() {
+        let found: Vec<_> = words("  a  b=\"c d\" \"e=f g\"\th \"\" ").collect();
+        assert_eq!(found, ["a", "b=\"c d\"", "\"e=f g\"", "h", "\"\""]);
     }
 
     #[test]

@@ -17,49 +17,51 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const READING_TIME: Duration = Duration::from_secs(30);
 const SHELLS: [&str; 4] = ["/bin/sh", "/bin/bash", "/bin/ash", "/bin/busybox"];
 
-/// The failure policy of this boot, and how often it was needed.
+/// What the attempts so far have come to.
 #[derive(Debug)]
 pub(super) struct FailurePolicy {
-    on_fail: OnFail,
+    /// Before the next attempt.
     pause: Duration,
 }
 
-impl FailurePolicy {
-    pub(super) fn new(on_fail: OnFail) -> Self {
-        Self { on_fail, pause: FIRST_PAUSE }
+impl Default for FailurePolicy {
+    fn default() -> Self {
+        Self { pause: FIRST_PAUSE }
     }
+}
 
+impl FailurePolicy {
     /// Acts on a failed attempt. Returns if the boot is to be attempted again.
-    pub(super) fn act(&mut self, exit: Exit) {
-        match self.on_fail {
+    pub(super) fn act(&mut self, on_fail: OnFail, exit: Exit) {
+        match on_fail {
             OnFail::Retry if exit.may_pass() => {
                 info!("trying again in {} s", self.pause.as_secs());
                 std::thread::sleep(self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
             OnFail::Retry => {
-                info!("trying again cannot help; restarting in {} s", READING_TIME.as_secs());
-                std::thread::sleep(READING_TIME);
-                end(RebootCommand::Restart);
+                info!("trying again cannot help");
+                restart();
             }
-            OnFail::Reboot => {
-                info!("restarting in {} s", READING_TIME.as_secs());
-                std::thread::sleep(READING_TIME);
-                end(RebootCommand::Restart);
-            }
+            OnFail::Reboot => restart(),
             OnFail::PowerOff => {
                 info!("powering off");
                 end(RebootCommand::PowerOff);
             }
             OnFail::Shell => {
                 if !shell() {
-                    info!("restarting in {} s", READING_TIME.as_secs());
-                    std::thread::sleep(READING_TIME);
-                    end(RebootCommand::Restart);
+                    restart();
                 }
             }
         }
     }
+}
+
+/// Restarts the machine when there was time to read why.
+fn restart() -> ! {
+    info!("restarting in {} s", READING_TIME.as_secs());
+    std::thread::sleep(READING_TIME);
+    end(RebootCommand::Restart)
 }
 
 /// Runs the initramfs's shell on the console until it ends; false if there is none.
@@ -84,7 +86,7 @@ fn shell() -> bool {
 }
 
 /// Restarts or powers off. If even that fails, PID 1 must not end: that would be a panic.
-pub(super) fn end(command: RebootCommand) -> ! {
+fn end(command: RebootCommand) -> ! {
     rustix::fs::sync();
     crate::log::drain();
     if let Err(errno) = rustix::system::reboot(command) {

@@ -23,6 +23,7 @@ use crate::error::{Error as StepError, Exit};
 use crate::manifest::Trust;
 use crate::paths::Paths;
 use crate::sys::process::{Fork, fork};
+use failure::FailurePolicy;
 
 /// What loading and the handoff may take after everything was fetched.
 const GRACE: Duration = Duration::from_secs(120);
@@ -42,7 +43,8 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Fork(_) | Self::Killed(_) => Exit::NotEnoughMemory,
+            Self::Fork(_) | Self::Killed(libc::SIGKILL) => Exit::NotEnoughMemory,
+            Self::Killed(_) => Exit::Internal,
             Self::Hung(_) => Exit::LoadFailed,
         }
     }
@@ -50,7 +52,10 @@ impl Error {
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Fork(_) | Self::Killed(_) => "give the machine more memory; the kernel log has the details",
+            Self::Fork(_) | Self::Killed(libc::SIGKILL) => {
+                "give the machine more memory; the kernel log has the details"
+            }
+            Self::Killed(_) => "this is a fault of phaseboot: report it with the lines above",
             Self::Hung(_) => "the kernel log has the details",
         }
     }
@@ -67,25 +72,17 @@ pub fn run() -> ! {
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
     modules::load_all(&paths);
 
-    let mut on_fail = Policy::default().on_fail;
-    match configure(&paths, &mut on_fail) {
-        Ok((config, trust)) => {
-            let mut policy = failure::FailurePolicy::new(config.on_fail);
-            loop {
-                let exit = attempt(&config, &trust, &paths);
-                policy.act(exit);
+    let mut failures = FailurePolicy::default();
+    loop {
+        let (on_fail, exit) = match configure(&paths) {
+            Ok((config, trust)) => (config.on_fail, attempt(&config, &trust, &paths)),
+            Err((on_fail, error)) => {
+                error!("{}", error.line());
+                // Nothing in an initramfs changes by itself.
+                (if on_fail == OnFail::Retry { OnFail::Reboot } else { on_fail }, error.exit())
             }
-        }
-        Err(error) => {
-            error!("{}", error.line());
-            // Nothing in this initramfs changes by itself.
-            if on_fail == OnFail::Retry {
-                on_fail = OnFail::Reboot;
-            }
-            loop {
-                failure::FailurePolicy::new(on_fail).act(error.exit());
-            }
-        }
+        };
+        failures.act(on_fail, exit);
     }
 }
 
@@ -105,17 +102,18 @@ fn prepare_kernel() {
     let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on");
 }
 
-/// Reads the trust folder and the kernel command line. `on_fail` becomes what they say as far as
-/// they can be read.
-fn configure(paths: &Paths, on_fail: &mut OnFail) -> Result<(Config, Trust), StepError> {
-    let line = config::kernel_cmdline(paths)?;
-    *on_fail = Config::on_fail(&line, &Policy::default());
-    let policy = Trust::read_policy(&paths.trust())?;
-    *on_fail = Config::on_fail(&line, &policy);
-    let config = Config::from_kernel_cmdline(&line, &policy)?;
-    crate::log::configure(config.log, config.debug);
-    let trust = Trust::read(&paths.trust())?;
-    Ok((config, trust))
+/// Reads the trust folder and the kernel command line. An error comes with what they say about
+/// failures, as far as they can be read.
+fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
+    let line = config::kernel_cmdline(paths).map_err(|error| (OnFail::Retry, error.into()))?;
+    let policy = Trust::read_policy(&paths.trust())
+        .map_err(|error| (Config::on_fail(&line, &Policy::default()), error.into()))?;
+    let read = || -> Result<(Config, Trust), StepError> {
+        let config = Config::from_kernel_cmdline(&line, &policy)?;
+        crate::log::configure(config.log, config.debug);
+        Ok((config, Trust::read(&paths.trust())?))
+    };
+    read().map_err(|error| (Config::on_fail(&line, &policy), error))
 }
 
 /// One boot attempt in a child process. Returns how it failed: success does not return.

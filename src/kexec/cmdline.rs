@@ -1,35 +1,12 @@
 //! The next kernel's command line: lib/cmdline.c and kernel/params.c are the grammar.
 
 use super::Error;
+use crate::config::cmdline::{Parameter, parameters, words};
 use crate::error::printable;
-
-/// Splits a kernel command line into its parameters, as next_arg() does: white space separates
-/// them, except between double quotes. The quotes stay.
-pub fn split(line: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    line.split(move |c: char| {
-        quoted ^= c == '"';
-        !quoted && (c.is_ascii_whitespace() || c == '\u{b}')
-    })
-    .filter(|parameter| !parameter.is_empty())
-}
-
-/// The name of a parameter: what stands before `=`, without an opening quote.
-pub fn name(parameter: &str) -> &str {
-    let bare = parameter.strip_prefix('"').unwrap_or(parameter);
-    let name = bare.split_once('=').map_or(bare, |(name, _)| name);
-    name.strip_suffix('"').unwrap_or(name)
-}
-
-/// Whether two names mean the same parameter. To the kernel `-` and `_` are one character.
-pub fn same_name(one: &str, other: &str) -> bool {
-    let dashes = |byte: u8| if byte == b'-' { b'_' } else { byte };
-    one.bytes().map(dashes).eq(other.bytes().map(dashes))
-}
 
 /// Whether the kernel sees the parameter `wanted` on `line`. What follows `--` is for init.
 pub fn has(line: &str, wanted: &str) -> bool {
-    split(line).take_while(|parameter| *parameter != "--").any(|found| same_name(name(found), wanted))
+    parameters(line).any(|parameter| parameter.is(wanted))
 }
 
 /// The command line for the next kernel: `manifest`'s, then each parameter of the `running` kernel
@@ -53,8 +30,8 @@ pub fn compose(
     let mut kernel = Vec::new();
     let mut init = Vec::new();
     take(manifest, &mut kernel, &mut init);
-    let wanted = |parameter: &&str| inherit.iter().any(|wanted| same_name(name(parameter), wanted));
-    for parameter in split(running).take_while(|parameter| *parameter != "--").filter(wanted) {
+    let wanted = |parameter: &Parameter<'_>| inherit.iter().any(|wanted| parameter.is(wanted));
+    for parameter in parameters(running).filter(wanted).map(Parameter::raw) {
         // An open quote would swallow what follows.
         if !kernel.contains(&parameter) && parameter.matches('"').count() % 2 == 0 {
             kernel.push(parameter);
@@ -88,7 +65,7 @@ pub(super) fn with(line: &str, parameter: &str) -> String {
 
 /// Sorts the parameters of `line` into those for the kernel and those for init.
 fn take<'a>(line: &'a str, kernel: &mut Vec<&'a str>, init: &mut Vec<&'a str>) {
-    let mut parameters = split(line);
+    let mut parameters = words(line);
     kernel.extend(parameters.by_ref().take_while(|parameter| *parameter != "--"));
     init.extend(parameters);
 }
@@ -101,15 +78,6 @@ mod tests {
 
     fn inherit() -> Vec<String> {
         ["console", "earlycon", "phase.mode", "phase.no-write"].map(String::from).to_vec()
-    }
-
-    #[test]
-    fn quoted_values_stay_whole() {
-        let parts: Vec<_> = split("  a  b=\"c d\" \"e=f g\"\th \"\" ").collect();
-        assert_eq!(parts, ["a", "b=\"c d\"", "\"e=f g\"", "h", "\"\""]);
-        assert_eq!(name("\"e=f g\""), "e");
-        assert_eq!(name("\"e\""), "e");
-        assert_eq!(name("quiet"), "quiet");
     }
 
     #[test]
@@ -159,8 +127,8 @@ mod tests {
         #[test]
         fn nothing_the_manifest_says_is_lost(manifest in "[a-z=\" -]{0,40}", running in "\\PC{0,60}") {
             if let Ok(line) = compose(&manifest, &running, &inherit(), "", 4096) {
-                for parameter in split(&manifest).filter(|parameter| *parameter != "--") {
-                    prop_assert!(split(&line).any(|found| found == parameter));
+                for parameter in words(&manifest).filter(|parameter| *parameter != "--") {
+                    prop_assert!(words(&line).any(|found| found == parameter));
                 }
             }
         }

@@ -174,6 +174,9 @@ impl Error {
                 "give the machine more memory, or publish smaller images"
             }
             Self::DeviceTree(error) => error.hint(),
+            Self::Load { .. } if self.exit() == Exit::KexecRefused => {
+                "under lockdown or IMA only a kernel signed with a key that this one trusts can be loaded"
+            }
             Self::Load { .. } => "the kernel log may say more",
             Self::Unload { .. } => "",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",

@@ -34,6 +34,8 @@ impl Loaded {
             Ok(text) => release(&text),
             Err(error) => log::warn!("nothing unmounted, mounts cannot be listed: {error}"),
         }
+        log::info!("starting the next kernel");
+        crate::log::drain();
         if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open(self.paths.kmsg()) {
             let _ = kmsg.write_all(b"<5>phaseboot: handing over to the next kernel\n");
         }

@@ -250,6 +250,10 @@ struct Exposed {
     overwritten: bool,
 }
 
+/// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
+/// not: `MAX_ELFCOREHDR_STR_LEN` of arch/x86/kernel/kexec-bzimage64.c.
+const ELFCOREHDR: usize = 30;
+
 /// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
@@ -266,7 +270,11 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
         log::info!("no KASLR is wanted and kexec_file_load makes its own seed: nokaslr added");
         line = cmdline::with(&line, "nokaslr");
     }
-    let line = cmdline::within(line, target.kernel.cmdline_limit())?;
+    let limit = match target.kernel.header() {
+        Header::BzImage(_) => target.kernel.cmdline_limit().saturating_sub(ELFCOREHDR),
+        Header::Arm64(_) => target.kernel.cmdline_limit(),
+    };
+    let line = cmdline::within(line, limit)?;
     let cmdline = CString::new(line).map_err(|error| Error::CmdlineCharacter {
         text: crate::error::printable(&String::from_utf8_lossy(&error.into_vec())),
     })?;

@@ -31,7 +31,7 @@ struct RawSegment {
 
 /// One piece of memory for [`load`]: bytes and their physical place, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
+pub(crate) struct Segment<'a> {
     pub bytes: &'a [u8],
     pub address: u64,
     pub size: u64,
@@ -49,7 +49,7 @@ fn check(result: libc::c_long) -> Result<(), Errno> {
 }
 
 /// Loads `segments`, to be entered at physical `entry`. kexec_load(2)
-pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
+pub(crate) fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
     let size = |n: u64| usize::try_from(n).map_err(|_| Errno::OVERFLOW);
     let mut raw = Vec::with_capacity(segments.len());
     for segment in segments {
@@ -70,7 +70,7 @@ pub fn load(entry: u64, segments: &[Segment<'_>]) -> Result<(), Errno> {
 /// Asks whether kexec_load exists and is allowed (each asking counts against
 /// `kexec_load_limit_reboot` where that is set), without loading or unloading anything: more
 /// segments than `KEXEC_SEGMENT_MAX` are refused with EINVAL, but only after the permission checks.
-pub fn probe_load() -> Errno {
+pub(crate) fn probe_load() -> Errno {
     // SAFETY: the count is over the kernel's maximum, so it answers before it reads the segments.
     let result = unsafe {
         libc::syscall(
@@ -85,7 +85,7 @@ pub fn probe_load() -> Errno {
 }
 
 /// Loads a kernel image and its ramdisk from files, with a command line. kexec_file_load(2)
-pub fn file_load(
+pub(crate) fn file_load(
     kernel: BorrowedFd<'_>,
     initrd: Option<BorrowedFd<'_>>,
     cmdline: &CStr,
@@ -108,7 +108,7 @@ pub fn file_load(
 
 /// Asks whether kexec_file_load exists and is allowed: a descriptor that is not open is refused
 /// with EBADF, but only after the permission checks. Counts against `kexec_load_limit_reboot` too.
-pub fn probe_file_load() -> Errno {
+pub(crate) fn probe_file_load() -> Errno {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
     let result = unsafe {
         libc::syscall(
@@ -124,7 +124,7 @@ pub fn probe_file_load() -> Errno {
 }
 
 /// Forgets a loaded kernel, whichever call loaded it.
-pub fn unload() -> Result<(), Errno> {
+pub(crate) fn unload() -> Result<(), Errno> {
     // SAFETY: with zero segments the pointer is not read.
     let result = unsafe {
         libc::syscall(
