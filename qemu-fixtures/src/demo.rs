@@ -116,26 +116,26 @@ fn judge(said: &Transcript, end: End, secret: &str, log: &Path) -> Result<Value>
 }
 
 /// The way through the machine: from its start to PID 1, phaseboot's steps, the second kernel.
+/// A record is written when something is done: the time before it belongs to its step.
 fn way(steps: &mut Steps, said: &Transcript) {
-    let mut last: Option<(String, Duration)> = None;
-    for record in said.records() {
+    let mut since = Duration::ZERO;
+    for (index, record) in said.records().enumerate() {
         let t = Duration::try_from_secs_f64(record.t).unwrap_or_default();
-        match &mut last {
-            None => steps.0.push(("machine: start to PID 1".into(), record.at.saturating_sub(t))),
-            Some((step, since)) if *step != record.step => {
-                steps.0.push((format!("phaseboot: {step}"), t.saturating_sub(*since)));
-            }
-            Some((step, _)) if *step == record.step => continue,
-            Some(_) => {}
+        if index == 0 {
+            steps.0.push(("machine: start to PID 1".into(), record.at.saturating_sub(t)));
         }
-        last = Some((record.step.to_owned(), t));
+        let name = format!("phaseboot: {}", record.step);
+        let took = t.saturating_sub(since);
+        match steps.0.last_mut() {
+            Some((last, total)) if *last == name => *total += took,
+            _ => steps.0.push((name, took)),
+        }
+        since = t;
     }
     if let (Some(exec), Some((at, _))) = (said.exec(), said.targets().first()) {
-        let (_, since) = last.unwrap_or_default();
-        let t = Duration::try_from_secs_f64(exec.t).unwrap_or_default();
-        steps.0.push(("phaseboot: kexec".into(), t.saturating_sub(since)));
-        steps.0.push(("phaseboot: PID 1 to kexec".into(), t));
         steps.0.push(("second kernel: kexec to its init".into(), at.saturating_sub(exec.at)));
+        let t = Duration::try_from_secs_f64(exec.t).unwrap_or_default();
+        steps.0.push(("(phaseboot, from PID 1 to kexec)".into(), t));
     }
 }
 
