@@ -1,0 +1,191 @@
+//! The `phaseboot` command as scripts see it: exit codes, one line on standard error, and the way from
+//! `phasectl publish` and `serve` to verified files, with both real programs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may panic and print"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use phaseboot::arch::Arch;
+use phaseboot::sys::arch::NATIVE;
+use serde_json::Value;
+
+fn phaseboot(folder: &Path, arguments: &str) -> Output {
+    let words = arguments.split_whitespace();
+    Command::new(env!("CARGO_BIN_EXE_phaseboot")).current_dir(folder).args(words).output().unwrap()
+}
+
+fn phasectl(folder: &Path, arguments: &str) {
+    let words = arguments.split_whitespace();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_phasectl")).current_dir(folder).args(words).output().unwrap();
+    assert!(output.status.success(), "phasectl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a command that has to fail: its exit code, and its one line of explanation.
+fn failure(folder: &Path, arguments: &str) -> (i32, String) {
+    let output = phaseboot(folder, arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let last = text.lines().last().unwrap_or_default().to_owned();
+    let code = output.status.code().unwrap();
+    assert_ne!(code, 0, "phaseboot {arguments}");
+    assert!(last.contains(&format!("(exit code {code})")), "phaseboot {arguments}: {text}");
+    (code, last)
+}
+
+/// The smallest file that is a kernel for this machine by its header, with `fill` for a body.
+fn kernel(fill: u8) -> Vec<u8> {
+    let mut file = vec![fill; 64 * 1024];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    match NATIVE {
+        Arch::X86_64 => {
+            // Documentation/arch/x86/boot.rst: setup_sects, boot_flag, jump, magic, protocol 2.15.
+            put(0x1f1, &[4]);
+            put(0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]);
+            put(0x202, b"HdrS\x0f\x02");
+            put(0x211, &[1]);
+            put(0x1f4, &3800u32.to_le_bytes());
+            put(0x230, &0x20_0000u32.to_le_bytes());
+            put(0x234, &[1, 0, 0x3f, 0]);
+            put(0x238, &2047u32.to_le_bytes());
+            put(0x258, &0x100_0000u64.to_le_bytes());
+            put(0x260, &0x100_0000u32.to_le_bytes());
+        }
+        Arch::Aarch64 => {
+            // Documentation/arch/arm64/booting.rst: text_offset, image_size, flags, magic.
+            put(8, &0u64.to_le_bytes());
+            put(16, &0x10_0000u64.to_le_bytes());
+            put(24, &0xau64.to_le_bytes());
+            put(56, b"ARM\x64");
+        }
+    }
+    file
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Keys, a trust folder and a published tree in one folder.
+fn published() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir_all(at.join("trust/keys")).unwrap();
+    phasectl(at, "keygen --out mine");
+    fs::copy(at.join("mine.pub"), at.join("trust/keys/mine.pub")).unwrap();
+    fs::write(at.join("vmlinuz"), kernel(7)).unwrap();
+    fs::write(at.join("initrd"), vec![9; 10_000]).unwrap();
+    phasectl(
+        at,
+        &format!(
+            "publish --key mine.key --into www --channel stable --arch {NATIVE} --kernel vmlinuz --initramfs initrd"
+        ),
+    );
+    folder
+}
+
+fn serve(folder: &Path) -> (Server, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_phasectl"))
+        .current_dir(folder)
+        .args(["serve", "www", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+    (Server(child), url)
+}
+
+#[test]
+fn mistakes_end_in_usage_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in ["bot", "boot --tust x", "fetch", "kexec", "verify", "fdt", "boot --method both"] {
+        let (code, line) = failure(folder.path(), arguments);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains("phaseboot --help"), "{line}");
+    }
+    let help = phaseboot(folder.path(), "");
+    assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("exit codes:"));
+    assert!(phaseboot(folder.path(), "--version").status.success());
+}
+
+#[test]
+fn verify_says_who_signed_or_why_not() {
+    let folder = published();
+    let at = folder.path();
+    let manifest = format!("www/stable/{NATIVE}/manifest.signed.json");
+    let output = phaseboot(at, &format!("verify {manifest} --trust trust --json"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let verdict: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["manifest_version"], 1);
+    assert_eq!(verdict["signed_by"].as_array().unwrap().len(), 1);
+
+    assert_eq!(failure(at, &format!("verify {manifest} --trust nowhere")).0, 13);
+    assert_eq!(failure(at, &format!("verify {manifest} --trust trust --channel beta")).0, 14);
+    assert_eq!(failure(at, "verify vmlinuz --trust trust").0, 12);
+    assert_eq!(failure(at, "verify absent --trust trust").0, 2);
+    let text = fs::read_to_string(at.join(&manifest)).unwrap();
+    fs::write(at.join("edited"), text.replace("\"stable\"", "\"stabel\"")).unwrap();
+    assert_eq!(failure(at, "verify edited --trust trust").0, 12);
+    phasectl(at, "keygen --out stranger");
+    fs::rename(at.join("stranger.pub"), at.join("trust/keys/mine.pub")).unwrap();
+    assert_eq!(failure(at, &format!("verify {manifest} --trust trust")).0, 13);
+}
+
+#[test]
+fn fetch_leaves_verified_files_or_none() {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    if routes.lines().count() < 2 {
+        println!("skipped: without a route, phaseboot would ask this network for a lease");
+        return;
+    }
+    let folder = published();
+    let at = folder.path();
+    let (_server, url) = serve(at);
+    let output = phaseboot(at, &format!("fetch --out got --provider {url} --trust trust"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(at.join("got/kernel")).unwrap(), kernel(7));
+    assert_eq!(fs::read(at.join("got/initramfs")).unwrap(), vec![9; 10_000]);
+    let manifest = fs::read(at.join(format!("www/stable/{NATIVE}/manifest.signed.json"))).unwrap();
+    assert_eq!(fs::read(at.join("got/manifest.signed.json")).unwrap(), manifest);
+
+    let (code, line) = failure(at, &format!("fetch --out none --provider {url}/nowhere --trust trust"));
+    assert_eq!(code, 11, "{line}");
+    let kernel_file = fs::read_dir(at.join(format!("www/stable/{NATIVE}")))
+        .unwrap()
+        .find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.to_string_lossy().contains("kernel-")))
+        .unwrap();
+    fs::write(kernel_file, kernel(8)).unwrap();
+    let (code, line) = failure(at, &format!("fetch --out none --provider {url} --trust trust"));
+    assert_eq!(code, 15, "{line}");
+    assert!(!at.join("none").exists());
+}
+
+#[test]
+fn fdt_copies_a_tree_without_its_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/src/devicetree/testdata/qemu-virt-gicv3.dtb");
+    let output = phaseboot(at, &format!("fdt --in {tree} --out copy.dtb --print"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let source = String::from_utf8(output.stdout).unwrap();
+    assert!(source.contains("linux,dummy-virt") && source.contains("kaslr-seed = <0x00 0x00>"), "{source}");
+    assert_eq!(fs::metadata(at.join("copy.dtb")).unwrap().len(), fs::metadata(tree).unwrap().len());
+    fs::write(at.join("cut.dtb"), &fs::read(tree).unwrap()[..500]).unwrap();
+    assert_eq!(failure(at, "fdt --in cut.dtb --print").0, 23);
+    assert_eq!(failure(at, "fdt --in absent --print").0, 2);
+}
