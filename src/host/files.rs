@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::output::Progress;
+use crate::manifest::keys::hex;
 
 /// Published files and archives are for everybody to read.
 const PUBLIC_MODE: u32 = 0o644;
@@ -162,11 +163,6 @@ pub fn decompress(bytes: &[u8]) -> Result<Box<dyn Read + '_>> {
     } else {
         Box::new(bytes)
     })
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder a path lies in.
