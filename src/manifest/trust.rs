@@ -77,8 +77,9 @@ impl Trust {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
+    /// Trust in `keys`, wherever they come from.
+    #[cfg(any(test, feature = "host"))]
+    pub(crate) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
         Self { keys, policy, clock_floor: None }
     }
 }
