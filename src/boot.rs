@@ -55,7 +55,7 @@ pub fn find(config: &Config, trust: &Trust, client: &Client, arch: Arch) -> Resu
         return Err(config::Error::NoProvider.into());
     }
     let candidates = Candidates::new(&config.providers, &config.channel, arch);
-    let expected = Expected { arch, channel: &config.channel, now: UnixTime::now() };
+    let expected = Expected { arch, channel: &config.channel, now: trust.now(UnixTime::now()) };
     provider::find(&candidates, client, trust, expected)
 }
 

@@ -162,7 +162,8 @@ fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(),
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let bytes = read_whole(path)?;
-    let expected = Expected { arch: NATIVE, channel: &config.channel, now: UnixTime::now() };
+    let now = trust.now(UnixTime::now());
+    let expected = Expected { arch: NATIVE, channel: &config.channel, now };
     let verified = manifest::verify(&bytes, &path.display().to_string(), &trust, expected)?;
     print(&describe(&verified, json))
 }

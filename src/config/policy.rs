@@ -51,6 +51,10 @@ impl Policy {
     /// Parses and checks a policy file.
     pub fn parse(text: &str) -> Result<Self, String> {
         let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        // serde takes an array for the fields in their order.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err("it is no JSON object".to_owned());
+        }
         if policy.threshold == 0 {
             return Err("threshold is 0; a manifest needs at least one signature".to_owned());
         }
@@ -95,6 +99,9 @@ mod tests {
             ("{", "EOF"),
             ("", "EOF"),
             ("{}{}", "trailing"),
+            ("[1,true]", "no JSON object"),
+            ("[]", "no JSON object"),
+            ("{\"threshold\":2,\"threshold\":1}", "duplicate"),
         ] {
             let error = Policy::parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");

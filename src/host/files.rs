@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::output::Progress;
+use crate::manifest::keys::hex;
 
 /// Published files and archives are for everybody to read.
 const PUBLIC_MODE: u32 = 0o644;
@@ -36,17 +37,6 @@ pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     if u64::try_from(bytes.len()).map_or(true, |length| length > limit) {
         bail!("{} has more than {limit} bytes", path.display());
     }
-    Ok(bytes)
-}
-
-/// The first bytes of a file, at most `count` of them.
-pub fn head(path: &Path, count: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(count);
-    let limit = u64::try_from(count).unwrap_or(u64::MAX);
-    open(path)?
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(bytes)
 }
 
@@ -120,8 +110,10 @@ impl Content {
 
 /// Copies `from` into `to` and hashes what it copies, in one pass: the hash is that of the bytes
 /// that were written, whatever happens to the source meanwhile.
-pub fn copy_hashed(from: &mut File, to: &mut impl Write, label: &str) -> io::Result<Content> {
-    let progress = Progress::new(label, from.metadata()?.len());
+///
+/// `size` is what to expect, for the progress bar.
+pub fn copy_hashed(from: &mut impl Read, size: u64, to: &mut impl Write, label: &str) -> io::Result<Content> {
+    let progress = Progress::new(label, size);
     let mut content = Content { size: 0, sha256: [0; 32] };
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
@@ -145,7 +137,9 @@ pub fn copy_hashed(from: &mut File, to: &mut impl Write, label: &str) -> io::Res
 
 /// Size and hash of a file that stays where it is.
 pub fn content(path: &Path, label: &str) -> Result<Content> {
-    copy_hashed(&mut open(path)?, &mut io::sink(), label)
+    let mut file = open(path)?;
+    file.metadata()
+        .and_then(|metadata| copy_hashed(&mut file, metadata.len(), &mut io::sink(), label))
         .with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -162,11 +156,6 @@ pub fn decompress(bytes: &[u8]) -> Result<Box<dyn Read + '_>> {
     } else {
         Box::new(bytes)
     })
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder a path lies in.

@@ -10,12 +10,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::initramfs::archive::{self, Listed};
-use super::publish::MANIFEST_LIMIT;
-use super::{files, kernel, output};
+use super::{files, output};
+use crate::arch::Arch;
 use crate::error::printable;
+use crate::image::{self, Header};
+use crate::manifest::MOST_BYTES;
 
-/// Larger files are no initramfs.
-const ARCHIVE_LIMIT: u64 = 2 * 1024 * 1024 * 1024;
+/// Larger files are nothing that machines boot.
+const FILE_LIMIT: u64 = 2 * 1024 * 1024 * 1024;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -37,32 +39,46 @@ pub struct Malformed {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.file;
-    let head = files::head(path, kernel::HEAD)?;
-    if head.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
-        return manifest(path, arguments.json);
+    let bytes = files::read(path, FILE_LIMIT)?;
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return manifest(path, &bytes, arguments.json);
     }
-    if let Some(found) = kernel::recognise(&head) {
-        let size = files::open(path)?.metadata()?.len();
-        if arguments.json {
-            let arch = found.arch.name();
-            return output::json(
-                &json!({ "kind": "kernel", "arch": arch, "format": found.format, "size": size }),
-            );
+    match kernel(&bytes) {
+        Ok((arch, format)) => {
+            let size = bytes.len();
+            if arguments.json {
+                let arch = arch.name();
+                return output::json(
+                    &json!({ "kind": "kernel", "arch": arch, "format": format, "size": size }),
+                );
+            }
+            let size = output::bytes(u64::try_from(size).unwrap_or(u64::MAX));
+            output::line(format_args!("kernel for {arch}: {format}, {size}"))
         }
-        return output::line(format_args!(
-            "kernel for {}: {}, {}",
-            found.arch,
-            found.format,
-            output::bytes(size)
-        ));
+        Err(foreign @ image::Error::Foreign { .. }) => initramfs(path, &bytes, &foreign, arguments.json),
+        Err(error) => bail!("{}: {error}", path.display()),
     }
-    initramfs(path, arguments.json)
 }
 
-fn manifest(path: &Path, as_json: bool) -> Result<()> {
+/// The architecture and the format of a kernel.
+fn kernel(bytes: &[u8]) -> Result<(Arch, &'static str), image::Error> {
+    let parse = |native| Header::parse("it", bytes, native);
+    let header = match parse(Arch::X86_64) {
+        Err(image::Error::WrongArch { .. }) => parse(Arch::Aarch64),
+        parsed => parsed,
+    };
+    Ok(match header? {
+        Header::BzImage(_) => (Arch::X86_64, "bzImage"),
+        Header::Arm64(_) => (Arch::Aarch64, "Image"),
+    })
+}
+
+fn manifest(path: &Path, text: &[u8], as_json: bool) -> Result<()> {
     let malformed = |why: String| Malformed { path: path.to_owned(), why };
-    let text = files::read(path, MANIFEST_LIMIT)?;
-    let outer: Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    if text.len() > MOST_BYTES {
+        return Err(malformed(format!("it has more than {MOST_BYTES} bytes")).into());
+    }
+    let outer: Value = serde_json::from_slice(text).map_err(|error| malformed(error.to_string()))?;
     let release = match outer.pointer("/signed/data") {
         None => None,
         Some(data) => {
@@ -126,13 +142,13 @@ fn manifest(path: &Path, as_json: bool) -> Result<()> {
     output::line(format_args!("  signed by  {} (not verified here)", ids.join(", ")))
 }
 
-fn initramfs(path: &Path, as_json: bool) -> Result<()> {
-    let bytes = files::read(path, ARCHIVE_LIMIT)?;
-    let Ok(listed) = files::decompress(&bytes).and_then(|reader| {
+/// An archive; `otherwise` says what the file is if it is none.
+fn initramfs(path: &Path, bytes: &[u8], otherwise: &image::Error, as_json: bool) -> Result<()> {
+    let Ok(listed) = files::decompress(bytes).and_then(|reader| {
         let reader = std::io::BufReader::new(reader);
         archive::list(reader).context("damaged archive")
     }) else {
-        bail!("{} is neither a manifest, nor a kernel, nor a whole initramfs", path.display());
+        bail!("{}: {otherwise}, and no whole initramfs", path.display());
     };
     if as_json {
         return output::json(&json!({ "kind": "initramfs", "size": bytes.len(), "files": listed }));

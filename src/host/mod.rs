@@ -8,8 +8,9 @@
 //! | `initramfs` | an archive with phaseboot, keys, policy and kernel modules | [`initramfs`] |
 //! | `inspect` | a description of a manifest, a kernel or an archive | [`inspect`] |
 //!
-//! What several commands share: [`signing`] (keys and signatures), [`kernel`] (which architecture a
-//! kernel file is for), [`files`] (reading with limits, writing atomically), [`output`].
+//! What several commands share: [`signing`] (private keys and signatures), [`files`] (reading with
+//! limits, writing atomically), [`output`]. What a key, a policy, a kernel or a manifest has to be is
+//! for the library to say: phasectl makes nothing that phaseboot would refuse.
 
 use std::process::ExitCode;
 
@@ -20,7 +21,6 @@ use crate::error::Exit;
 pub mod files;
 pub mod initramfs;
 pub mod inspect;
-pub mod kernel;
 pub mod keygen;
 pub mod output;
 pub mod publish;

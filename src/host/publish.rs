@@ -3,10 +3,12 @@
 //!
 //! Artifacts get names that never change their content, and the manifest takes its name last: a
 //! client that reads the tree at any moment sees one complete release, the old one or the new one.
+//! What phaseboot would refuse is not published: its own code judges kernel, command line and
+//! manifest.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,21 +20,21 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Map, Value, json};
 
 use super::files::{self, Content, Pending};
-use super::kernel;
 use super::output;
 use super::signing::Signing;
 use crate::arch::Arch;
+use crate::config::{Policy, is_channel};
+use crate::image::Header;
+use crate::kexec::{self, cmdline};
+use crate::manifest::{self, Expected, MOST_BYTES, Trust};
 use crate::time::UnixTime;
 
 /// The manifest's name in its folder.
 pub const MANIFEST: &str = "manifest.signed.json";
 /// The version of the manifest format.
 const FORMAT: &str = "0.1";
-/// Nobody reads a larger manifest.
-pub const MANIFEST_LIMIT: u64 = 1024 * 1024;
-/// COMMAND_LINE_SIZE of both architectures, without the final NUL:
-/// arch/x86/include/asm/setup.h, arch/arm64/include/uapi/asm/setup.h
-const CMDLINE_LIMIT: usize = 2047;
+/// 1 GiB: no kernel is larger.
+const KERNEL_LIMIT: u64 = 1 << 30;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -48,14 +50,14 @@ pub struct Arguments {
     /// Architecture of the kernel: x86_64 or arm64
     #[arg(long)]
     arch: Arch,
-    /// Kernel: bzImage, Image (also gzip or zboot) or a unified kernel image
+    /// Kernel: a bzImage (x86_64) or an uncompressed Image (arm64)
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
     /// Initramfs, as the kernel takes it
     #[arg(long, value_name = "FILE")]
     initramfs: PathBuf,
     /// Kernel command line
-    #[arg(long, value_name = "STR", default_value = "", value_parser = parse_cmdline)]
+    #[arg(long, value_name = "STR", default_value = "")]
     cmdline: String,
     /// How long the manifest is valid: a number of minutes, hours, days or weeks (90m, 12h, 30d, 4w)
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
@@ -73,19 +75,8 @@ pub struct Arguments {
 }
 
 fn parse_channel(name: &str) -> Result<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    ensure!(
-        starts_well && name.len() <= 64 && name.chars().all(plain),
-        "a letter or digit, then at most 63 letters, digits, '.', '_' and '-'"
-    );
+    ensure!(is_channel(name), "1 to 64 letters, digits, '.', '_' and '-', and no dot in front");
     Ok(name.to_owned())
-}
-
-fn parse_cmdline(text: &str) -> Result<String> {
-    ensure!(text.len() <= CMDLINE_LIMIT, "{} bytes; a kernel takes at most {CMDLINE_LIMIT}", text.len());
-    ensure!(!text.chars().any(char::is_control), "control characters");
-    Ok(text.to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration> {
@@ -121,7 +112,7 @@ fn parse_url(text: &str) -> Result<String> {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let keys = read_keys(&arguments.key)?;
-    check_kernel(&arguments.kernel, arguments.arch)?;
+    let kernel = read_kernel(&arguments.kernel, arguments.arch, &arguments.cmdline)?;
 
     let relative = Path::new(&arguments.channel).join(arguments.arch.name());
     let folder = arguments.into.join(&relative);
@@ -135,8 +126,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let last = last_published(&manifest_path)?;
     let version = next_version(last.as_ref(), arguments.manifest_version)?;
 
-    let kernel = store(&arguments.kernel, "kernel", &folder)?;
-    let initramfs = store(&arguments.initramfs, "initramfs", &folder)?;
+    let size = u64::try_from(kernel.len())?;
+    let kernel = store(&arguments.kernel, &mut kernel.as_slice(), size, "kernel", &folder)?;
+    let mut initramfs = files::open(&arguments.initramfs)?;
+    let size = initramfs.metadata()?.len();
+    let initramfs = store(&arguments.initramfs, &mut initramfs, size, "initramfs", &folder)?;
     let urls = |name: &str| -> Vec<String> {
         if arguments.url_base.is_empty() {
             return vec![name.to_owned()];
@@ -171,6 +165,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let manifest = signed(release, &keys)?;
     let mut text = serde_json::to_string_pretty(&manifest)?;
     text.push('\n');
+    accepted(text.as_bytes(), &manifest_path, &keys, arguments, created)?;
     files::write(&manifest_path, text.as_bytes())?;
 
     let ids: Vec<String> = keys.iter().map(Signing::id).collect();
@@ -212,16 +207,32 @@ fn read_keys(paths: &[PathBuf]) -> Result<Vec<Signing>> {
     Ok(keys)
 }
 
-fn check_kernel(path: &Path, arch: Arch) -> Result<()> {
-    let head = files::head(path, kernel::HEAD)?;
-    ensure!(!head.is_empty(), "kernel {} is empty", path.display());
-    match kernel::recognise(&head) {
-        Some(found) if found.arch == arch => Ok(()),
-        Some(found) => {
-            bail!("kernel {} is for {} ({}), not for {arch}", path.display(), found.arch, found.format)
-        }
-        None => bail!("{} is not a kernel for {arch} that phaseboot can boot", path.display()),
-    }
+/// Reads a kernel that phaseboot can load on `arch` with `line` as its whole command line.
+fn read_kernel(path: &Path, arch: Arch, line: &str) -> Result<Vec<u8>> {
+    let bytes = files::read(path, KERNEL_LIMIT)?;
+    let header = Header::parse("kernel", &bytes, arch)
+        .map_err(|error| anyhow!("{}: {error}; {}", path.display(), error.hint()))?;
+    // Machines may add to it: this is the least that has to fit.
+    cmdline::compose(line, "", &[], "", kexec::cmdline_limit(&header))
+        .map_err(|error| anyhow!("--cmdline: {error}; {}", error.hint()))?;
+    Ok(bytes)
+}
+
+/// Holds a manifest against what phaseboot holds it to on a machine that wants a signature by each
+/// of `keys`.
+fn accepted(
+    text: &[u8],
+    path: &Path,
+    keys: &[Signing],
+    arguments: &Arguments,
+    created: UnixTime,
+) -> Result<()> {
+    let trusted = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
+    let trust = Trust::new(trusted, Policy { threshold: keys.len(), ..Policy::default() });
+    let expected = Expected { arch: arguments.arch, channel: &arguments.channel, now: created };
+    manifest::verify(text, &path.display().to_string(), &trust, expected)
+        .map(drop)
+        .map_err(|error| anyhow!("not published, because phaseboot would refuse it: {error}"))
 }
 
 /// What was published last.
@@ -236,7 +247,7 @@ fn last_published(path: &Path) -> Result<Option<Last>> {
         Err(error) => return Err(error).with_context(|| format!("cannot stat {}", path.display())),
         Ok(_) => {}
     }
-    let release: Option<Value> = serde_json::from_slice(&files::read(path, MANIFEST_LIMIT)?).ok();
+    let release: Option<Value> = serde_json::from_slice(&files::read(path, u64::try_from(MOST_BYTES)?)?).ok();
     let version = release.as_ref().and_then(|release| release.get("manifest_version")?.as_u64());
     match (release, version) {
         (Some(release), Some(version)) => Ok(Some(Last { version, release })),
@@ -272,11 +283,10 @@ impl Stored {
     }
 }
 
-/// Copies an artifact into `folder`, under a name made of `kind` and its hash.
-fn store(source: &Path, kind: &str, folder: &Path) -> Result<Stored> {
-    let mut file = files::open(source)?;
+/// Copies an artifact of about `size` bytes into `folder`, under a name made of `kind` and its hash.
+fn store(source: &Path, from: &mut impl Read, size: u64, kind: &str, folder: &Path) -> Result<Stored> {
     let mut pending = Pending::new(&folder.join(kind))?;
-    let content = files::copy_hashed(&mut file, &mut pending, kind)
+    let content = files::copy_hashed(from, size, &mut pending, kind)
         .with_context(|| format!("cannot copy {} to {}", source.display(), folder.display()))?;
     ensure!(content.size > 0, "{kind} {} is empty", source.display());
     let name = format!("{kind}-{}", content.hex().get(..16).unwrap_or_default());
@@ -324,7 +334,7 @@ mod tests {
 
     #[test]
     fn channels_and_urls() {
-        for wrong in ["", ".", "..", "a/b", ".a", "-a", "a b", &"a".repeat(65)] {
+        for wrong in ["", ".", "..", "a/b", ".a", "a b", &"a".repeat(65)] {
             assert!(parse_channel(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_channel("stable-2.1_x").is_ok());

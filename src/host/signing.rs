@@ -1,5 +1,4 @@
-//! Ed25519 keys on the host: private keys from PKCS#8 PEM, public keys in every form that phaseboot
-//! reads, key ids, and signatures.
+//! Private Ed25519 keys, which only the host has: PKCS#8 PEM files, public halves, and signatures.
 //!
 //! A signature is Ed25519 (RFC 8032) over the 32-byte SHA-256 digest of the signed bytes, in padded
 //! standard base64, so that `openssl pkeyutl -rawin` can make and check it too.
@@ -11,22 +10,16 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey, KeypairBytes};
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePublicKey, KeypairBytes};
+use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::files;
+use crate::manifest::keys::{self, TrustedKey};
 
 /// No key file is larger.
-const KEY_FILE_LIMIT: u64 = 64 * 1024;
-
-/// The first 16 hexadecimal digits of the SHA-256 of the raw public key.
-pub fn key_id(key: &VerifyingKey) -> String {
-    let mut id = files::hex(&Sha256::digest(key.as_bytes()));
-    id.truncate(16);
-    id
-}
+pub const KEY_FILE_LIMIT: u64 = 64 * 1024;
 
 /// A private key that may sign.
 pub struct Signing {
@@ -86,9 +79,14 @@ impl Signing {
             .map_err(|error| anyhow!("cannot encode the public key: {error}"))
     }
 
-    /// See [`key_id`].
+    /// The public half, as machines trust it.
+    pub fn trusted(&self) -> Result<TrustedKey> {
+        TrustedKey::from_bytes(self.key.verifying_key().as_bytes()).map_err(|reason| anyhow!("{reason}"))
+    }
+
+    /// See [`keys::key_id`].
     pub fn id(&self) -> String {
-        key_id(&self.key.verifying_key())
+        keys::key_id(self.key.verifying_key().as_bytes())
     }
 
     /// The signature over `data`, as manifests carry it.
@@ -97,64 +95,16 @@ impl Signing {
     }
 }
 
-/// Reads a public key file in one of the forms that phaseboot accepts: PEM (SPKI), OpenSSH
-/// `ssh-ed25519`, 64 hexadecimal digits, base64, or 32 raw bytes.
-pub fn read_public(path: &Path) -> Result<(VerifyingKey, Vec<u8>)> {
-    let bytes = Zeroizing::new(files::read(path, KEY_FILE_LIMIT)?);
-    if bytes.windows(11).any(|window| window == b"PRIVATE KEY") {
-        bail!("{} is a private key; only public keys go into an initramfs", path.display());
-    }
-    let key =
-        parse_public(&bytes).ok_or_else(|| anyhow!("{} is not an Ed25519 public key", path.display()))?;
-    ensure!(!key.is_weak(), "the public key {} is weak: anybody can forge its signatures", path.display());
-    Ok((key, bytes.to_vec()))
-}
-
-fn parse_public(bytes: &[u8]) -> Option<VerifyingKey> {
-    if let Ok(raw) = <[u8; 32]>::try_from(bytes) {
-        return VerifyingKey::from_bytes(&raw).ok();
-    }
-    let text = std::str::from_utf8(bytes).ok()?.trim();
-    if text.starts_with("-----BEGIN") {
-        return VerifyingKey::from_public_key_pem(text).ok();
-    }
-    let raw = if let Some(rest) = text.strip_prefix("ssh-ed25519 ") {
-        // RFC 8709, section 4: string "ssh-ed25519", string key; each string after its length.
-        let blob = STANDARD.decode(rest.split_whitespace().next()?).ok()?;
-        blob.strip_prefix(b"\0\0\0\x0bssh-ed25519\0\0\0\x20")?.to_vec()
-    } else if text.len() == 64 {
-        (0..32).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()).collect::<Option<_>>()?
-    } else {
-        STANDARD.decode(text).ok()?
-    };
-    VerifyingKey::from_bytes(&raw.try_into().ok()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_public_form_is_the_same_key() {
+    fn phaseboot_knows_the_public_half() {
         let signing = Signing::generate().unwrap();
-        let key = signing.key.verifying_key();
-        let raw = key.to_bytes();
-        let mut blob = b"\0\0\0\x0bssh-ed25519\0\0\0\x20".to_vec();
-        blob.extend_from_slice(&raw);
-        let forms = [
-            raw.to_vec(),
-            files::hex(&raw).into_bytes(),
-            files::hex(&raw).to_uppercase().into_bytes(),
-            format!("{}\n", STANDARD.encode(raw)).into_bytes(),
-            signing.public_pem().unwrap().into_bytes(),
-            format!("ssh-ed25519 {} somebody@somewhere\n", STANDARD.encode(blob)).into_bytes(),
-        ];
-        for form in forms {
-            assert_eq!(parse_public(&form), Some(key), "{}", String::from_utf8_lossy(&form));
-        }
-        for wrong in [&b""[..], b"ssh-rsa AAAA", &[b'0'; 63], "\u{e9}".repeat(32).as_bytes()] {
-            assert_eq!(parse_public(wrong), None);
-        }
+        let trusted = signing.trusted().unwrap();
+        assert_eq!(trusted.id(), signing.id());
+        assert_eq!(keys::parse_file(signing.public_pem().unwrap().as_bytes()).unwrap(), [trusted]);
     }
 
     #[test]
@@ -169,6 +119,5 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let refused = Signing::read(&path).unwrap_err().to_string();
         assert!(refused.contains("mode 0640") && refused.contains("chmod 600"), "{refused}");
-        assert!(read_public(&path).unwrap_err().to_string().contains("is a private key"));
     }
 }

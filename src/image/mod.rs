@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{name} is {kind}, {} bytes", size)]
     Foreign { name: &'static str, kind: Foreign, size: u64 },
     /// A kernel, but for another machine.
-    #[error("{name} is a kernel for {found}, this machine is {native}")]
+    #[error("{name} is a kernel for {found}, not for {native}")]
     WrongArch { name: &'static str, found: &'static str, native: Arch },
     /// The header promises more bytes than there are.
     #[error("{name} is a truncated {format}: its header promises {promised} bytes, the file has {size}")]
@@ -162,9 +162,9 @@ mod tests {
         let amd64 = file(DEBIAN_AMD64, DEBIAN_AMD64_SIZE);
         let arm64 = file(DEBIAN_ARM64, DEBIAN_ARM64_SIZE);
         let error = Header::parse("kernel", &amd64, Arch::Aarch64).unwrap_err();
-        assert_eq!(error.to_string(), "kernel is a kernel for x86, this machine is arm64");
+        assert_eq!(error.to_string(), "kernel is a kernel for x86, not for arm64");
         let error = Header::parse("kernel", &arm64, Arch::X86_64).unwrap_err();
-        assert_eq!(error.to_string(), "kernel is a kernel for arm64, this machine is x86_64");
+        assert_eq!(error.to_string(), "kernel is a kernel for arm64, not for x86_64");
         assert_eq!(error.exit(), Exit::ImageUnusable);
     }
 

@@ -25,7 +25,7 @@ pub use error::{Attempted, Error};
 pub use handoff::{Loaded, exec_loaded, unload};
 pub use memory::MemoryMap;
 pub use placement::{Layout, Pieces, place};
-pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target};
+pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
 pub use preflight::{Availability, Lockdown, Preflight, preflight};
 pub use ranges::Ranges;
 

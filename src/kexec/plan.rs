@@ -254,6 +254,15 @@ struct Exposed {
 /// not: `MAX_ELFCOREHDR_STR_LEN` of arch/x86/kernel/kexec-bzimage64.c.
 const ELFCOREHDR: usize = 30;
 
+/// The longest command line with which kexec_file_load loads a kernel with this header and the
+/// kernel reads all of it, in bytes without the final NUL.
+pub fn cmdline_limit(header: &Header) -> usize {
+    match header {
+        Header::BzImage(_) => header.cmdline_limit().saturating_sub(ELFCOREHDR),
+        Header::Arm64(_) => header.cmdline_limit(),
+    }
+}
+
 /// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
@@ -270,11 +279,7 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
         log::info!("no KASLR is wanted and kexec_file_load makes its own seed: nokaslr added");
         line = cmdline::with(&line, "nokaslr");
     }
-    let limit = match target.kernel.header() {
-        Header::BzImage(_) => target.kernel.cmdline_limit().saturating_sub(ELFCOREHDR),
-        Header::Arm64(_) => target.kernel.cmdline_limit(),
-    };
-    let line = cmdline::within(line, limit)?;
+    let line = cmdline::within(line, cmdline_limit(target.kernel.header()))?;
     let cmdline = CString::new(line).map_err(|error| Error::CmdlineCharacter {
         text: crate::error::printable(&String::from_utf8_lossy(&error.into_vec())),
     })?;

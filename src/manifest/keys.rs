@@ -28,7 +28,7 @@ impl TrustedKey {
         &self.key
     }
 
-    fn from_bytes(bytes: &[u8; 32]) -> Result<Self, &'static str> {
+    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Result<Self, &'static str> {
         let key = VerifyingKey::from_bytes(bytes).map_err(|_| "not a point of the curve Ed25519")?;
         if key.is_weak() {
             return Err("a weak key: anybody can sign for it");

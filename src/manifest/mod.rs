@@ -10,7 +10,7 @@ mod verify;
 use std::path::PathBuf;
 
 pub use schema::{ArtifactSpec, Manifest};
-pub use trust::Trust;
+pub use trust::{MOST_KEYS, Trust};
 pub use verify::{Expected, MOST_BYTES, VerifiedManifest, verify};
 
 use crate::arch::Arch;

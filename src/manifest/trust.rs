@@ -1,21 +1,26 @@
-//! What this machine trusts: the folder with `keys/*.pub` and `policy.json`, `/etc/phaseboot` in an
-//! initramfs.
+//! What this machine trusts: the folder with `keys/*.pub`, `policy.json` and `build-time`,
+//! `/etc/phaseboot` in an initramfs.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use log::warn;
+
 use crate::config::Policy;
 use crate::manifest::Error;
 use crate::manifest::keys::{self, TrustedKey};
+use crate::time::UnixTime;
 
-const MOST_KEYS: usize = 64;
+/// More keys than this are refused.
+pub const MOST_KEYS: usize = 64;
 
 /// The keys whose signatures count, and the policy they count under.
 #[derive(Clone, Debug)]
 pub struct Trust {
     keys: Vec<TrustedKey>,
     policy: Policy,
+    clock_floor: Option<UnixTime>,
 }
 
 impl Trust {
@@ -30,7 +35,8 @@ impl Trust {
                 have => Error::TooFewKeys { have, threshold: policy.threshold },
             });
         }
-        Ok(Self { keys, policy })
+        let clock_floor = read_clock_floor(&folder.join("build-time"))?;
+        Ok(Self { keys, policy, clock_floor })
     }
 
     /// Reads only the policy of `folder`.
@@ -54,9 +60,39 @@ impl Trust {
         &self.policy
     }
 
-    #[cfg(test)]
-    pub(super) fn for_test(keys: Vec<TrustedKey>, policy: Policy) -> Self {
-        Self { keys, policy }
+    /// When the initramfs was built, if it says so: no later moment is before that.
+    pub fn clock_floor(&self) -> Option<UnixTime> {
+        self.clock_floor
+    }
+
+    /// The time that expiry counts against: `clock`, but not before [`Self::clock_floor`]. Machines
+    /// without a battery start in 1970, when nothing has expired yet.
+    pub fn now(&self, clock: UnixTime) -> UnixTime {
+        match self.clock_floor {
+            Some(floor) if clock < floor => {
+                warn!("the clock says {clock}, the initramfs was built at {floor}: taking that as the time");
+                floor
+            }
+            _ => clock,
+        }
+    }
+
+    /// Trust in `keys`, wherever they come from.
+    #[cfg(any(test, feature = "host"))]
+    pub(crate) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
+        Self { keys, policy, clock_floor: None }
+    }
+}
+
+fn read_clock_floor(path: &Path) -> Result<Option<UnixTime>, Error> {
+    let unreadable = |reason| Error::UnreadableTrust { path: path.to_owned(), reason };
+    match fs::read_to_string(path) {
+        Ok(text) => match UnixTime::parse_rfc3339(text.trim()) {
+            Some(time) => Ok(Some(time)),
+            None => Err(unreadable(format!("\"{}\" is no RFC 3339 time", text.trim()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error.to_string())),
     }
 }
 
@@ -125,11 +161,43 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_named() {
-        for (name, content) in [("keys/a.pub", "x"), ("policy.json", "{\"a\":1}")] {
+        for (name, content) in [
+            ("keys/a.pub", "x"),
+            ("policy.json", "{\"a\":1}"),
+            ("build-time", "yesterday"),
+            ("build-time", ""),
+        ] {
             let folder = folder(&[("keys/ok.pub", KEY), (name, content)]);
             let error = Trust::read(folder.path()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(error.exit(), Exit::NotTrusted);
         }
+    }
+
+    #[test]
+    fn a_build_time_that_cannot_be_read_is_an_error() {
+        let folder = folder(&[("keys/a.pub", KEY)]);
+        fs::create_dir(folder.path().join("build-time")).unwrap();
+        let error = Trust::read(folder.path()).unwrap_err();
+        assert!(
+            matches!(&error, Error::UnreadableTrust { path, .. } if path.ends_with("build-time")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_clock_is_never_before_the_build() {
+        let without = Trust::read(folder(&[("keys/a.pub", KEY)]).path()).unwrap();
+        assert_eq!(without.clock_floor(), None);
+        assert_eq!(without.now(UnixTime(7)), UnixTime(7));
+
+        let built = folder(&[("keys/a.pub", KEY), ("build-time", "2026-11-26T12:34:56Z\n")]);
+        let trust = Trust::read(built.path()).unwrap();
+        let floor = UnixTime(1_795_696_496);
+        assert_eq!(trust.clock_floor(), Some(floor));
+        assert_eq!(trust.now(UnixTime(0)), floor);
+        assert_eq!(trust.now(UnixTime(floor.0 - 1)), floor);
+        assert_eq!(trust.now(floor), floor);
+        assert_eq!(trust.now(UnixTime(floor.0 + 1)), UnixTime(floor.0 + 1));
     }
 }

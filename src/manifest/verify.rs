@@ -209,7 +209,7 @@ mod tests {
             .iter()
             .flat_map(|&seed| parse_file(hex(key(seed).verifying_key().as_bytes()).as_bytes()).unwrap())
             .collect();
-        Trust::for_test(keys, Policy::parse(policy).unwrap())
+        Trust::new(keys, Policy::parse(policy).unwrap())
     }
 
     fn content() -> Value {

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use phaseboot::time::UnixTime;
+
 use crate::{AARCH64, PACK, X86_64, done, elf, json, mode, phasectl, program, refused, run, workshop};
 
 #[test]
@@ -42,6 +44,7 @@ fn cpio_reads_the_archive_back() {
         "lrwxrwxrwx 1 0 0 7 Sep 9 2001 bin/phaseboot -> ../init",
         "-rw-r--r-- 1 0 0 113 Sep 9 2001 etc/phaseboot/keys/k.pub",
         "-rw-r--r-- 1 0 0 15 Sep 9 2001 etc/phaseboot/policy.json",
+        "-rw-r--r-- 1 0 0 21 Sep 9 2001 etc/phaseboot/build-time",
         "-rw-r--r-- 1 0 0 1 Sep 9 2001 etc/note",
     ] {
         assert!(lines.iter().any(|line| line == wanted), "{wanted}\n{listing}");
@@ -77,17 +80,82 @@ fn what_cannot_start_is_not_packed() {
     refused(at, &format!("{PACK} --file payload:/init"), 1, "/init is in the archive twice");
     refused(at, &format!("{PACK} --file payload:/../x"), 2, "not a path for the archive");
     refused(at, &format!("{PACK} --init /bin/sh"), 1, "/init does not lead to a file of the archive");
-    refused(at, &format!("{PACK} --key k.key"), 1, "k.key is a private key");
-    refused(at, &format!("{PACK} --key k.pub"), 1, "which was given already");
-    refused(at, &format!("{PACK} --key initrd"), 1, "initrd is not an Ed25519 public key");
+    refused(at, &format!("{PACK} --key k.key"), 1, "k.key: it holds a private key");
+    refused(at, &format!("{PACK} --key k.pub"), 1, "key k.pub: ");
+    refused(at, &format!("{PACK} --key initrd"), 1, "key initrd: \"an initramfs\" is no Ed25519 public key");
     refused(at, "initramfs --out out.img --payload payload", 2, "--key");
-    fs::write(at.join("policy.json"), "[1]").unwrap();
-    refused(at, &format!("{PACK} --policy policy.json"), 1, "policy.json is not a JSON object");
-    fs::write(at.join("policy.json"), "{").unwrap();
-    refused(at, &format!("{PACK} --policy policy.json"), 1, "policy.json is not JSON");
+    for (policy, said) in [
+        (&b"[1]"[..], "policy policy.json: it is no JSON object"),
+        (b"{", "policy policy.json: EOF"),
+        (b"\xff", "policy policy.json: invalid utf-8"),
+        (br#"{"treshold":1}"#, "policy policy.json: unknown field `treshold`"),
+        (br#"{"a\nb":1}"#, "policy policy.json: unknown field `a\u{fffd}b`"),
+        (br#"{"threshold":0}"#, "policy policy.json: threshold is 0"),
+        (
+            br#"{"threshold":2}"#,
+            "policy policy.json: the policy asks for 2 signatures, but only 1 keys are trusted; pack more public keys",
+        ),
+    ] {
+        fs::write(at.join("policy.json"), policy).unwrap();
+        refused(at, &format!("{PACK} --policy policy.json"), 1, said);
+    }
     refused(at, &PACK.replace("out.img", "none/out.img"), 1, "cannot create a file in none");
     assert!(!at.join("out.img").exists());
     assert!(done(at, "initramfs --out out.img --payload payload --no-keys").contains("NONE"));
+}
+
+#[test]
+fn all_keys_of_a_file_count() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out k2");
+    done(at, "keygen --out k3");
+    let read = |name: &str| fs::read_to_string(at.join(name)).unwrap();
+    fs::write(at.join("both.pub"), read("k.pub") + &read("k2.pub")).unwrap();
+    fs::write(at.join("policy.json"), r#"{"threshold":3}"#).unwrap();
+    let pack =
+        "initramfs --out out.img --payload payload --compress fast --policy policy.json --key both.pub";
+    refused(at, pack, 1, "the policy asks for 3 signatures, but only 2 keys are trusted");
+    refused(at, &format!("{pack} --key k2.pub"), 1, "was given already");
+    let said = json(done(at, &format!("{pack} --key k3.pub --json")).as_bytes());
+    assert_eq!(said["keyids"].as_array().unwrap().len(), 3);
+
+    // Keys that come later are not counted, and nobody counts where nobody has to sign.
+    let without = pack.replace("--key both.pub", "--no-keys");
+    assert!(done(at, &without).contains("will boot nothing until"));
+    fs::write(at.join("policy.json"), r#"{"threshold":3,"allow_unsigned":true}"#).unwrap();
+    done(at, pack);
+    assert!(done(at, &without).contains("lets anybody's manifest boot"));
+
+    let many: String = (1..=65)
+        .map(|n| {
+            done(at, &format!("keygen --out many{n}"));
+            read(&format!("many{n}.pub"))
+        })
+        .collect();
+    fs::write(at.join("many.pub"), many).unwrap();
+    refused(at, &PACK.replace("k.pub", "many.pub"), 1, "65 keys; phaseboot trusts at most 64");
+}
+
+#[test]
+fn an_archive_says_when_it_was_built() {
+    let folder = workshop();
+    let at = folder.path();
+    let packed = |arguments: &str, epoch: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phasectl"));
+        command.current_dir(at).env_remove("SOURCE_DATE_EPOCH").envs(epoch.map(|e| ("SOURCE_DATE_EPOCH", e)));
+        let line = format!("{PACK} --compress none --json {arguments}");
+        let output = command.args(line.split_ascii_whitespace()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = json(&output.stdout)["build_time"].as_str().unwrap().to_owned();
+        let file = run(at, "sh", &["-c", "cpio -i --quiet --to-stdout etc/phaseboot/build-time < out.img"]);
+        assert_eq!(String::from_utf8(file.stdout).unwrap(), format!("{said}\n"));
+        said
+    };
+    assert_eq!(packed("--mtime 1000000000", Some("5")), "2001-09-09T01:46:40Z");
+    assert_eq!(packed("", Some("1000000000")), "2001-09-09T01:46:40Z");
+    let now = UnixTime::parse_rfc3339(&packed("", None)).unwrap();
+    assert!(UnixTime::now().0 - now.0 < 60);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{PACK, PUBLISH, done, json, refused, run, workshop};
+use crate::{PACK, PUBLISH, X86_64, bzimage, done, elf, image, json, refused, run, workshop};
 
 #[test]
 fn files_are_described() {
@@ -19,7 +19,12 @@ fn files_are_described() {
     let said = json(done(at, &format!("inspect --json {manifest}")).as_bytes());
     assert_eq!((&said["kind"], &said["signed"]), (&"manifest".into(), &true.into()));
     assert_eq!(done(at, "inspect bzimage"), "kernel for x86_64: bzImage, 70.0 kB\n");
-    assert_eq!(json(done(at, "inspect --json image").as_bytes())["arch"], "arm64");
+    assert_eq!(done(at, "inspect image"), "kernel for arm64: Image, 70.0 kB\n");
+    let said = json(done(at, "inspect --json image").as_bytes());
+    assert_eq!(
+        said,
+        serde_json::json!({"kind": "kernel", "arch": "arm64", "format": "Image", "size": 70_000})
+    );
 
     let path = at.join(manifest);
     let changed = fs::read_to_string(&path).unwrap().replace("quiet", "loud");
@@ -31,7 +36,29 @@ fn files_are_described() {
         r#"{"arch":"x86_64","artifacts":{"kernel":{"hash":"sha256:00","size_bytes":1}},"signatures":[]}"#;
     fs::write(&path, plain).unwrap();
     assert!(done(at, &format!("inspect {manifest}")).contains("UNSIGNED"));
-    refused(at, "inspect initrd", 1, "initrd is neither a manifest, nor a kernel, nor a whole initramfs");
+    for (name, bytes, said) in [
+        (
+            "text",
+            &b"an initramfs"[..],
+            "text: it is no kernel that phaseboot knows, 12 bytes, and no whole initramfs",
+        ),
+        (
+            "gz",
+            &[0x1f, 0x8b, 8],
+            "gz: it is a gzip file (a compressed Image?), 3 bytes, and no whole initramfs",
+        ),
+        ("elf", &elf(X86_64, ""), "elf: it is an ELF file (a vmlinux?), 64 bytes"),
+        ("zboot", b"MZ\0\0zimg", "zboot: it is an EFI zboot kernel"),
+        ("cut", &bzimage()[..69_000], "cut: it is a truncated bzImage: its header promises"),
+        ("short", &image()[..60], "short: it is a truncated arm64 Image"),
+        ("empty", b"", "empty: it is empty"),
+        ("cpio", b"070701", "cpio: it is a cpio archive (an initramfs?), 6 bytes, and no whole initramfs"),
+    ] {
+        fs::write(at.join(name), bytes).unwrap();
+        refused(at, &format!("inspect {name}"), 1, said);
+    }
+    fs::write(&path, format!("{{{}", " ".repeat(1 << 20))).unwrap();
+    refused(at, &format!("inspect {manifest}"), 12, "it has more than 1048576 bytes");
     refused(at, "inspect none", 1, "cannot open none");
 }
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{PUBLISH, done, json, mode, refused, run, workshop};
+use crate::{PUBLISH, X86_64, bzimage, done, elf, json, mode, phasectl, refused, run, workshop};
 
 fn published(folder: &Path) -> Value {
     json(&fs::read(folder.join("tree/stable/x86_64/manifest.signed.json")).unwrap())
@@ -123,9 +123,33 @@ fn what_cannot_boot_is_not_published() {
     let with = |kernel: &str, initramfs: &str, key: &str| {
         format!("publish --key {key} --into tree --arch x86_64 --kernel {kernel} --initramfs {initramfs}")
     };
-    refused(at, &with("image", "initrd", "k.key"), 1, "kernel image is for arm64 (Image), not for x86_64");
-    refused(at, &with("initrd", "initrd", "k.key"), 1, "initrd is not a kernel for x86_64");
-    refused(at, &with("empty", "initrd", "k.key"), 1, "kernel empty is empty");
+    fs::write(at.join("vmlinux"), elf(X86_64, "")).unwrap();
+    fs::write(at.join("vmlinuz.gz"), [0x1f, 0x8b, 8]).unwrap();
+    fs::write(at.join("cut"), &bzimage()[..69_000]).unwrap();
+    fs::write(at.join("zimage"), {
+        let mut zimage = bzimage();
+        zimage[0x211] = 0;
+        zimage
+    })
+    .unwrap();
+    for (kernel, said) in [
+        (
+            "image",
+            "image: kernel is a kernel for arm64, not for x86_64; publish the kernel that was built for this architecture",
+        ),
+        ("initrd", "initrd: kernel is no kernel that phaseboot knows, 12 bytes; publish a bzImage (x86_64)"),
+        ("empty", "empty: kernel is empty, 0 bytes; publish a bzImage"),
+        ("vmlinux", "vmlinux: kernel is an ELF file (a vmlinux?), 64 bytes; ELF kernels are not supported"),
+        (
+            "vmlinuz.gz",
+            "vmlinuz.gz: kernel is a gzip file (a compressed Image?), 3 bytes; compressed kernels",
+        ),
+        ("cut", "cut: kernel is a truncated bzImage"),
+        ("zimage", "zimage: kernel has a broken bzImage header: it is a zImage"),
+    ] {
+        refused(at, &with(kernel, "initrd", "k.key"), 1, said);
+    }
+    assert!(!at.join("tree").exists(), "refused before anything is written");
     refused(at, &with("bzimage", "empty", "k.key"), 1, "initramfs empty is empty");
     refused(at, &with("bzimage", "none", "k.key"), 1, "cannot open none");
     refused(at, &with("bzimage", ".", "k.key"), 1, ". is a directory");
@@ -137,7 +161,7 @@ fn what_cannot_boot_is_not_published() {
     fs::set_permissions(at.join("k.key"), fs::Permissions::from_mode(0o604)).unwrap();
     refused(at, PUBLISH, 1, "private key k.key is open to others (mode 0604); chmod 600 k.key");
     fs::set_permissions(at.join("k.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    refused(at, &format!("{PUBLISH} --channel ../x"), 2, "a letter or digit");
+    refused(at, &format!("{PUBLISH} --channel ../x"), 2, "no dot in front");
     refused(at, &format!("{PUBLISH} --expires soon"), 2, "such as 30d");
     refused(at, &PUBLISH.replace("x86_64", "riscv64"), 2, "unknown architecture");
     assert!(!at.join("tree/stable/x86_64/manifest.signed.json").exists());
@@ -149,6 +173,49 @@ fn what_cannot_boot_is_not_published() {
     assert_eq!(left, 0, "no temporary files");
     done(at, &PUBLISH.replace("x86_64", "aarch64").replace("bzimage", "image"));
     assert!(at.join("tree/stable/arm64/manifest.signed.json").exists());
+}
+
+#[test]
+fn a_command_line_has_to_fit_the_kernel() {
+    let folder = workshop();
+    let at = folder.path();
+    let arm64 = PUBLISH.replace("x86_64", "arm64").replace("bzimage", "image");
+    // COMMAND_LINE_SIZE 2048 of both: x86 less what kexec_file_load keeps for itself.
+    for (line, limit) in [(PUBLISH, 2016), (arm64.as_str(), 2047)] {
+        let with = |length| format!("{line} --cmdline {}", "x".repeat(length));
+        done(at, &with(limit));
+        refused(
+            at,
+            &with(limit + 1),
+            1,
+            &format!("--cmdline: the command line for the next kernel is {} bytes long", limit + 1),
+        );
+    }
+    assert_eq!(published(at)["manifest_version"], 1);
+    refused(at, &format!("{PUBLISH} --cmdline a=\"b"), 1, "--cmdline: ");
+}
+
+#[test]
+fn a_manifest_that_phaseboot_would_refuse_is_not_published() {
+    let folder = workshop();
+    let at = folder.path();
+    let before = || fs::read(at.join("tree/stable/x86_64/manifest.signed.json")).unwrap();
+    done(at, PUBLISH);
+    let first = before();
+    let many: Vec<String> = (0..33).map(|n| format!(" --url-base http://h{n}")).collect();
+    let why = "not published, because phaseboot would refuse it: manifest \
+               tree/stable/x86_64/manifest.signed.json is malformed: artifacts.kernel: more than 32 urls";
+    refused(at, &format!("{PUBLISH}{}", many.concat()), 1, why);
+    refused(
+        at,
+        &format!("{PUBLISH} --url-base http://{}", "h".repeat(2100)),
+        1,
+        "more than 32 urls, or \"http://hhh",
+    );
+    let control = phasectl(at, PUBLISH.split(' ').chain(["--cmdline", "a\x1bb"]));
+    let said = String::from_utf8(control.stderr).unwrap();
+    assert!(control.status.code() == Some(1) && said.contains("control characters"), "{said}");
+    assert_eq!(before(), first);
 }
 
 #[test]

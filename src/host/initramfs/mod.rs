@@ -1,7 +1,7 @@
 //! `phasectl initramfs`: an archive that a kernel can start from, made without root.
 //!
-//! phaseboot as /init, trusted keys and policy in /etc/phaseboot, device nodes, and the kernel
-//! modules that lead to the network. The same input gives the same bytes.
+//! phaseboot as /init, trusted keys, policy and build time in /etc/phaseboot, device nodes, and the
+//! kernel modules that lead to the network. The same input at the same time gives the same bytes.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,14 +9,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use self::archive::{Archive, Node};
 use self::modules::{Modules, Packed};
 use super::files;
-use super::{output, signing};
+use super::output;
+use super::signing::KEY_FILE_LIMIT;
 use crate::arch::Arch;
+use crate::config::Policy;
+use crate::error::printable;
+use crate::manifest::{self, MOST_KEYS, keys};
+use crate::time::UnixTime;
 
 pub mod archive;
 mod modules;
@@ -36,7 +41,7 @@ pub struct Arguments {
     /// The static program `phaseboot` for the machines that boot this
     #[arg(long, value_name = "PHASEBOOT")]
     payload: PathBuf,
-    /// Public key to trust; several may be given
+    /// Public key to trust, or a file of several; several may be given
     #[arg(long, value_name = "PUB", required_unless_present = "no_keys")]
     key: Vec<PathBuf>,
     /// Trust no key: for an archive whose keys are added later
@@ -67,7 +72,8 @@ pub struct Arguments {
     /// How hard to compress
     #[arg(long, value_enum, default_value_t = Compress::Best)]
     compress: Compress,
-    /// Modification time of every file, in seconds since 1970 [default: $SOURCE_DATE_EPOCH, else 0]
+    /// Modification time of every file and build time, in seconds since 1970
+    /// [default: $SOURCE_DATE_EPOCH, else 0 for the files and now for the build time]
     #[arg(long, value_name = "SECONDS")]
     mtime: Option<u32>,
     /// Print the result as JSON
@@ -86,7 +92,7 @@ enum Compress {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let mtime = mtime(arguments)?;
+    let built = built(arguments)?;
     let payload = files::read(&arguments.payload, FILE_LIMIT)?;
     let arch = payload_arch(&payload, &arguments.payload, arguments.arch)?;
 
@@ -101,13 +107,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     add_payload(&mut archive, payload, arguments.init.as_deref())?;
     let keys = add_keys(&mut archive, &arguments.key)?;
-    if let Some(path) = &arguments.policy {
-        let bytes = files::read(path, POLICY_LIMIT)?;
-        let policy: Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("policy {} is not JSON", path.display()))?;
-        ensure!(policy.is_object(), "policy {} is not a JSON object", path.display());
-        archive.add("etc/phaseboot/policy.json", 0o644, Node::File(bytes))?;
-    }
+    let policy = match &arguments.policy {
+        Some(path) => Some(add_policy(&mut archive, path, (!arguments.no_keys).then_some(keys.len()))?),
+        None => None,
+    };
+    let build_time = built.map_or_else(UnixTime::now, |seconds| UnixTime(seconds.into()));
+    let line = format!("{build_time}\n").into_bytes();
+    archive.add("etc/phaseboot/build-time", 0o644, Node::File(line))?;
     let packed = match &arguments.modules {
         Some(folder) => Some(Modules::open(folder)?.pack(&arguments.module, &mut archive, arch)?),
         None => None,
@@ -116,7 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .and_then(|()| program::check_start(&archive, "/init", arch))
         .with_context(|| format!("this archive cannot start on {arch}"))?;
 
-    let unpacked = archive.write(Vec::new(), mtime)?;
+    let unpacked = archive.write(Vec::new(), built.unwrap_or(0))?;
     let bytes = output::patiently("compressing", || compress(&unpacked, arguments.compress))?;
     files::write(&arguments.out, &bytes)?;
     Summary {
@@ -124,23 +130,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arch,
         size: bytes.len(),
         unpacked: unpacked.len(),
-        sha256: files::hex(&Sha256::digest(&bytes)),
+        sha256: keys::hex(&Sha256::digest(&bytes)),
         entries: archive.entries(),
         payload_size,
         keys,
-        has_policy: arguments.policy.is_some(),
+        policy,
+        build_time,
         packed,
     }
     .print(arguments.json)
 }
 
-fn mtime(arguments: &Arguments) -> Result<u32> {
+/// The time that the builder asks for, in seconds since 1970.
+fn built(arguments: &Arguments) -> Result<Option<u32>> {
     match (arguments.mtime, std::env::var("SOURCE_DATE_EPOCH")) {
-        (Some(mtime), _) => Ok(mtime),
-        (None, Ok(text)) => {
-            text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is not a number of seconds: \"{text}\""))
-        }
-        (None, Err(_)) => Ok(0),
+        (Some(mtime), _) => Ok(Some(mtime)),
+        (None, Ok(text)) => text
+            .parse()
+            .map(Some)
+            .with_context(|| format!("SOURCE_DATE_EPOCH is not a number of seconds: \"{text}\"")),
+        (None, Err(_)) => Ok(None),
     }
 }
 
@@ -197,20 +206,39 @@ fn add_file(archive: &mut Archive, source: &Path, destination: &str, arch: Arch)
     archive.add(destination, if is_program { 0o755 } else { 0o644 }, Node::File(bytes))
 }
 
-/// Keys go to /etc/phaseboot/keys/NAME.pub, as they are. Returns their ids.
+/// Key files go to /etc/phaseboot/keys/NAME.pub, as they are. Returns the ids of all keys in them.
 fn add_keys(archive: &mut Archive, paths: &[PathBuf]) -> Result<Vec<String>> {
     archive.add("etc/phaseboot/keys", 0o755, Node::Directory)?;
     let mut ids = BTreeSet::new();
     for path in paths {
-        let (key, bytes) = signing::read_public(path)?;
-        let id = signing::key_id(&key);
-        ensure!(!ids.contains(&id), "{} is the key {id}, which was given already", path.display());
-        ids.insert(id);
+        let bytes = files::read(path, KEY_FILE_LIMIT)?;
+        let found = keys::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
+        for key in found {
+            let id = key.id();
+            ensure!(ids.insert(id.to_owned()), "key {}: {id} was given already", path.display());
+        }
         let name = path.file_stem().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
         archive.add(&format!("etc/phaseboot/keys/{name}.pub"), 0o644, Node::File(bytes))?;
     }
+    ensure!(ids.len() <= MOST_KEYS, "{} keys; phaseboot trusts at most {MOST_KEYS}", ids.len());
     Ok(ids.into_iter().collect())
+}
+
+/// A policy that phaseboot understands goes to /etc/phaseboot/policy.json, as it is. `keys` is how many
+/// there are; None if they are added later.
+fn add_policy(archive: &mut Archive, path: &Path, keys: Option<usize>) -> Result<Policy> {
+    let bytes = files::read(path, POLICY_LIMIT)?;
+    let refused = |reason: String| anyhow!("policy {}: {}", path.display(), printable(&reason));
+    let text = std::str::from_utf8(&bytes).map_err(|error| refused(error.to_string()))?;
+    let policy = Policy::parse(text).map_err(refused)?;
+    let threshold = policy.threshold;
+    if let Some(have) = keys.filter(|&have| have < threshold && !policy.allow_unsigned) {
+        let error = manifest::Error::TooFewKeys { have, threshold };
+        bail!("policy {}: {error}; {}", path.display(), error.hint());
+    }
+    archive.add("etc/phaseboot/policy.json", 0o644, Node::File(bytes))?;
+    Ok(policy)
 }
 
 fn compress(bytes: &[u8], how: Compress) -> Result<Vec<u8>> {
@@ -243,7 +271,8 @@ struct Summary<'a> {
     entries: usize,
     payload_size: usize,
     keys: Vec<String>,
-    has_policy: bool,
+    policy: Option<Policy>,
+    build_time: UnixTime,
     packed: Option<Packed>,
 }
 
@@ -259,7 +288,8 @@ impl Summary<'_> {
                 "entries": self.entries,
                 "payload_size": self.payload_size,
                 "keyids": self.keys,
-                "policy": self.has_policy,
+                "policy": self.policy.is_some(),
+                "build_time": self.build_time.to_string(),
                 "modules": self.packed,
             }));
         }
@@ -274,12 +304,16 @@ impl Summary<'_> {
         ))?;
         output::line(format_args!("  payload {}", bytes(self.payload_size)))?;
         match self.keys.as_slice() {
+            [] if self.policy.as_ref().is_some_and(|policy| policy.allow_unsigned) => {
+                output::line("  keys    NONE: the policy lets anybody's manifest boot")?
+            }
             [] => {
                 output::line("  keys    NONE: phaseboot will boot nothing until /etc/phaseboot/keys has one")?
             }
             keys => output::line(format_args!("  keys    {}", keys.join(", ")))?,
         }
-        output::line(format_args!("  policy  {}", if self.has_policy { "given" } else { "defaults" }))?;
+        output::line(format_args!("  policy  {}", if self.policy.is_some() { "given" } else { "defaults" }))?;
+        output::line(format_args!("  built   {}", self.build_time))?;
         if let Some(packed) = &self.packed {
             let Packed { release, modules, size } = packed;
             let size = output::bytes(*size);
