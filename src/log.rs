@@ -282,6 +282,11 @@ impl Progress {
         if let Some(file) = files.files.get_mut(index) {
             file.done = done;
         }
+        if files.files.iter().all(|file| file.done >= file.size) {
+            drop(files);
+            end_progress();
+            return;
+        }
         if now.duration_since(files.drawn) < REDRAW {
             return;
         }
@@ -305,10 +310,14 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(mut state) = lock() {
-            state.erase_progress();
-            state.progress = None;
-        }
+        end_progress();
+    }
+}
+
+fn end_progress() {
+    if let Some(mut state) = lock() {
+        state.erase_progress();
+        state.progress = None;
     }
 }
 

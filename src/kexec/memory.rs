@@ -79,6 +79,22 @@ impl MemoryMap {
         free
     }
 
+    /// Keeps only the lowest `enough` bytes of what is usable. Everything is placed as low as it fits,
+    /// and on a machine with a terabyte it takes seconds to ask about every page.
+    pub fn keep_lowest(&mut self, enough: u64) {
+        let mut left = enough;
+        let mut end = u64::MAX;
+        for range in self.usable.iter() {
+            let size = range.end.saturating_sub(range.start);
+            if size >= left {
+                end = range.start.saturating_add(left);
+                break;
+            }
+            left -= size;
+        }
+        self.usable.clip(&(0..end));
+    }
+
     /// Takes away the pages that the running kernel owns for purposes that do not show, where they
     /// make up a [`LIVE_BLOCK`]. An interrupt controller may still write there after the hand-over:
     /// a GICv3 keeps its LPI tables. The kernel's own place is not looked at: it was taken before
@@ -187,6 +203,19 @@ mod tests {
         assert_eq!(map.kernel, Some(0x0700_0000..0x0980_0000));
         assert!(map.usable.contains(&(0x0010_0000..0x1ffe_0000)));
         assert!(!map.usable.contains(&(0xf_0000..0xf_1000)));
+    }
+
+    #[test]
+    fn only_the_lowest_memory_is_kept() {
+        let iomem = "00001000-00001fff : System RAM\n00003000-00006fff : System RAM\n";
+        let kept = |enough| {
+            let mut map = MemoryMap::parse(iomem).unwrap();
+            map.keep_lowest(enough);
+            map.usable.iter().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(kept(0x3000), [0x1000..0x2000, 0x3000..0x5000]);
+        assert_eq!(kept(0x5000), [0x1000..0x2000, 0x3000..0x7000]);
+        assert_eq!(kept(u64::MAX), [0x1000..0x2000, 0x3000..0x7000]);
     }
 
     #[test]

@@ -295,7 +295,9 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
     let live = gic::live_tables(&paths.kmsg());
-    let mut memory = memory(paths, page)?;
+    let initrd = target.initrd.as_ref().map(VerifiedArtifact::size);
+    let wanted = kernel.memory.saturating_add(initrd.unwrap_or(0));
+    let mut memory = memory(paths, page, wanted.saturating_mul(4).saturating_add(SPARE))?;
     for table in &live {
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
@@ -305,7 +307,7 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
         Parts {
             kernel,
             kernel_file: target.kernel.artifact().size(),
-            initrd_file: target.initrd.as_ref().map(VerifiedArtifact::size),
+            initrd_file: initrd,
             tree: &device_tree(&paths.devicetree())?,
             cmdline: &target.cmdline,
             seeds: seeds(&target.cmdline, kaslr),
@@ -316,11 +318,15 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
     Ok(Attempt::Load(plan))
 }
 
-/// Where the next kernel may go on this machine.
-fn memory(paths: &Paths, page: u64) -> Result<MemoryMap, Error> {
+/// 4 GiB: how much memory is looked at beyond a few times what is placed.
+const SPARE: u64 = 4 << 30;
+
+/// Where the next kernel may go on this machine: the lowest `enough` bytes of it.
+fn memory(paths: &Paths, page: u64, enough: u64) -> Result<MemoryMap, Error> {
     let iomem = paths.iomem();
     let text = fs::read_to_string(&iomem).map_err(|source| read(&iomem, source))?;
     let mut memory = MemoryMap::parse(&text)?;
+    memory.keep_lowest(enough);
     let flags = paths.kpageflags();
     match File::open(&flags) {
         Ok(mut file) => {
