@@ -1,5 +1,6 @@
 //! The lab: `cargo lab setup|build|kernels|demo|test`.
 
+mod apt;
 mod arch;
 mod budgets;
 mod build;

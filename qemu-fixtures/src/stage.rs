@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::apt::hex;
 use crate::arch::Arch;
 use crate::build::{self, Built};
-use crate::kernels::{self, Id, Kernel, hex};
+use crate::kernels::{self, Id, Kernel};
 use crate::{folders, run};
 
 /// What was built and fetched, once for all machines.
@@ -63,7 +64,7 @@ impl Tools {
 }
 
 /// What the machines' devices need; phasectl's own choice has the drivers of real clouds, too.
-const MODULES: [&str; 3] = ["virtio_net", "virtio_pci", "virtio_rng"];
+pub(crate) const MODULES: [&str; 3] = ["virtio_net", "virtio_pci", "virtio_rng"];
 
 /// The host's binary, built like any other of the workspace.
 fn phasectl() -> Result<PathBuf> {

@@ -1,8 +1,7 @@
 //! The kernels that are booted: Debian's own, and a small arm64 one with kexec_file_load.
 //!
-//! All of it is kept in the cache by checksum, and resolved anew each time: a mirror drops old versions.
+//! All of it is kept in the cache by checksum, and resolved anew each day: a mirror drops old versions.
 
-mod apt;
 mod lab_arm64;
 
 use std::fmt;
@@ -12,8 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::apt::hex;
-use self::apt::{Deb, Wanted};
+use crate::apt::{self, Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
 
@@ -95,7 +93,7 @@ pub(crate) fn get(id: Id) -> Result<Kernel> {
 /// A Debian kernel, by the metapackage that depends on its newest version.
 fn debian(id: Id, metapackages: &[&str], version: &'static str, suite: &'static str) -> Result<Kernel> {
     let wanted = Wanted { names: metapackages, version, arch: Some(id.arch()), suite };
-    let deb = apt::resolve(&wanted)?.image_of_metapackage()?;
+    let deb = apt::resolve_image(&wanted)?;
     let folder = folders::cache()?.join("kernels").join(format!("{id}-{}", deb.key()));
     if !folder.exists() {
         println!("kernels: unpacking {deb}");

@@ -1,4 +1,5 @@
 //! Debian packages: which version apt knows, with which checksum; and the download.
+//! Asking apt takes a second or more, so its answers are kept for a day.
 //!
 //! A suite that this machine does not read is read with a configuration of our own, below the cache:
 //! its own source list and lists, the mirror taken from the machine's sources.
@@ -7,12 +8,17 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::arch::Arch;
 use crate::{folders, run};
+
+/// How long an answer of apt's is believed, if its lists stay as they are.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// What is looked for.
 #[derive(Debug)]
@@ -28,7 +34,7 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// A package in one version, as its archive describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Deb {
     name: String,
     version: String,
@@ -39,7 +45,7 @@ pub(crate) struct Deb {
 }
 
 /// Whose apt configuration knows a package.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Source {
     /// The architecture to ask for, if it matters.
     arch: Option<Arch>,
@@ -97,10 +103,54 @@ impl Source {
     }
 }
 
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arch = self.arch.map_or("all", Arch::debian);
+        write!(f, "{}_{}_{arch}_{}", self.names.join("+"), self.version, self.suite)
+    }
+}
+
 /// The newest package that fits, from this machine's suites, else from another.
 pub(crate) fn resolve(wanted: &Wanted<'_>) -> Result<Deb> {
+    remembered(&wanted.to_string(), || look(wanted))
+}
+
+/// The kernel image that the newest metapackage that fits depends on.
+pub(crate) fn resolve_image(metapackage: &Wanted<'_>) -> Result<Deb> {
+    remembered(&format!("{metapackage}_image"), || look(metapackage)?.image_of_metapackage())
+}
+
+/// An answer of apt's, and the state of its lists when it was given.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    lists: Option<SystemTime>,
+    deb: Deb,
+}
+
+/// The kept answer to `question`, else apt's own, which is kept.
+fn remembered(question: &str, ask: impl FnOnce() -> Result<Deb>) -> Result<Deb> {
+    let folder = folders::cache()?.join("apt/answers");
+    let path = folder.join(format!("{question}.json"));
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let lists = changed(Path::new("/var/lib/apt/lists"));
+    let young = changed(&path).and_then(|at| at.elapsed().ok()).is_some_and(|age| age < KEPT);
+    let kept = fs::read(&path).ok().filter(|_| young);
+    if let Some(answer) = kept.and_then(|text| serde_json::from_slice::<Answer>(&text).ok())
+        && answer.lists == lists
+        && answer.deb.source.config.as_ref().is_none_or(|config| config.exists())
+    {
+        return Ok(answer.deb);
+    }
+    let deb = ask()?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let answer = serde_json::to_vec(&Answer { lists, deb: deb.clone() })?;
+    fs::write(&path, answer).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(deb)
+}
+
+fn look(wanted: &Wanted<'_>) -> Result<Deb> {
     if !run::have("apt-cache") {
-        bail!("no apt-cache: Debian's kernels come through apt");
+        bail!("no apt-cache: Debian's packages come through apt");
     }
     let own = Source { arch: wanted.arch, config: None };
     if let Some(deb) = own.find(wanted) {
@@ -123,7 +173,7 @@ impl Deb {
     }
 
     /// The image that this metapackage depends on: `linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)`.
-    pub(crate) fn image_of_metapackage(&self) -> Result<Self> {
+    fn image_of_metapackage(&self) -> Result<Self> {
         let image = self
             .depends
             .split([',', '|'])
@@ -143,7 +193,7 @@ impl Deb {
         if path.exists() && sha256_of(&path)? == self.sha256 {
             return Ok(path);
         }
-        println!("kernels: downloading {self}");
+        println!("downloading {self}");
         let folder = folders::beside(&path, ".part");
         folders::afresh(&folder)?;
         self.fetch(&folder)?;
@@ -222,7 +272,7 @@ fn other_suite(suite: &str) -> Result<PathBuf> {
         at("cache"),
     );
     fs::write(&config, text)?;
-    println!("kernels: reading Debian {suite}");
+    println!("reading the lists of Debian {suite}");
     let source = Source { arch: None, config: Some(config.clone()) };
     run::quiet(source.apt("apt-get").args(["update", "--quiet=2"]))?;
     Ok(config)
