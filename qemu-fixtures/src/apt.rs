@@ -187,6 +187,14 @@ impl Deb {
             .with_context(|| format!("apt knows no {image} {}", self.version))
     }
 
+    /// The names of the packages that it depends on; of alternatives, the first.
+    pub(crate) fn dependencies(&self) -> impl Iterator<Item = &str> {
+        self.depends
+            .split(',')
+            .filter_map(|part| part.split('|').next()?.split_whitespace().next())
+            .map(|name| name.split_once(':').map_or(name, |(name, _)| name))
+    }
+
     /// Downloads the .deb into the cache; what is there has the archive's checksum.
     pub(crate) fn download(&self) -> Result<PathBuf> {
         let path = folders::cache()?.join("debs").join(format!("{}.deb", self.sha256));
@@ -307,6 +315,8 @@ mod tests {
         assert_eq!(deb.depends, "linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)");
         assert_eq!(deb.key(), "00be21c0c17f08dd");
         assert_eq!(source.spec("x"), "x:amd64");
+        let deb = Deb { depends: "libc6 (>= 2.34), a:any | b, debconf".into(), ..deb };
+        assert_eq!(deb.dependencies().collect::<Vec<_>>(), ["libc6", "a", "debconf"]);
         assert!(
             source.parse("Package: x\nVersion: 1").is_none(),
             "a stanza of dpkg's status has no checksum"

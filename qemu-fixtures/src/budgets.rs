@@ -2,51 +2,38 @@
 
 use crate::arch::Arch;
 use crate::build::{Built, PAYLOAD_BUDGET, megabytes};
-use crate::e2e::{Outcome, Times};
+use crate::e2e::{Results, Times};
+use crate::kernels::Id;
 
 /// 1.3 MB: what an initramfs with modules may weigh.
 const INITRAMFS_BUDGET: u64 = 1_300_000;
 
-/// Seconds from PID 1 to kexec exec on the same machine (2 CPUs, TCG, `-cpu max`) and kernel, for a
-/// shell init with busybox udhcpc, wget, sha256sum and `kexec -l`.
-fn shell_init(arch: Arch) -> f64 {
-    match arch {
-        Arch::X86_64 => 2.24,
-        Arch::Aarch64 => 2.39,
-    }
-}
-
 /// Prints the table. Only runs that had the host for themselves are in it.
-pub(crate) fn print<'a>(outcomes: &[Outcome], built: impl Iterator<Item = &'a Built>) {
-    println!("\nbudgets (seconds since PID 1 started; a shell init with kexec -l for comparison)");
+pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built>) {
     println!(
-        "{:<28} {:>8} {:>9} {:>8} {:>10} {:>9}",
-        "", "lease", "verified", "exec", "shell init", "handover"
+        "\nbudgets (seconds since PID 1 started, by the host's clock; handover: from exec to the next init)"
     );
-    for outcome in outcomes.iter().filter(|outcome| outcome.scenario.timed) {
-        let Ok(times) = &outcome.result else { continue };
-        let arch = outcome.scenario.machine.arch;
-        let compared = if outcome.scenario.kernel == crate::kernels::Id::Debian61(arch) {
-            format!("{:.2}", shell_init(arch))
-        } else {
-            "-".to_owned()
-        };
-        println!(
-            "{:<28} {:>8} {:>9} {:>8} {:>10} {:>9}",
-            outcome.scenario.full_name(),
-            seconds(times.lease),
-            seconds(times.verified),
-            seconds(times.exec),
-            compared,
-            seconds(times.handover)
-        );
+    println!(
+        "{:<28} {:>8} {:>9} {:>8} {:>9} {:>10}",
+        "", "lease", "verified", "exec", "handover", "initramfs"
+    );
+    for outcome in results.outcomes.iter().filter(|outcome| outcome.scenario.timed) {
+        let Ok(ours) = &outcome.result else { continue };
+        times(&outcome.scenario.full_name(), ours);
+        match results.peers.iter().find(|(arch, _)| outcome.scenario.compares(*arch)) {
+            Some((_, Ok(peers))) => {
+                times("  shell init, kexec -l", peers);
+                ratios(ours, peers);
+            }
+            Some((_, Err(_))) => println!("  shell init, kexec -l       no figure"),
+            None => {}
+        }
     }
     for built in built {
         size(&format!("payload {}", built.arch), built.payload_size, PAYLOAD_BUDGET);
     }
     for arch in Arch::ALL {
-        let of_arch =
-            outcomes.iter().filter(|outcome| outcome.scenario.kernel == crate::kernels::Id::Debian61(arch));
+        let of_arch = results.outcomes.iter().filter(|outcome| outcome.scenario.kernel == Id::Debian61(arch));
         let largest =
             of_arch.filter_map(|outcome| outcome.result.as_ref().ok()).map(|times: &Times| times.initramfs);
         if let Some(largest) = largest.max() {
@@ -55,8 +42,35 @@ pub(crate) fn print<'a>(outcomes: &[Outcome], built: impl Iterator<Item = &'a Bu
     }
 }
 
+fn times(name: &str, times: &Times) {
+    println!(
+        "{name:<28} {:>8} {:>9} {:>8} {:>9} {:>7.2} MB",
+        seconds(times.lease),
+        seconds(times.verified),
+        seconds(times.exec),
+        seconds(times.handover),
+        megabytes(times.initramfs)
+    );
+}
+
+fn ratios(ours: &Times, peers: &Times) {
+    println!(
+        "{:<28} {:>8} {:>9} {:>8} {:>9} {:>10.2}",
+        "  ratio",
+        ratio(ours.lease, peers.lease),
+        ratio(ours.verified, peers.verified),
+        ratio(ours.exec, peers.exec),
+        ratio(ours.handover, peers.handover),
+        megabytes(ours.initramfs) / megabytes(peers.initramfs)
+    );
+}
+
 fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
+}
+
+fn ratio(ours: Option<f64>, peers: Option<f64>) -> String {
+    seconds(ours.zip(peers.filter(|peers| *peers > 0.0)).map(|(ours, peers)| ours / peers))
 }
 
 fn size(name: &str, bytes: u64, budget: u64) {

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::arch::Arch;
 use crate::faulty::Faulty;
-use crate::folders;
 use crate::machine::{Boot, End, HOST, Run};
 use crate::scenarios::{Check, Expect, Initramfs, Publish, Scenario, Serve};
 use crate::serial::{Record, Transcript};
 use crate::stage::{Packing, Stage, Tools};
+use crate::{folders, peer};
 
 /// A machine that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -30,47 +30,69 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<Times>,
 }
 
-/// The way of a successful boot in seconds since PID 1 started, by the machine's clock.
+/// The way of a successful boot in seconds since PID 1 started, by the host's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
     pub(crate) lease: Option<f64>,
     pub(crate) verified: Option<f64>,
     pub(crate) exec: Option<f64>,
-    /// From exec to the second kernel's report, by the host's clock.
+    /// From exec to the second kernel's report.
     pub(crate) handover: Option<f64>,
     /// Bytes.
     pub(crate) initramfs: u64,
 }
 
 impl Times {
-    pub(crate) fn of(transcript: &Transcript, initramfs: &Path) -> Self {
-        let first =
-            |wanted: fn(&Record<'_>) -> bool| transcript.records().find(wanted).map(|record| record.t);
+    fn of(transcript: &Transcript, initramfs: &Path) -> Self {
+        // The first record says how long PID 1 has been there.
+        let start = transcript.records().next().map_or(0.0, |first| first.at.as_secs_f64() - first.t);
+        let since = |record: Option<Record<'_>>| record.map(|record| record.at.as_secs_f64() - start);
         let exec = transcript.exec();
         let target = transcript.targets().first().map(|(at, _)| *at);
         let handover = exec.as_ref().zip(target).map(|(exec, at)| at.saturating_sub(exec.at).as_secs_f64());
+        let mut records = transcript.records();
         Self {
-            lease: first(|record| record.step == "net" && record.message.contains(": lease ")),
-            verified: transcript
-                .records()
-                .filter(|record| record.step == "fetch")
-                .last()
-                .map(|record| record.t),
-            exec: exec.map(|record| record.t),
+            lease: since(records.find(|record| record.step == "net" && record.message.contains(": lease "))),
+            verified: since(records.filter(|record| record.step == "fetch").last()),
+            exec: since(exec),
             handover,
             initramfs: std::fs::metadata(initramfs).map_or(0, |meta| meta.len()),
         }
     }
 }
 
-/// Runs all of them, as many at a time as there are CPUs, those whose times count one by one before.
-pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Vec<Outcome>> {
+/// What a run of the lab has come to.
+#[derive(Debug)]
+pub(crate) struct Results {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// The other way on the same machines, where phaseboot's times were taken.
+    pub(crate) peers: Vec<(Arch, Result<Times>)>,
+}
+
+/// Runs all of them, as many at a time as there are CPUs; those whose times count one by one before, and
+/// with them the peer.
+pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
     let folder = folders::work("e2e")?;
     let (timed, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.timed);
+    let compared = Arch::ALL.into_iter().filter(|arch| timed.iter().any(|scenario| scenario.compares(*arch)));
+    let peers: Vec<_> = compared.map(|arch| (arch, peer(arch, tools, &folder))).collect();
     let mut outcomes = at_a_time(1, timed, tools, &folder);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     outcomes.extend(at_a_time(cpus, others, tools, &folder));
-    Ok(outcomes)
+    Ok(Results { outcomes, peers })
+}
+
+/// It is there to be compared with: without it there is no figure, and nothing has failed.
+fn peer(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
+    let (started, folder) = (Instant::now(), folder.join(format!("{arch}-peer")));
+    let times = peer::boot(arch, tools, &folder);
+    let took = started.elapsed().as_secs_f64();
+    let name = format!("peer/{arch}");
+    match &times {
+        Ok(_) => println!("{name:<44} ok      {took:>5.1} s"),
+        Err(error) => println!("{name:<44} no figure {took:>3.0} s: {error:#}"),
+    }
+    times
 }
 
 fn at_a_time(count: usize, scenarios: Vec<Scenario>, tools: &Tools, folder: &Path) -> Vec<Outcome> {

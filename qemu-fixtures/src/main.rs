@@ -11,6 +11,7 @@ mod faulty;
 mod folders;
 mod kernels;
 mod machine;
+mod peer;
 mod run;
 mod scenarios;
 mod serial;

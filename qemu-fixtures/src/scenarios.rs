@@ -95,6 +95,11 @@ impl Scenario {
         format!("e2e/{}/{}", self.machine.arch, self.name)
     }
 
+    /// Whether its times are compared with those of the peer on this architecture.
+    pub(crate) fn compares(&self, arch: Arch) -> bool {
+        self.timed && self.kernel == Id::Debian61(arch)
+    }
+
     /// The folder name of its remains.
     pub(crate) fn slug(&self) -> String {
         format!("{}-{}", self.machine.arch, self.name)

@@ -42,7 +42,8 @@ impl Needs {
     /// Package names, with `:ARCHITECTURE` where it is not this machine's.
     fn packages(&self) -> Result<BTreeSet<String>> {
         let native = Arch::native()?;
-        let mut names: BTreeSet<String> = ["ca-certificates", "kmod", "util-linux"].map(String::from).into();
+        let mut names: BTreeSet<String> =
+            ["ca-certificates", "cpio", "kmod", "util-linux"].map(String::from).into();
         let mut add = |list: &[&str]| names.extend(list.iter().map(|name| (*name).to_owned()));
         for &arch in &self.payloads {
             add(compiler(arch));

@@ -51,15 +51,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let ids: BTreeSet<kernels::Id> = chosen.iter().flat_map(Scenario::kernels).collect();
     let tools = Tools::prepare(&ids.into_iter().collect::<Vec<_>>())?;
     println!();
-    let outcomes = e2e::run(chosen, &tools)?;
-    budgets::print(&outcomes, tools.all_built());
+    let results = e2e::run(chosen, &tools)?;
+    budgets::print(&results, tools.all_built());
 
-    let broken: Vec<String> = outcomes
+    let broken: Vec<String> = results
+        .outcomes
         .iter()
         .filter(|outcome| outcome.result.is_err())
         .map(|outcome| outcome.scenario.full_name())
         .collect();
-    passed += outcomes.len() - broken.len();
+    passed += results.outcomes.len() - broken.len();
     failed += broken.len();
     if !broken.is_empty() {
         println!("\nfailed: {}", broken.join(", "));

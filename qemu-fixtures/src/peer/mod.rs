@@ -1,0 +1,146 @@
+//! The peer: a shell init with busybox and kexec-tools on the same machine, with the same kernel, files and
+//! server as phaseboot, so that times can be compared within one run.
+
+mod packages;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::apt::sha256_of;
+use crate::arch::Arch;
+use crate::e2e::{PANIC, Times};
+use crate::kernels::{Id, Kernel};
+use crate::machine::{Boot, HOST, Machine};
+use crate::run;
+use crate::serial::Transcript;
+use crate::stage::{MODULES, Stage, Tools};
+
+const INIT: &str = include_str!("init.sh");
+const LEASE: &str = include_str!("lease.sh");
+/// On aarch64 kexec-tools takes half a minute between the kernels.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Boots Debian's kernel for `arch` into itself, the peer's way.
+pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
+    let id = Id::Debian61(arch);
+    let kernel = tools.kernel(id)?;
+    let stage = Stage::new(tools, folder.to_owned())?;
+    let (target, secret) = stage.target_initramfs(arch)?;
+    publish(&stage.site(), &kernel.image, &target)?;
+    let server = stage.serve()?;
+    let url = format!("http://{HOST}:{}", server.port());
+    let console = arch.console();
+    let initramfs = initramfs(&stage, kernel, &url, &format!("console={console} {PANIC}"))?;
+    let boot = Boot {
+        kernel: kernel.image.clone(),
+        initramfs: initramfs.clone(),
+        cmdline: format!("console={console} {PANIC}"),
+    };
+    let run = Machine::new(arch).run(&boot, &stage.path("serial.log"), LIMIT, false)?;
+    let said = run.transcript;
+    let targets = said.targets();
+    let (_, report) = targets.first().with_context(|| {
+        let last: Vec<&str> = said.tail(3).collect();
+        format!("no second kernel: {}", last.join(" / "))
+    })?;
+    ensure!(report["secret_sha256"] == secret, "the second kernel has another initramfs");
+    times(&said, &initramfs)
+}
+
+/// Both files and their checksums, as they are.
+fn publish(site: &Path, kernel: &Path, initramfs: &Path) -> Result<()> {
+    fs::create_dir_all(site)?;
+    let mut sums = String::new();
+    for (name, source) in [("kernel", kernel), ("initramfs", initramfs)] {
+        fs::copy(source, site.join(name)).with_context(|| format!("cannot copy {}", source.display()))?;
+        sums.push_str(&format!("{}  {name}\n", sha256_of(source)?));
+    }
+    fs::write(site.join("SHA256SUMS"), sums)?;
+    Ok(())
+}
+
+/// Packed as tightly as the one with phaseboot is: gzip -9.
+fn initramfs(stage: &Stage<'_>, kernel: &Kernel, url: &str, cmdline: &str) -> Result<PathBuf> {
+    let root = stage.path("peer");
+    run::quiet(Command::new("cp").arg("-a").arg(packages::root(kernel.id.arch())?).arg(&root))?;
+    for folder in ["dev", "modules", "proc", "sys"] {
+        fs::create_dir(root.join(folder))?;
+    }
+    let mut names = Vec::new();
+    let folder = kernel.modules.as_ref().context("a kernel without modules")?;
+    let dependencies = fs::read_to_string(folder.join("modules.dep")).context("no modules.dep")?;
+    for path in modules(&dependencies, &MODULES)? {
+        let name = Path::new(path).file_name().context("a module without a name")?.to_string_lossy();
+        fs::copy(folder.join(path), root.join("modules").join(&*name))?;
+        names.push(name.into_owned());
+    }
+    fs::write(
+        root.join("peer.conf"),
+        format!("modules='{}'\nurl='{url}'\ncmdline='{cmdline}'\n", names.join(" ")),
+    )?;
+    for (name, script) in [("init", INIT), ("bin/lease", LEASE)] {
+        fs::write(root.join(name), script)?;
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    let out = stage.path("peer.img");
+    let pipe = "find . | LC_ALL=C sort | cpio --quiet --create --format newc --owner 0:0 | gzip -9n >\"$1\"";
+    run::quiet(Command::new("sh").args(["-ec", pipe, "sh"]).arg(&out).current_dir(&root))?;
+    Ok(out)
+}
+
+/// The modules of these names and what they need, in the order in which they have to be loaded:
+/// modules.dep(5) has the last to be loaded first.
+fn modules<'a>(dependencies: &'a str, names: &[&str]) -> Result<Vec<&'a str>> {
+    // virtio_rng is in virtio-rng.ko.
+    let name = |path: &str| Some(Path::new(path).file_stem()?.to_str()?.replace('-', "_"));
+    let mut order = Vec::new();
+    for wanted in names {
+        let mut lines = dependencies.lines().filter_map(|line| line.split_once(':'));
+        let Some((path, needs)) = lines.find(|(path, _)| name(path).as_deref() == Some(*wanted)) else {
+            bail!("modules.dep has no {wanted}");
+        };
+        for path in needs.split_whitespace().rev().chain([path]) {
+            if !order.contains(&path) {
+                order.push(path);
+            }
+        }
+    }
+    Ok(order)
+}
+
+fn times(said: &Transcript, initramfs: &Path) -> Result<Times> {
+    let at = |mark: &str| {
+        let line = said.lines.iter().find(|line| line.text.strip_prefix("peer: ") == Some(mark));
+        line.map(|line| line.at)
+    };
+    let start = at("start").context("the peer's first line is missing")?;
+    let since = |mark: &str| at(mark).map(|at| at.saturating_sub(start).as_secs_f64());
+    let exec = at("exec").context("the peer's last line is missing")?;
+    Ok(Times {
+        lease: since("lease"),
+        verified: since("verified"),
+        exec: since("exec"),
+        handover: said.targets().first().map(|(at, _)| at.saturating_sub(exec).as_secs_f64()),
+        initramfs: fs::metadata(initramfs)?.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_come_after_what_they_need() {
+        let dependencies = "kernel/a.ko:\nkernel/b.ko: kernel/a.ko\nkernel/c-d.ko: kernel/b.ko kernel/a.ko\n";
+        assert_eq!(
+            modules(dependencies, &["b", "c_d"]).unwrap(),
+            ["kernel/a.ko", "kernel/b.ko", "kernel/c-d.ko"]
+        );
+        assert!(modules(dependencies, &["d"]).is_err());
+    }
+}
