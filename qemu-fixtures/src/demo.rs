@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = folders::work("demo")?.join(arch.gnu());
     let stage = Stage::new(&tools, folder.clone())?;
     let (key, target, secret) = steps.time("make a key and the second initramfs", || {
-        let (target, secret) = stage.target_initramfs(arch)?;
+        let (target, secret) = stage.target_initramfs(arch, 0)?;
         Ok((stage.keygen("demo")?, target, secret))
     })?;
     steps.time("sign and publish kernel and initramfs", || {

@@ -155,9 +155,13 @@ impl Server {
 fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, said: &mut Option<Transcript>) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
     let trusted = stage.keygen("trusted")?;
-    let (target, secret) = stage.target_initramfs(scenario.machine.arch)?;
+    let (target, secret) = stage.target_initramfs(scenario.machine.arch, scenario.ballast)?;
     let mark = format!("lab.scenario={}", scenario.slug());
-    publish(scenario, &stage, &trusted, &target, &format!("{mark} {PANIC}"))?;
+    let mut next = format!("{mark} {PANIC}");
+    if scenario.padding > 0 {
+        next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
+    }
+    publish(scenario, &stage, &trusted, &target, &next)?;
     let server = match scenario.serve {
         Serve::Phasectl => Server::Phasectl(stage.serve()?),
         Serve::Faulty(faults) => Server::Faulty(Faulty::start(stage.site(), faults)?),
@@ -234,6 +238,9 @@ fn judge(scenario: &Scenario, run: &Run, secret: &str, mark: &str, release: &str
             let (record, seen) = said.failure().context("no line with an exit code")?;
             ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
             ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
+            let last = said.records().last().map(|record| record.message).unwrap_or_default();
+            let ending = scenario.ending();
+            ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
             Ok(())
         }
     }
@@ -271,7 +278,18 @@ impl Check {
                     report["cpus_online"]
                 );
             }
-            Self::FreshSeeds => fresh_seeds(report)?,
+            Self::FreshSeeds => seeds(report, "KASLR enabled")?,
+            Self::NoSeeds => seeds(report, "KASLR disabled due to lack of seed")?,
+            Self::CmdlineOrder(parts) => in_order(report["cmdline"].as_str().unwrap_or_default(), parts)?,
+            Self::TriedAgain(times) => {
+                let again = |record: &Record<'_>| record.message.starts_with("trying again in ");
+                let seen = said.records().filter(again).count();
+                ensure!(seen == times, "PID 1 tried again {seen} times, not {times}");
+            }
+            Self::Says(words) => {
+                let found = said.records().any(|record| record.message.contains(words));
+                ensure!(found, "no word of {words:?}");
+            }
             Self::Lease(interface) => {
                 let leased =
                     |record: &Record<'_>| record.step == "net" && record.message.contains(": lease ");
@@ -287,8 +305,17 @@ impl Check {
     }
 }
 
+/// Parameters of `cmdline` that begin so stand in this order.
+fn in_order(cmdline: &str, parts: &[&str]) -> Result<()> {
+    let mut words = cmdline.split_whitespace();
+    for part in parts {
+        ensure!(words.any(|word| word.starts_with(part)), "no {part} in its place: {cmdline}");
+    }
+    Ok(())
+}
+
 /// The kernel takes the seeds out of what it shows, and says what it has made of them.
-fn fresh_seeds(report: &Value) -> Result<()> {
+fn seeds(report: &Value, verdict: &str) -> Result<()> {
     let chosen = report["chosen"].as_object().context("no device tree in the second kernel")?;
     for seed in ["kaslr-seed", "rng-seed"] {
         if let Some(value) = chosen.get(seed).and_then(Value::as_str) {
@@ -297,7 +324,7 @@ fn fresh_seeds(report: &Value) -> Result<()> {
         }
     }
     let said = report["kernel_said"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let enabled = said.iter().filter_map(Value::as_str).any(|line| line.contains("KASLR enabled"));
-    ensure!(enabled, "KASLR is off in the second kernel: {said:?}");
+    let found = said.iter().filter_map(Value::as_str).any(|line| line.contains(verdict));
+    ensure!(found, "the second kernel does not say {verdict:?}: {said:?}");
     Ok(())
 }

@@ -25,10 +25,32 @@ pub(crate) enum Fault {
     Truncate,
     /// One bit in the middle is flipped.
     FlipBit,
+    /// The first answer breaks off halfway. From then on only the rest is to be had: who asks for the whole
+    /// again gets 404.
+    CutOnce,
+    /// So many requests are answered with 404, then all is well.
+    MissingAtFirst(usize),
 }
 
 /// Files whose name begins so have the fault.
 pub(crate) type Faults = &'static [(&'static str, Fault)];
+
+/// What is served, and how often each fault was met.
+#[derive(Debug)]
+struct Site {
+    folder: PathBuf,
+    faults: Faults,
+    met: Vec<AtomicUsize>,
+}
+
+impl Site {
+    /// The fault of this file, and how often it was met before.
+    fn fault(&self, name: &str) -> Option<(Fault, usize)> {
+        let mut all = self.faults.iter().zip(&self.met);
+        let ((_, fault), met) = all.find(|((start, _), _)| name.starts_with(start))?;
+        Some((*fault, met.fetch_add(1, Ordering::Relaxed)))
+    }
+}
 
 /// The server, until it is dropped.
 #[derive(Debug)]
@@ -45,7 +67,9 @@ impl Faulty {
         let address = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || accept(&listener, &folder, faults, &stopped));
+        let met = faults.iter().map(|_| AtomicUsize::new(0)).collect();
+        let site = Arc::new(Site { folder, faults, met });
+        let thread = std::thread::spawn(move || accept(&listener, &site, &stopped));
         Ok(Self { address, stop, thread: Some(thread) })
     }
 
@@ -65,7 +89,7 @@ impl Drop for Faulty {
     }
 }
 
-fn accept(listener: &TcpListener, folder: &Path, faults: Faults, stop: &AtomicBool) {
+fn accept(listener: &TcpListener, site: &Arc<Site>, stop: &AtomicBool) {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming().flatten() {
         if stop.load(Ordering::Relaxed) {
@@ -75,17 +99,17 @@ fn accept(listener: &TcpListener, folder: &Path, faults: Faults, stop: &AtomicBo
             open.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (open, folder) = (Arc::clone(&open), folder.to_owned());
+        let (open, site) = (Arc::clone(&open), Arc::clone(site));
         std::thread::spawn(move || {
             // A peer that goes away is a peer's business.
-            let _ = answer(stream, &folder, faults);
+            let _ = answer(stream, &site);
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
 /// One request a connection: RFC 9112, as much of it as a client needs to be given a file.
-fn answer(mut stream: TcpStream, folder: &Path, faults: Faults) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, site: &Site) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream.try_clone()?.take(LONGEST_HEAD));
@@ -104,11 +128,17 @@ fn answer(mut stream: TcpStream, folder: &Path, faults: Faults) -> std::io::Resu
     }
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let Some((name, bytes)) = read(folder, path) else {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let met = site.fault(name);
+    let missing = match met {
+        Some((Fault::MissingAtFirst(count), met)) => met < count,
+        Some((Fault::CutOnce, met)) => met > 0 && first == 0,
+        _ => false,
+    };
+    let Some(bytes) = read(&site.folder, path).filter(|_| !missing) else {
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
-    let fault = faults.iter().find(|(start, _)| name.starts_with(start)).map(|(_, fault)| *fault);
-    let bytes = spoil(bytes, fault);
+    let bytes = spoil(bytes, met.map(|(fault, _)| fault));
     let total = bytes.len();
     let Some(body) = bytes.get(first..).filter(|body| first == 0 || !body.is_empty()) else {
         let head = format!("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{total}\r\n");
@@ -120,13 +150,15 @@ fn answer(mut stream: TcpStream, folder: &Path, faults: Faults) -> std::io::Resu
             format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{total}\r\n", total - 1)
         }
     };
+    // Clients continue only what has an entity tag: RFC 9110, 13.1.5.
     head.push_str(&format!(
-        "Content-Length: {}\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",
+        "Content-Length: {}\r\nETag: \"{name}\"\r\nAccept-Ranges: bytes\r\nConnection: close\r\n\r\n",
         body.len()
     ));
     stream.write_all(head.as_bytes())?;
     if method != "HEAD" {
-        let sent = if fault == Some(Fault::CloseHalfway) { body.len() / 2 } else { body.len() };
+        let cut = matches!(met, Some((Fault::CloseHalfway, _) | (Fault::CutOnce, 0)));
+        let sent = if cut { body.len() / 2 } else { body.len() };
         stream.write_all(&body[..sent])?;
     }
     stream.shutdown(Shutdown::Both)
@@ -141,19 +173,18 @@ fn spoil(mut bytes: Vec<u8>, fault: Option<Fault>) -> Vec<u8> {
                 *byte ^= 0x10;
             }
         }
-        Some(Fault::CloseHalfway) | None => {}
+        Some(Fault::CloseHalfway | Fault::CutOnce | Fault::MissingAtFirst(_)) | None => {}
     }
     bytes
 }
 
-/// A file below `folder`, with its name.
-fn read(folder: &Path, path: &str) -> Option<(String, Vec<u8>)> {
+/// A file below `folder`.
+fn read(folder: &Path, path: &str) -> Option<Vec<u8>> {
     let relative = Path::new(path.strip_prefix('/')?);
     if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
     }
-    let name = relative.file_name()?.to_str()?.to_owned();
-    Some((name, std::fs::read(folder.join(relative)).ok()?))
+    std::fs::read(folder.join(relative)).ok()
 }
 
 #[cfg(test)]
@@ -172,11 +203,16 @@ mod tests {
     fn each_fault_is_what_its_name_says() {
         let folder = std::env::temp_dir().join(format!("phaseboot-faulty-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("stable")).unwrap();
-        for name in ["fine", "kernel-1", "initramfs-1", "half"] {
+        for name in ["fine", "kernel-1", "initramfs-1", "half", "cut", "late"] {
             std::fs::write(folder.join("stable").join(name), "abcdefghi").unwrap();
         }
-        let faults: Faults =
-            &[("kernel", Fault::FlipBit), ("initramfs", Fault::Truncate), ("half", Fault::CloseHalfway)];
+        let faults: Faults = &[
+            ("kernel", Fault::FlipBit),
+            ("initramfs", Fault::Truncate),
+            ("half", Fault::CloseHalfway),
+            ("cut", Fault::CutOnce),
+            ("late", Fault::MissingAtFirst(2)),
+        ];
         let server = Faulty::start(folder.clone(), faults).unwrap();
         let body = |name: &str| {
             let answer = get(server.port(), &format!("GET /stable/{name} HTTP/1.1\r\n\r\n"));
@@ -186,6 +222,10 @@ mod tests {
         assert_eq!(body("kernel-1"), "abcdufghi");
         assert_eq!(body("initramfs-1"), "abcdef");
         assert_eq!(body("half"), "abcd");
+        assert_eq!([body("cut"), body("cut")], ["abcd", ""]);
+        let rest = get(server.port(), "GET /stable/cut HTTP/1.1\r\nRange: bytes=4-\r\n\r\n");
+        assert!(rest.ends_with("\r\n\r\nefghi"), "{rest}");
+        assert_eq!([body("late"), body("late"), body("late")], ["", "", "abcdefghi"]);
         let ranged = get(server.port(), "GET /stable/fine HTTP/1.1\r\nRange: bytes=7-\r\n\r\n");
         assert!(ranged.starts_with("HTTP/1.1 206") && ranged.ends_with("\r\n\r\nhi"), "{ranged}");
         for path in ["/../etc/passwd", "/stable/none", "//etc/passwd"] {

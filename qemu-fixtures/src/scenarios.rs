@@ -14,9 +14,13 @@ pub(crate) struct Scenario {
     /// The kernel that the machine starts with, and the one that is published.
     pub(crate) kernel: Id,
     pub(crate) publish: Publish,
+    /// Bytes of a useless parameter on the manifest's command line.
+    pub(crate) padding: usize,
+    /// Bytes of a useless file in the published initramfs.
+    pub(crate) ballast: usize,
     pub(crate) serve: Serve,
     pub(crate) initramfs: Initramfs,
-    /// More for the first kernel's command line.
+    /// More for the first kernel's command line, which asks for `phase.onfail=poweroff` before.
     pub(crate) cmdline: &'static str,
     pub(crate) expect: Expect,
     /// Its times count: nothing else runs beside it.
@@ -56,7 +60,7 @@ pub(crate) enum Initramfs {
 pub(crate) enum Expect {
     /// In the second kernel, which sees all of this.
     Boots(&'static [Check]),
-    /// With this exit code and the machine switched off; the line says this.
+    /// With this exit code and the machine switched off or restarted; the line says this.
     Fails { code: u8, says: &'static str },
 }
 
@@ -69,6 +73,14 @@ pub(crate) enum Check {
     Cpus(&'static str),
     /// Its address layout is random again, and no seed of the first kernel is left in the device tree.
     FreshSeeds,
+    /// The same, but its address layout is the linker's.
+    NoSeeds,
+    /// Its command line has parameters that begin so, in this order.
+    CmdlineOrder(&'static [&'static str]),
+    /// So many attempts failed before.
+    TriedAgain(usize),
+    /// phaseboot's log has these words.
+    Says(&'static str),
     /// The network came up over this interface.
     Lease(&'static str),
     /// Seconds from PID 1 to the jump.
@@ -82,6 +94,8 @@ impl Scenario {
             machine: Machine::new(kernel.arch()),
             kernel,
             publish: Publish::Signed,
+            padding: 0,
+            ballast: 0,
             serve: Serve::Phasectl,
             initramfs: Initramfs::Usual,
             cmdline: "",
@@ -103,6 +117,11 @@ impl Scenario {
     /// The folder name of its remains.
     pub(crate) fn slug(&self) -> String {
         format!("{}-{}", self.machine.arch, self.name)
+    }
+
+    /// phaseboot's last words when it has failed: what its failure policy does.
+    pub(crate) fn ending(&self) -> &'static str {
+        if self.cmdline.contains("phase.onfail=retry") { "restarting in 30 s" } else { "powering off" }
     }
 
     /// Every kernel that it needs.
@@ -129,6 +148,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     for arch in Arch::ALL {
         all.extend(refusals(Id::Debian61(arch)));
     }
+    all.extend(limits());
     all.sort_by_key(|scenario| !scenario.timed);
     all
 }
@@ -136,6 +156,13 @@ pub(crate) fn all() -> Vec<Scenario> {
 fn boots() -> Vec<Scenario> {
     const X86: Id = Id::Debian61(Arch::X86_64);
     const ARM: Id = Id::Debian61(Arch::Aarch64);
+    const ORDER: &[Check] = &[Check::CmdlineOrder(&[
+        "lab.scenario=",
+        "console=",
+        "phase.mode=lab",
+        "lab.last=1",
+        "lab.very=last",
+    ])];
     const TREE: &[Check] = &[Check::FreshSeeds];
     let boots = |name, kernel, checks| Scenario::new(name, kernel, Expect::Boots(checks));
     let with = |scenario: Scenario, change: fn(&mut Machine)| {
@@ -170,6 +197,24 @@ fn boots() -> Vec<Scenario> {
         }),
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", X86, &[]) },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
+        // A CPU with the RNDR instruction would give the kernel a seed of its own.
+        with(
+            Scenario { cmdline: "phase.kaslr=zero", ..boots("no-seeds", ARM, &[Check::NoSeeds]) },
+            |machine| machine.cpu = "cortex-a72",
+        ),
+        Scenario {
+            cmdline: "phase.mode=lab phase.append=\"lab.last=1 lab.very=last\"",
+            ..boots("inherit-and-append", X86, ORDER)
+        },
+        Scenario {
+            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(4))]),
+            cmdline: "phase.onfail=retry",
+            ..boots("manifest-comes-late", X86, &[Check::TriedAgain(2), Check::ExecWithin(30)])
+        },
+        Scenario {
+            serve: Serve::Faulty(&[("kernel", Fault::CutOnce)]),
+            ..boots("cut-and-resumed", X86, &[Check::Says("the connection broke"), Check::TriedAgain(0)])
+        },
     ]
 }
 
@@ -179,6 +224,9 @@ fn refusals(kernel: Id) -> Vec<Scenario> {
     let mut no_dhcp = fails("no-dhcp", 10, "net failed");
     no_dhcp.machine.nics = &[Nic::Dead];
     no_dhcp.cmdline = "phase.timeout=15";
+    let mut no_nic = fails("no-nic", 10, "no network link");
+    no_nic.machine.nics = &[];
+    no_nic.cmdline = "phase.timeout=15";
     vec![
         Scenario { publish: Publish::ByStranger, ..fails("signed-by-stranger", 13, "manifest failed") },
         Scenario { publish: Publish::Unsigned, ..fails("unsigned-manifest", 13, "manifest failed") },
@@ -197,12 +245,41 @@ fn refusals(kernel: Id) -> Vec<Scenario> {
             ..fails("server-closes-halfway", 11, "kernel")
         },
         no_dhcp,
+        no_nic,
         Scenario {
             cmdline: "sysctl.kernel.kexec_load_disabled=1",
             ..fails("kexec-disabled", 20, "kexec_load_disabled")
         },
     ]
 }
+
+/// What is too much, and a failure that trying again cannot mend: the same on both architectures.
+fn limits() -> Vec<Scenario> {
+    let fails =
+        |name, code, says| Scenario::new(name, Id::Debian61(Arch::X86_64), Expect::Fails { code, says });
+    let mut small = fails("too-little-memory", 22, "kernel and initramfs need about");
+    small.machine.memory_mb = 160;
+    small.ballast = 60_000_000;
+    vec![
+        small,
+        Scenario {
+            padding: 1900,
+            cmdline: APPEND_150,
+            ..fails("command-line-too-long", 23, " bytes long, it reads at most 2046")
+        },
+        Scenario {
+            cmdline: "sysctl.kernel.kexec_load_disabled=1 phase.onfail=retry",
+            ..fails("kexec-disabled-restarts", 20, "kexec_load_disabled")
+        },
+    ]
+}
+
+/// `phase.append` of 150 bytes.
+const APPEND_150: &str = concat!(
+    "phase.append=lab.long=",
+    "0123456789012345678901234567890123456789012345678901234567890123456789",
+    "01234567890123456789012345678901234567890123456789012345678901234567890"
+);
 
 #[cfg(test)]
 mod tests {

@@ -131,13 +131,13 @@ impl<'a> Stage<'a> {
         Ok(Key { private: self.path(&format!("{name}.key")), public: self.path(&format!("{name}.pub")) })
     }
 
-    /// The published initramfs: the target init, and a file that is nowhere else. Answers with the
-    /// SHA-256 of that file, too.
-    pub(crate) fn target_initramfs(&self, arch: Arch) -> Result<(PathBuf, String)> {
-        let mut secret = [0; 32];
+    /// The published initramfs: the target init, and a file that is nowhere else, of `ballast` bytes more
+    /// than it needs. Answers with the SHA-256 of that file, too.
+    pub(crate) fn target_initramfs(&self, arch: Arch, ballast: usize) -> Result<(PathBuf, String)> {
+        let mut secret = vec![0; ballast + 32];
         File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret))?;
         let file = self.path("target-secret");
-        fs::write(&file, secret)?;
+        fs::write(&file, &secret)?;
         let out = self.path("target.img");
         let mut command = self.tools.phasectl("initramfs");
         command.arg("--out").arg(&out).args(["--no-keys", "--compress", "fast"]);

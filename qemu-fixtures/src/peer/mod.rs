@@ -30,7 +30,7 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     let id = Id::Debian61(arch);
     let kernel = tools.kernel(id)?;
     let stage = Stage::new(tools, folder.to_owned())?;
-    let (target, secret) = stage.target_initramfs(arch)?;
+    let (target, secret) = stage.target_initramfs(arch, 0)?;
     publish(&stage.site(), &kernel.image, &target)?;
     let server = stage.serve()?;
     let url = format!("http://{HOST}:{}", server.port());
