@@ -37,7 +37,7 @@ pub fn run(config: &Config, trust: &Trust, paths: &Paths, ending: Ending) -> Res
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &manifest, &kernel, paths)?;
-    let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline };
+    let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline, devicetree: None };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));

@@ -22,7 +22,7 @@ usage:
                    the manifest and its artifacts, verified, into DIR
   phaseboot verify MANIFEST [--channel C] [--trust DIR] [--json]
                    whether this machine would trust a manifest
-  phaseboot kexec  --kernel K [--initrd I] [--cmdline C] [--dtb D] [--method auto|file|load]
+  phaseboot kexec  --kernel K [--initrd I]... [--cmdline C] [--dtb D] [--method auto|file|load]
                    [--load-only|--exec|--unload|--dry-run]
                    load and start a kernel that is already here
   phaseboot fdt    [--in FILE] [--out FILE] [--print]
@@ -74,7 +74,8 @@ pub struct Boot {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Kexec {
     pub kernel: Option<PathBuf>,
-    pub initrd: Option<PathBuf>,
+    /// Joined in this order.
+    pub initrd: Vec<PathBuf>,
     pub cmdline: Option<String>,
     pub dtb: Option<PathBuf>,
     pub method: Method,
@@ -265,7 +266,7 @@ fn kexec(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("kernel") => kexec.kernel = Some(parser.value()?.into()),
-            Long("initrd") => kexec.initrd = Some(parser.value()?.into()),
+            Long("initrd") => kexec.initrd.push(parser.value()?.into()),
             Long("cmdline") => kexec.cmdline = Some(parser.value()?.string()?),
             Long("dtb") => kexec.dtb = Some(parser.value()?.into()),
             Long("method") => kexec.method = method(parser)?,
@@ -365,9 +366,13 @@ mod tests {
             Command::Net { interface: Some("eth1".to_owned()), json: true }
         );
         assert_eq!(parsed("net").unwrap(), Command::Net { interface: None, json: false });
-        let Command::Kexec(kexec) = parsed("kexec --kernel k --initrd i --load-only").unwrap() else {
+        let Command::Kexec(kexec) =
+            parsed("kexec --kernel k --initrd i --initrd j --dtb d --load-only").unwrap()
+        else {
             panic!("not kexec")
         };
         assert_eq!(kexec.action, KexecAction::LoadOnly);
+        assert_eq!(kexec.initrd, [PathBuf::from("i"), PathBuf::from("j")]);
+        assert_eq!(kexec.dtb, Some("d".into()));
     }
 }

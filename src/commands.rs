@@ -1,7 +1,7 @@
 //! The commands for people and scripts: each a short function over the rooms.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -198,14 +198,23 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     }
     let preflight = kexec::preflight(paths, arguments.method)?;
     let kernel = match &arguments.kernel {
-        Some(path) => vouched("kernel", path)?,
+        Some(path) => vouched("kernel", std::slice::from_ref(path))?,
         None => return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into()),
     };
-    let initrd = arguments.initrd.as_deref().map(|path| vouched("initrd", path)).transpose()?;
+    let initrd = match arguments.initrd.as_slice() {
+        [] => None,
+        paths => Some(vouched("initrd", paths)?),
+    };
+    let devicetree = arguments.dtb.as_deref().map(read_whole).transpose()?;
     let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
     let line = arguments.cmdline.as_deref().unwrap_or_default();
     let cmdline = kexec::cmdline::compose(line, "", &[], "", kernel.cmdline_limit())?;
-    let plan = Plan::new(Target { kernel, initrd, cmdline }, &preflight, paths, config::Kaslr::default())?;
+    let plan = Plan::new(
+        Target { kernel, initrd, cmdline, devicetree },
+        &preflight,
+        paths,
+        config::Kaslr::default(),
+    )?;
     if arguments.action == KexecAction::DryRun {
         return print(&format!("{plan}\n"));
     }
@@ -216,11 +225,19 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     match loaded.exec()? {}
 }
 
-/// A file that the operator names, in sealed memory.
-fn vouched(name: &'static str, path: &Path) -> Result<VerifiedArtifact, Error> {
-    let mut file =
-        fs::File::open(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
-    Ok(operator::vouched(name, &mut file, MOST_FILE_BYTES)?)
+/// Files that the operator names, one behind the other in sealed memory. Each begins at a multiple
+/// of 4 bytes, as the kernel wants joined archives: Documentation/driver-api/early-userspace/buffer-format.rst.
+fn vouched(name: &'static str, files: &[PathBuf]) -> Result<VerifiedArtifact, Error> {
+    let mut joined: Box<dyn Read> = Box::new(io::empty());
+    for path in files {
+        let unreadable = |error| CommandError::Read { path: path.clone(), error };
+        let file = fs::File::open(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let padding = size.next_multiple_of(4).saturating_sub(size);
+        joined =
+            Box::new(joined.chain(file).chain(io::repeat(0).take(if files.len() > 1 { padding } else { 0 })));
+    }
+    Ok(operator::vouched(name, &mut joined, MOST_FILE_BYTES)?)
 }
 
 fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &Paths) -> Result<(), Error> {

@@ -53,6 +53,8 @@ enum Answer {
         file: Vec<u8>,
         length: usize,
     },
+    /// A byte now and then, for ever.
+    Drip,
     Redirect(String),
     Status(u16),
 }
@@ -141,7 +143,21 @@ fn serve(
             "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"v1\"\r\n{range}Connection: close\r\n\r\n"
         )
     };
+    if matches!(answer, Answer::Drip) {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\nETag: \"v1\"\r\n\r\n";
+        let mut alive = stream.write_all(head).is_ok();
+        // A minute at most; every test is over before.
+        for _ in 0..300 {
+            if !alive {
+                break;
+            }
+            thread::sleep(Duration::from_millis(200));
+            alive = stream.write_all(b"x").is_ok();
+        }
+        return;
+    }
     let (head, body) = match answer {
+        Answer::Drip => return,
         Answer::File(file) | Answer::WrongOnce { wrong: file, .. } => {
             (part(&file, from), file[from..].to_vec())
         }
@@ -349,6 +365,35 @@ fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
     assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
     let error = published.find(&providers[..1], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::ManifestMalformed, "{}", error.line());
+}
+
+#[test]
+fn a_provider_that_drips_leaves_time_for_the_next() {
+    let published = published(&["kernel"]);
+    published.server.on("/slow.json", Answer::Drip);
+    let client = Client::new(Deadline::after(Duration::from_secs(4)));
+    let providers = [published.server.url("/slow.json"), published.server.url("/")];
+    assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
+}
+
+#[test]
+fn a_kernel_that_drips_ends_at_the_deadline() {
+    let published = published(&["kernel"]);
+    published.server.on("/stable/x86_64/kernel", Answer::Drip);
+    let started = std::time::Instant::now();
+    let (exit, line) = published.fetch_exit(3);
+    assert_eq!(exit, Exit::NoProvider, "{line}");
+    assert!(line.contains("kernel"), "{line}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn one_byte_a_connection_is_no_progress() {
+    let published = published(&["kernel"]);
+    published.server.on("/stable/x86_64/kernel", Answer::CutAt { file: published.kernel.clone(), at: 1 });
+    let (exit, line) = published.fetch_exit(30);
+    assert_eq!(exit, Exit::NoProvider, "{line}");
+    assert!(published.server.requests.load(Ordering::Relaxed) < 20);
 }
 
 #[test]

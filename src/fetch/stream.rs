@@ -9,16 +9,21 @@ use log::{info, warn};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use crate::error::printable;
 use crate::fetch::{Error, VerifiedArtifact};
 use crate::log::bytes;
 use crate::manifest::ArtifactSpec;
 use crate::provider::http::{Client, Download};
 use crate::sys::memfd::{self, Sealed};
+use crate::time::Deadline;
 
 /// Large enough to keep system calls few, small enough for any machine. In bytes.
 const BUFFER: usize = 128 * 1024;
-/// How many times in a row all URLs may fail without a further byte having arrived.
+/// How many times in a row all URLs may fail without having brought this many bytes further.
 const FRUITLESS_ROUNDS: u32 = 3;
+const FRUIT: u64 = 64 * 1024;
+/// A transfer that brings less than [`FRUIT`] in this time is given up for the next URL.
+const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Fetches the artifact `spec` from `urls`, in order; `report` hears how many bytes are there.
@@ -41,18 +46,18 @@ pub(super) fn fetch(
         for (url, chances) in chances.iter_mut().filter(|(_, chances)| *chances > 0) {
             match transfer.pull(url, client, cancelled, report) {
                 Ok(()) => {
-                    info!("{name}: {} from {url}", bytes(spec.size));
+                    info!("{name}: {} from {}", bytes(spec.size), printable(url));
                     return transfer.seal();
                 }
                 Err(Fault::Mismatch(reason)) => {
-                    warn!("{name} from {url} does not match the manifest: {reason}");
+                    warn!("{name} from {} does not match the manifest: {reason}", printable(url));
                     *chances -= 1;
                     transfer.restart()?;
                     mismatch = Some(Error::Mismatch { name, url: (*url).clone(), reason });
                 }
                 Err(Fault::Broken(reason)) => {
                     let got = transfer.received;
-                    warn!("{name} from {url}: {reason} after {got} of {} bytes", spec.size);
+                    warn!("{name} from {}: {reason} after {got} of {} bytes", printable(url), spec.size);
                     broken =
                         Some(Error::NotDelivered { name, url: (*url).clone(), got, size: spec.size, reason });
                 }
@@ -63,15 +68,23 @@ pub(super) fn fetch(
         if chances.iter().all(|(_, chances)| *chances == 0) {
             break;
         }
-        if transfer.received <= before {
+        if transfer.received < before.saturating_add(FRUIT) {
             fruitless += 1;
             std::thread::sleep(PAUSE.saturating_mul(fruitless).min(client.deadline().remaining()));
         } else {
             fruitless = 0;
         }
     }
-    Err(mismatch.or(broken).unwrap_or(Error::Cancelled { name }))
+    Err(mismatch.or(broken).unwrap_or_else(|| Error::NotDelivered {
+        name,
+        url: urls.first().cloned().unwrap_or_default(),
+        got: transfer.received,
+        size: spec.size,
+        reason: OVER.to_owned(),
+    }))
 }
+
+const OVER: &str = "the time for this boot attempt is over";
 
 /// Why one request did not complete the artifact.
 enum Fault {
@@ -132,21 +145,33 @@ impl<'a> Transfer<'a> {
             return Err(Fault::Mismatch(format!("it has {total} bytes, signed were {}", self.spec.size)));
         }
         self.resumable = download.etag().map(|etag| (url.to_owned(), etag));
-        self.receive(&mut download, cancelled, report)?;
+        self.receive(&mut download, client, cancelled, report)?;
         self.check_hash()
     }
 
     fn receive(
         &mut self,
         download: &mut Download,
+        client: &Client,
         cancelled: &AtomicBool,
         report: &dyn Fn(u64),
     ) -> Result<(), Fault> {
         let mut reader = download.reader();
         let mut buffer = vec![0u8; BUFFER];
+        let mut patience = Deadline::after(PATIENCE);
+        let mut expected = self.received.saturating_add(FRUIT);
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Fault::Cancelled);
+            }
+            if client.deadline().passed() {
+                return Err(Fault::Broken(OVER.to_owned()));
+            }
+            if self.received >= expected {
+                patience = Deadline::after(PATIENCE);
+                expected = self.received.saturating_add(FRUIT);
+            } else if patience.passed() && self.received < self.spec.size {
+                return Err(Fault::Broken("the server is too slow".to_owned()));
             }
             let count = match reader.read(&mut buffer) {
                 Ok(0) if self.received == self.spec.size => return Ok(()),

@@ -90,6 +90,12 @@ pub enum Error {
     /// Every call of the plan was refused.
     #[error("{}", list(attempts))]
     Load { attempts: Vec<Attempted> },
+    /// /sys/kernel/kexec_loaded does not say 1; nothing was touched.
+    #[error("no kernel is loaded")]
+    NothingLoaded,
+    /// A device tree was given, but no call that takes one can be used.
+    #[error("a device tree can only be given to kexec_load on arm64")]
+    TreeNotTaken,
     /// reboot(2) came back.
     #[error("reboot(LINUX_REBOOT_CMD_KEXEC) came back: {errno}")]
     Exec { errno: Errno },
@@ -138,7 +144,8 @@ impl Error {
                 attempts.last().map_or(Exit::LoadFailed, |last| explain(last.call, last.errno).exit)
             }
             Self::Unload { errno } => explain(Call::Load, *errno).exit,
-            Self::Exec { .. } => Exit::ExecFailed,
+            Self::NothingLoaded | Self::Exec { .. } => Exit::ExecFailed,
+            Self::TreeNotTaken => Exit::KexecUnavailable,
         }
     }
 
@@ -179,6 +186,8 @@ impl Error {
             }
             Self::Load { .. } => "the kernel log may say more",
             Self::Unload { .. } => "",
+            Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
+            Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",
         }
     }

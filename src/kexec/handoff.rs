@@ -27,8 +27,13 @@ impl Loaded {
     }
 
     /// Starts it. Writes back what is cached, takes block devices out of use as far as they can be,
-    /// leaves a line in the kernel log. Returns only if the kernel refuses.
+    /// leaves a line in the kernel log. Returns only if the kernel refuses, or, before anything is
+    /// touched, if no kernel is loaded after all.
     pub fn exec(&self) -> Result<Infallible, Error> {
+        let loaded = fs::read_to_string(self.paths.kexec_loaded()).unwrap_or_default();
+        if loaded.trim() != "1" {
+            return Err(Error::NothingLoaded);
+        }
         rustix::fs::sync();
         match fs::read_to_string(self.paths.mountinfo()) {
             Ok(text) => release(&text),
@@ -110,6 +115,16 @@ fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_touched_when_no_kernel_is_loaded() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        assert!(matches!(exec_loaded(&paths), Err(Error::NothingLoaded)));
+        fs::create_dir_all(root.path().join("sys/kernel")).unwrap();
+        fs::write(paths.kexec_loaded(), "0\n").unwrap();
+        assert!(matches!(exec_loaded(&paths), Err(Error::NothingLoaded)));
+    }
 
     #[test]
     fn only_what_is_on_block_devices() {

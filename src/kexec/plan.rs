@@ -1,5 +1,6 @@
 //! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, File};
@@ -26,6 +27,8 @@ pub struct Target {
     pub initrd: Option<VerifiedArtifact>,
     /// As [`cmdline::compose`] made it.
     pub cmdline: String,
+    /// In place of the tree that the running kernel was given.
+    pub devicetree: Option<Vec<u8>>,
 }
 
 /// Where a segment's bytes come from.
@@ -102,6 +105,11 @@ impl Plan {
         }
         let mut attempts = Vec::new();
         let mut obstacle = Error::NoWay;
+        if target.devicetree.is_some() {
+            // kexec_file_load takes none.
+            calls.retain(|&call| call == Call::Load);
+            obstacle = Error::TreeNotTaken;
+        }
         for call in calls {
             let attempt = match call {
                 Call::FileLoad => file_load(&target, kaslr, &exposed),
@@ -302,13 +310,17 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
+    let tree = match &target.devicetree {
+        Some(given) => Cow::Borrowed(given),
+        None => Cow::Owned(device_tree(&paths.devicetree())?),
+    };
     let plan = aarch64::plan(
         &memory,
         Parts {
             kernel,
             kernel_file: target.kernel.artifact().size(),
             initrd_file: initrd,
-            tree: &device_tree(&paths.devicetree())?,
+            tree: &tree,
             cmdline: &target.cmdline,
             seeds: seeds(&target.cmdline, kaslr),
             live: &live,

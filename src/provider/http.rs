@@ -15,7 +15,10 @@ use crate::time::Deadline;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server may be silent, before its answer or within it.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long a small file may take, however lively its server is.
+const SMALL_FILE: Duration = Duration::from_secs(20);
 const MOST_REDIRECTS: usize = 5;
+const MOST_URL_BYTES: usize = 2048;
 /// How often the kernel's random generator is asked whether it is ready, while TLS waits for it.
 const RANDOM_RETRY: Duration = Duration::from_millis(100);
 
@@ -79,7 +82,6 @@ impl Client {
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
-            .timeout_global(Some(deadline.remaining().max(Duration::from_millis(1))))
             .http_status_as_error(false)
             // Followed here, where a downgrade from https can be refused.
             .max_redirects(0)
@@ -100,7 +102,9 @@ impl Client {
 
     /// The whole body of a small file, of at most `most` bytes, and the URL it came from in the end.
     pub fn get_small(&self, url: &str, most: usize) -> Result<(Vec<u8>, String), HttpError> {
-        let (mut response, url) = self.request(url, None)?;
+        // Half of what is left: a server that drips must leave time to ask the others.
+        let budget = Deadline::after(SMALL_FILE.min(self.deadline.remaining() / 2));
+        let (mut response, url) = self.request(url, None, budget)?;
         match response.status() {
             StatusCode::OK => {}
             status => return Err(HttpError::Status(status.as_u16())),
@@ -117,7 +121,7 @@ impl Client {
     /// Starts to download a file: all of it, or what is missing after `offset` bytes of the version
     /// with this entity tag. The server may send all of it nevertheless; see [`Download::offset`].
     pub fn download(&self, url: &str, resume: Option<(u64, &str)>) -> Result<Download, HttpError> {
-        let (response, _) = self.request(url, resume)?;
+        let (response, _) = self.request(url, resume, self.deadline)?;
         match response.status() {
             StatusCode::OK => {
                 let total = response.body().content_length();
@@ -133,16 +137,24 @@ impl Client {
         }
     }
 
-    fn request(&self, url: &str, resume: Option<(u64, &str)>) -> Result<(Response<Body>, String), HttpError> {
+    /// Asks for `url` and whatever it redirects to; the answer, its body included, has to be here by
+    /// `deadline`.
+    fn request(
+        &self,
+        url: &str,
+        resume: Option<(u64, &str)>,
+        deadline: Deadline,
+    ) -> Result<(Response<Body>, String), HttpError> {
         let mut url = url.to_owned();
         for _ in 0..=MOST_REDIRECTS {
-            if self.deadline.passed() {
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
                 return Err(HttpError::Deadline);
             }
             if url::is_https(&url) {
                 self.wait_for_random()?;
             }
-            let mut request = self.agent.get(&url);
+            let mut request = self.agent.get(&url).config().timeout_global(Some(remaining)).build();
             if let Some((offset, etag)) = resume {
                 request =
                     request.header(header::RANGE, format!("bytes={offset}-")).header(header::IF_RANGE, etag);
@@ -154,7 +166,7 @@ impl Client {
             let location = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
             let location = location.ok_or(HttpError::Status(response.status().as_u16()))?;
             let next = url::resolve(&url, location)
-                .filter(|next| url::is_https(next) || !url::is_https(&url))
+                .filter(|next| next.len() <= MOST_URL_BYTES && (url::is_https(next) || !url::is_https(&url)))
                 .ok_or_else(|| HttpError::RedirectTarget(location.to_owned()))?;
             url = next;
         }

@@ -26,6 +26,7 @@ fn target(cmdline: &str) -> Target {
         kernel: KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap(),
         initrd: Some(initrd),
         cmdline: cmdline.to_owned(),
+        devicetree: None,
     }
 }
 
