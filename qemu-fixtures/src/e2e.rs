@@ -69,14 +69,19 @@ pub(crate) struct Results {
     pub(crate) peers: Vec<(Arch, Result<Times>)>,
 }
 
-/// Runs all of them, as many at a time as there are CPUs; those whose times count one by one before, and
-/// with them the peer.
+/// Runs all of them: those whose times count one by one, each right after its peer, then the others, as many
+/// at a time as there are CPUs.
 pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
     let folder = folders::work("e2e")?;
     let (timed, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.timed);
-    let compared = Arch::ALL.into_iter().filter(|arch| timed.iter().any(|scenario| scenario.compares(*arch)));
-    let peers: Vec<_> = compared.map(|arch| (arch, peer(arch, tools, &folder))).collect();
-    let mut outcomes = at_a_time(1, timed, tools, &folder);
+    let (mut outcomes, mut peers) = (Vec::new(), Vec::new());
+    for scenario in timed {
+        let arch = scenario.machine.arch;
+        if scenario.compares(arch) {
+            peers.push((arch, peer(arch, tools, &folder)));
+        }
+        outcomes.extend(at_a_time(1, vec![scenario], tools, &folder));
+    }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     outcomes.extend(at_a_time(cpus, others, tools, &folder));
     Ok(Results { outcomes, peers })

@@ -19,8 +19,8 @@ pub(crate) struct Needs {
     pub(crate) firmware: bool,
     /// The lab's own kernel is built.
     pub(crate) kernel_build: bool,
-    /// The package's tests are run.
-    pub(crate) package_tests: bool,
+    /// Tests are run, which call more programs.
+    pub(crate) tests: bool,
 }
 
 impl Needs {
@@ -30,7 +30,7 @@ impl Needs {
             machines: Arch::ALL.to_vec(),
             firmware: true,
             kernel_build: true,
-            package_tests: true,
+            tests: true,
         }
     }
 
@@ -42,8 +42,7 @@ impl Needs {
     /// Package names, with `:ARCHITECTURE` where it is not this machine's.
     fn packages(&self) -> Result<BTreeSet<String>> {
         let native = Arch::native()?;
-        let mut names: BTreeSet<String> =
-            ["ca-certificates", "cpio", "kmod", "util-linux"].map(String::from).into();
+        let mut names: BTreeSet<String> = ["ca-certificates", "kmod", "util-linux"].map(String::from).into();
         let mut add = |list: &[&str]| names.extend(list.iter().map(|name| (*name).to_owned()));
         for &arch in &self.payloads {
             add(compiler(arch));
@@ -70,9 +69,9 @@ impl Needs {
             add(&["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make", "xz-utils"]);
             add(compiler(Arch::Aarch64));
         }
-        if self.package_tests {
-            add(&["cpio", "curl", "device-tree-compiler", "dnsmasq-base", "iproute2", "openssl"]);
-            add(&["xz-utils", "zstd"]);
+        if self.tests {
+            add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
+            add(&["dnsmasq-base", "iproute2", "openssl", "procps", "xz-utils"]);
         }
         Ok(names)
     }
