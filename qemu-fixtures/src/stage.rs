@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
         fs::write(&file, &secret)?;
         let out = self.path("target.img");
         let mut command = self.tools.phasectl("initramfs");
-        command.arg("--out").arg(&out).args(["--no-keys", "--compress", "fast"]);
+        command.arg("--out").arg(&out).arg("--no-keys");
         command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
         command.args(["--file", &format!("{}:/target-secret", file.display())]);
         run::quiet(&mut command)?;
@@ -196,7 +196,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn initramfs(&self, kernel: Id, packing: Packing<'_>) -> Result<PathBuf> {
         let out = self.path("phaseboot.img");
         let mut command = self.tools.phasectl("initramfs");
-        command.arg("--out").arg(&out).args(["--compress", "fast"]);
+        command.arg("--out").arg(&out);
         command.arg("--payload").arg(&self.tools.built(kernel.arch())?.payload);
         if let Some(modules) = &self.tools.kernel(kernel)?.modules {
             command.arg("--modules").arg(modules);

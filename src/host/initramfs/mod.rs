@@ -69,8 +69,8 @@ pub struct Arguments {
     /// Leave out /dev/console, /dev/null and /dev/kmsg
     #[arg(long)]
     no_device_nodes: bool,
-    /// How hard to compress
-    #[arg(long, value_enum, default_value_t = Compress::Best)]
+    /// How hard to compress: best is about 4 % smaller and takes some twenty times as long
+    #[arg(long, value_enum, default_value_t = Compress::Fast)]
     compress: Compress,
     /// Modification time of every file and build time, in seconds since 1970
     /// [default: $SOURCE_DATE_EPOCH, else 0 for the files and now for the build time]
