@@ -53,7 +53,7 @@ pub enum Error {
     #[error("the command line for the next kernel is {length} bytes long, it reads at most {limit}")]
     CmdlineTooLong { length: usize, limit: usize },
     /// The kernel would stop reading there.
-    #[error("a NUL or a line break in the command line \"{text}\"")]
+    #[error("control characters in the command line \"{text}\"")]
     CmdlineCharacter { text: String },
     /// It would swallow what follows.
     #[error("a quote that is not closed in the command line \"{text}\"")]
