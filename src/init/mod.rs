@@ -43,8 +43,8 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Fork(_) | Self::Killed(libc::SIGKILL) => Exit::NotEnoughMemory,
-            Self::Killed(_) => Exit::Internal,
+            Self::Fork(Errno::AGAIN | Errno::NOMEM) | Self::Killed(libc::SIGKILL) => Exit::NotEnoughMemory,
+            Self::Fork(_) | Self::Killed(_) => Exit::Internal,
             Self::Hung(_) => Exit::LoadFailed,
         }
     }
@@ -52,9 +52,11 @@ impl Error {
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Fork(_) | Self::Killed(libc::SIGKILL) => {
+            Self::Fork(Errno::AGAIN | Errno::NOMEM) | Self::Killed(libc::SIGKILL) => {
                 "give the machine more memory; the kernel log has the details"
             }
+            Self::Fork(Errno::BUSY) => "/proc must be mounted: the kernel needs CONFIG_PROC_FS",
+            Self::Fork(_) => "the kernel log has the details",
             Self::Killed(_) => "this is a fault of phaseboot: report it with the lines above",
             Self::Hung(_) => "the kernel log has the details",
         }
@@ -170,6 +172,23 @@ fn wait(child: Pid, within: Duration) -> Option<WaitStatus> {
             Ok(Some((pid, status))) if pid == child => return Some(status),
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_memory_is_called_one() {
+        for errno in [Errno::AGAIN, Errno::NOMEM] {
+            assert_eq!(Error::Fork(errno).exit(), Exit::NotEnoughMemory);
+            assert!(Error::Fork(errno).hint().contains("memory"));
+        }
+        for errno in [Errno::BUSY, Errno::NOSYS] {
+            assert_eq!(Error::Fork(errno).exit(), Exit::Internal);
+            assert!(!Error::Fork(errno).hint().contains("memory"));
         }
     }
 }
