@@ -113,6 +113,9 @@ fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
     let read = || -> Result<(Config, Trust), StepError> {
         let config = Config::from_kernel_cmdline(&line, &policy)?;
         crate::log::configure(config.log, config.debug);
+        if config.providers.is_empty() {
+            return Err(config::Error::NoProvider.into());
+        }
         Ok((config, Trust::read(&paths.trust())?))
     };
     read().map_err(|error| (Config::on_fail(&line, &policy), error))
@@ -179,6 +182,20 @@ fn wait(child: Pid, within: Duration) -> Option<WaitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_provider_is_noticed_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, file, text) in [
+            ("proc", "cmdline", "console=ttyS0 phase.onfail=poweroff"),
+            ("etc/phaseboot", "policy.json", "{}"),
+        ] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join(file), text).unwrap();
+        }
+        let (on_fail, error) = configure(&Paths::under(root.path())).unwrap_err();
+        assert_eq!((on_fail, error.exit()), (OnFail::PowerOff, Exit::Usage));
+    }
 
     #[test]
     fn only_a_lack_of_memory_is_called_one() {
