@@ -11,7 +11,7 @@ mod hotplug;
 mod modules;
 mod mounts;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use log::error;
@@ -72,8 +72,7 @@ pub fn run() -> ! {
     let paths = Paths::default();
     mounts::mount_all();
     prepare_kernel();
-    let kmsg = OpenOptions::new().write(true).open(paths.kmsg()).ok();
-    crate::log::take_consoles(console::open_all(&paths), kmsg);
+    console::take(&paths);
     crate::log::keep_records(&paths);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
     let mut hotplug = Hotplug::start(&paths);
@@ -89,7 +88,7 @@ pub fn run() -> ! {
                 (if on_fail == OnFail::Retry { OnFail::Reboot } else { on_fail }, error.exit())
             }
         };
-        failures.act(on_fail, exit);
+        failures.act(on_fail, exit, &paths, &mut hotplug);
     }
 }
 
