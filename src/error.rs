@@ -179,12 +179,17 @@ impl Error {
     }
 }
 
+/// `text` with every control character replaced, so that it stays on one line.
+pub fn without_controls(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// Text from outside, made fit for one log line: control characters replaced, at most 200 characters.
 pub fn printable(text: &str) -> String {
     const MOST: usize = 200;
-    let mut shown: String =
-        text.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(MOST).is_some() {
+    let start = text.char_indices().nth(MOST).and_then(|(end, _)| text.get(..end));
+    let mut shown = without_controls(start.unwrap_or(text));
+    if start.is_some() {
         shown.push_str("...");
     }
     shown

@@ -2,7 +2,10 @@
 //!
 //! Rooms write through the macros of the `log` crate. A record is one line for people,
 //! `phaseboot[0.412] net: ...` (seconds since this process started, then the room), or one JSON
-//! object with `t` (seconds), `level`, `step` and `message`.
+//! object with `t` (seconds), `level`, `step` and `message`. Control characters in messages are
+//! replaced, so that nothing from outside can forge a line.
+
+mod limits;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -15,8 +18,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
+use crate::error::without_controls;
 use crate::paths::Paths;
 use crate::sys::tty;
+use limits::{Entry, Repeats, cut};
 
 /// How a record looks on the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +41,11 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the last lines get to leave a serial line's buffer.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// /dev/kmsg refuses longer lines (EINVAL): LOG_LINE_MAX of kernel/printk is less than 1024 bytes.
+const MOST_KMSG_BYTES: usize = 900;
+/// `log.jsonl` lies in memory: it ends when it is this long.
+const MOST_JSONL_BYTES: u64 = 1_000_000;
+
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 struct Logger {
@@ -49,6 +59,7 @@ struct State {
     screens: Vec<Screen>,
     kmsg: Option<File>,
     jsonl: Option<File>,
+    repeats: Repeats,
     /// The progress line on the screens, if one is being drawn.
     progress: Option<String>,
 }
@@ -111,6 +122,7 @@ pub fn start() {
                 .collect(),
             kmsg: None,
             jsonl: None,
+            repeats: Repeats::default(),
             progress: None,
         }),
     });
@@ -154,9 +166,16 @@ pub fn take_consoles(consoles: Vec<File>, kmsg: Option<File>) {
     state.kmsg = kmsg;
 }
 
+/// Says how often the last record was repeated, if it was. The next one is shown whatever it says.
+/// To be called before a fork and before the process ends.
+pub fn flush() {
+    log::logger().flush();
+}
+
 /// Waits until what was written has left the terminals' buffers, half a second at most: a reboot or
 /// a kexec drops what is still there.
 pub fn drain() {
+    flush();
     let until = Instant::now() + DRAIN;
     let Some(state) = lock() else { return };
     let terminals = || state.screens.iter().filter(|screen| screen.terminal && !screen.stuck);
@@ -187,45 +206,56 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let t = self.started.elapsed().as_secs_f64();
-        let step = step(record.target());
-        let message = record.args().to_string();
-        let object = json!({
-            "t": (t * 1000.0).round() / 1000.0,
-            "level": record.level().as_str().to_ascii_lowercase(),
-            "step": step,
-            "message": message,
-        });
-        let mark = match record.level() {
-            Level::Error => "error: ",
-            Level::Warn => "warning: ",
-            Level::Info | Level::Debug | Level::Trace => "",
+        let entry = Entry {
+            level: record.level(),
+            step: step(record.target()).to_owned(),
+            message: without_controls(&record.args().to_string()),
         };
-        let text = format!("phaseboot[{t:.3}] {step}: {mark}{message}");
-
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = match state.format {
-            Format::Text => text.clone(),
-            Format::Json => object.to_string(),
-        };
-        state.erase_progress();
-        for screen in &mut state.screens {
-            screen.write(format!("{line}\n").as_bytes());
-        }
-        if let Some(kmsg) = &mut state.kmsg {
-            // Debug level: in the kernel's log, but not a second time on its consoles.
-            let _ = kmsg.write_all(format!("<7>{text}\n").as_bytes());
-        }
-        if let Some(jsonl) = &mut state.jsonl {
-            let _ = writeln!(jsonl, "{object}");
-        }
-        state.draw_progress();
+        let t = self.started.elapsed();
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).record(entry, t);
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        let t = self.started.elapsed();
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).flush_repeats(t);
+    }
 }
 
 impl State {
+    fn record(&mut self, entry: Entry, t: Duration) {
+        if self.repeats.admits(&entry, t) {
+            self.flush_repeats(t);
+            self.print(&entry, t);
+            self.repeats.shown(entry, t);
+        }
+    }
+
+    fn flush_repeats(&mut self, t: Duration) {
+        if let Some(entry) = self.repeats.take() {
+            self.print(&entry, t);
+        }
+    }
+
+    fn print(&mut self, entry: &Entry, t: Duration) {
+        let (text, object) = (as_text(entry, t), as_json(entry, t));
+        let line = match self.format {
+            Format::Text => &text,
+            Format::Json => &object,
+        };
+        self.erase_progress();
+        for screen in &mut self.screens {
+            screen.write(format!("{line}\n").as_bytes());
+        }
+        if let Some(kmsg) = &mut self.kmsg {
+            // Debug level: in the kernel's log, but not a second time on its consoles.
+            let _ = kmsg.write_all(format!("<7>{}\n", cut(&text, MOST_KMSG_BYTES)).as_bytes());
+        }
+        if let Some(jsonl) = &mut self.jsonl {
+            keep(jsonl, &object, entry, t);
+        }
+        self.draw_progress();
+    }
+
     fn erase_progress(&mut self) {
         if self.progress.is_some() {
             self.each_terminal(b"\r\x1b[K");
@@ -243,6 +273,41 @@ impl State {
             screen.write(bytes);
         }
     }
+}
+
+fn as_text(entry: &Entry, t: Duration) -> String {
+    let mark = match entry.level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        Level::Info | Level::Debug | Level::Trace => "",
+    };
+    format!("phaseboot[{:.3}] {}: {mark}{}", t.as_secs_f64(), entry.step, entry.message)
+}
+
+fn as_json(entry: &Entry, t: Duration) -> String {
+    json!({
+        "t": (t.as_secs_f64() * 1000.0).round() / 1000.0,
+        "level": entry.level.as_str().to_ascii_lowercase(),
+        "step": entry.step,
+        "message": entry.message,
+    })
+    .to_string()
+}
+
+/// Appends to `log.jsonl`, which all processes of a boot share: its size tells whether it is full.
+fn keep(jsonl: &mut File, object: &str, entry: &Entry, t: Duration) {
+    let Ok(size) = jsonl.metadata().map(|metadata| metadata.len()) else { return };
+    if size >= MOST_JSONL_BYTES {
+        return;
+    }
+    let mut lines = format!("{object}\n");
+    if size.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX)) >= MOST_JSONL_BYTES {
+        let message = "this file is full; the kernel log has what follows".to_owned();
+        let last = Entry { level: Level::Warn, message, ..entry.clone() };
+        lines.push_str(&as_json(&last, t));
+        lines.push('\n');
+    }
+    let _ = jsonl.write_all(lines.as_bytes());
 }
 
 /// The progress of files that are fetched at the same time: one line for all of them, redrawn in
@@ -360,6 +425,88 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(14_186_432), "14.1 MB");
         assert_eq!(bytes(u64::MAX), "18446744073.7 GB");
+    }
+
+    fn state(folder: &Path) -> State {
+        let open = |name| {
+            let path = folder.join(name);
+            OpenOptions::new().create(true).append(true).open(path).unwrap()
+        };
+        State {
+            format: Format::Text,
+            screens: vec![Screen::new(open("screen"))],
+            kmsg: Some(open("kmsg")),
+            jsonl: Some(open("jsonl")),
+            repeats: Repeats::default(),
+            progress: None,
+        }
+    }
+
+    fn warning(message: &str) -> Entry {
+        Entry { level: Level::Warn, step: "net".to_owned(), message: message.to_owned() }
+    }
+
+    #[test]
+    fn a_message_from_outside_stays_on_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Mutex::new(state(folder.path()));
+        let logger = Logger { started: Instant::now(), state };
+        log::set_max_level(LevelFilter::Info);
+        logger.log(
+            &Record::builder()
+                .target("phaseboot::net")
+                .level(Level::Info)
+                .args(format_args!("a\r\nphaseboot[1.000] net: b\x1b[2J\u{9b}1m"))
+                .build(),
+        );
+        for name in ["screen", "kmsg", "jsonl"] {
+            let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
+            assert_eq!(text.chars().filter(|c| c.is_control()).count(), 1, "{name}: {text:?}");
+            assert!(text.ends_with('\n'));
+        }
+    }
+
+    #[test]
+    fn the_kernel_log_gets_lines_it_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        state(folder.path()).record(warning(&"\u{e4}".repeat(2000)), Duration::ZERO);
+        let kmsg = std::fs::read_to_string(folder.path().join("kmsg")).unwrap();
+        assert!(kmsg.len() < 910 && kmsg.ends_with("\u{e4}...\n"), "{kmsg}");
+        let screen = std::fs::read_to_string(folder.path().join("screen")).unwrap();
+        assert!(screen.len() > 4000);
+    }
+
+    #[test]
+    fn a_flood_of_one_record_is_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = state(folder.path());
+        for _ in 0..1000 {
+            state.record(warning("no carrier"), Duration::from_secs(1));
+        }
+        state.record(warning("carrier"), Duration::from_secs(2));
+        let screen = std::fs::read_to_string(folder.path().join("screen")).unwrap();
+        assert_eq!(
+            screen,
+            "phaseboot[1.000] net: warning: no carrier\n\
+             phaseboot[2.000] net: warning: last message repeated 999 times\n\
+             phaseboot[2.000] net: warning: carrier\n"
+        );
+    }
+
+    #[test]
+    fn the_kept_log_ends_and_says_so_once() {
+        let folder = tempfile::tempdir().unwrap();
+        // PID 1 and a boot attempt, each with a descriptor of its own.
+        let mut states = [state(folder.path()), state(folder.path())];
+        for i in 0..1200 {
+            for state in &mut states {
+                state.record(warning(&format!("{i} {}", "x".repeat(500))), Duration::ZERO);
+            }
+        }
+        let text = std::fs::read_to_string(folder.path().join("jsonl")).unwrap();
+        assert!((1_000_000..1_001_000).contains(&text.len()), "{}", text.len());
+        assert_eq!(text.matches("full").count(), 1);
+        assert!(text.lines().last().unwrap().contains("full"));
     }
 
     #[test]

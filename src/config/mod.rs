@@ -61,7 +61,7 @@ pub struct Config {
 pub enum OnFail {
     /// Try again, ever more rarely; reboot if trying again cannot help.
     Retry,
-    /// Start a shell from the initramfs; power off when it ends.
+    /// Start a shell from the initramfs; try again when it ends.
     Shell,
     Reboot,
     PowerOff,

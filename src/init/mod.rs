@@ -4,18 +4,19 @@
 //! The boot runs in a child because the kernel panics when PID 1 dies: whatever goes wrong there,
 //! out of memory included, ends in one line and the failure policy.
 
+mod child;
 mod console;
 mod failure;
+mod hotplug;
 mod modules;
 mod mounts;
 
-use std::fs::{self, OpenOptions};
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-use log::{error, warn};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use log::error;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::process::Signal;
 
 use crate::boot::{self, Ending};
 use crate::config::{self, Config, OnFail, Policy};
@@ -24,6 +25,7 @@ use crate::manifest::Trust;
 use crate::paths::Paths;
 use crate::sys::process::{Fork, fork};
 use failure::FailurePolicy;
+use hotplug::Hotplug;
 
 /// What loading and the handoff may take after everything was fetched.
 const GRACE: Duration = Duration::from_secs(120);
@@ -43,8 +45,8 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Fork(_) | Self::Killed(libc::SIGKILL) => Exit::NotEnoughMemory,
-            Self::Killed(_) => Exit::Internal,
+            Self::Fork(Errno::AGAIN | Errno::NOMEM) | Self::Killed(libc::SIGKILL) => Exit::NotEnoughMemory,
+            Self::Fork(_) | Self::Killed(_) => Exit::Internal,
             Self::Hung(_) => Exit::LoadFailed,
         }
     }
@@ -52,9 +54,13 @@ impl Error {
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Fork(_) | Self::Killed(libc::SIGKILL) => {
+            Self::Fork(Errno::AGAIN | Errno::NOMEM) | Self::Killed(libc::SIGKILL) => {
                 "give the machine more memory; the kernel log has the details"
             }
+            Self::Fork(Errno::BUSY) => {
+                "PID 1 has no /proc, or more than one thread: report this with the lines above"
+            }
+            Self::Fork(_) => "the kernel log has the details",
             Self::Killed(_) => "this is a fault of phaseboot: report it with the lines above",
             Self::Hung(_) => "the kernel log has the details",
         }
@@ -66,23 +72,23 @@ pub fn run() -> ! {
     let paths = Paths::default();
     mounts::mount_all();
     prepare_kernel();
-    let kmsg = OpenOptions::new().write(true).open(paths.kmsg()).ok();
-    crate::log::take_consoles(console::open_all(&paths), kmsg);
+    console::take(&paths);
     crate::log::keep_records(&paths);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
-    modules::load_all(&paths);
+    let mut hotplug = Hotplug::start(&paths);
 
     let mut failures = FailurePolicy::default();
     loop {
+        hotplug.load_all();
         let (on_fail, exit) = match configure(&paths) {
-            Ok((config, trust)) => (config.on_fail, attempt(&config, &trust, &paths)),
+            Ok((config, trust)) => (config.on_fail, attempt(&config, &trust, &paths, &mut hotplug)),
             Err((on_fail, error)) => {
                 error!("{}", error.line());
                 // Nothing in an initramfs changes by itself.
                 (if on_fail == OnFail::Retry { OnFail::Reboot } else { on_fail }, error.exit())
             }
         };
-        failures.act(on_fail, exit);
+        failures.act(on_fail, exit, &paths, &mut hotplug);
     }
 }
 
@@ -111,13 +117,18 @@ fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
     let read = || -> Result<(Config, Trust), StepError> {
         let config = Config::from_kernel_cmdline(&line, &policy)?;
         crate::log::configure(config.log, config.debug);
+        if config.providers.is_empty() {
+            return Err(config::Error::NoProvider.into());
+        }
         Ok((config, Trust::read(&paths.trust())?))
     };
     read().map_err(|error| (Config::on_fail(&line, &policy), error))
 }
 
-/// One boot attempt in a child process. Returns how it failed: success does not return.
-fn attempt(config: &Config, trust: &Trust, paths: &Paths) -> Exit {
+/// One boot attempt in a child process, while this one loads drivers for devices that appear.
+/// Returns how it failed: success does not return.
+fn attempt(config: &Config, trust: &Trust, paths: &Paths, hotplug: &mut Hotplug) -> Exit {
+    crate::log::flush();
     let child = match fork() {
         Ok(Fork::Child) => {
             // Out of memory, this process goes first, and PID 1 lives to tell.
@@ -129,13 +140,14 @@ fn attempt(config: &Config, trust: &Trust, paths: &Paths) -> Exit {
                     error.exit()
                 }
             };
+            crate::log::flush();
             std::process::exit(i32::from(exit.code()));
         }
         Ok(Fork::Parent(child)) => child,
         Err(errno) => return report(Error::Fork(errno)),
     };
     let within = config.timeout + GRACE;
-    match wait(child, within) {
+    match child::wait(child, Instant::now().checked_add(within), hotplug) {
         Some(status) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::from_code(code),
             (None, signal) => report(Error::Killed(signal.unwrap_or(0))),
@@ -153,23 +165,33 @@ fn report(error: Error) -> Exit {
     error.exit()
 }
 
-/// Waits for `child`, at most for `within`, and reaps whatever else ends meanwhile. Linux hands
-/// orphans to PID 1.
-fn wait(child: Pid, within: Duration) -> Option<WaitStatus> {
-    let timeout = Timespec { tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    match rustix::process::pidfd_open(child, PidfdFlags::empty()) {
-        Ok(pidfd) => {
-            if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) == Ok(0) {
-                return None;
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_provider_is_noticed_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, file, text) in [
+            ("proc", "cmdline", "console=ttyS0 phase.onfail=poweroff"),
+            ("etc/phaseboot", "policy.json", "{}"),
+        ] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join(file), text).unwrap();
         }
-        Err(errno) => warn!("the boot cannot be given a time limit: {errno}"),
+        let (on_fail, error) = configure(&Paths::under(root.path())).unwrap_err();
+        assert_eq!((on_fail, error.exit()), (OnFail::PowerOff, Exit::Usage));
     }
-    loop {
-        match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid == child => return Some(status),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return None,
+
+    #[test]
+    fn only_a_lack_of_memory_is_called_one() {
+        for errno in [Errno::AGAIN, Errno::NOMEM] {
+            assert_eq!(Error::Fork(errno).exit(), Exit::NotEnoughMemory);
+            assert!(Error::Fork(errno).hint().contains("memory"));
+        }
+        for errno in [Errno::BUSY, Errno::NOSYS] {
+            assert_eq!(Error::Fork(errno).exit(), Exit::Internal);
+            assert!(!Error::Fork(errno).hint().contains("memory"));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Kernel modules for the devices that are there: `modalias` against modules.alias, dependencies
 //! from modules.dep. Source: kmod's modules.dep(5), modprobe(8); Documentation/kbuild/modules.rst.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
 use rustix::io::Errno;
@@ -26,65 +26,131 @@ struct Index {
     aliases: Vec<(String, String)>,
 }
 
-/// Loads a module for every device that has one, until no further one turns up.
-pub(super) fn load_all(paths: &Paths) {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let folder = paths.modules(&release);
-    let Ok(dep) = fs::read_to_string(folder.join("modules.dep")) else {
-        debug!("no modules.dep for kernel {release}: everything needed must be built in");
-        return;
-    };
-    let alias = fs::read_to_string(folder.join("modules.alias")).unwrap_or_default();
-    let index = Index::parse(&dep, &alias);
-    let mut loader = Loader { folder: &folder, done: Vec::new(), loaded: Vec::new() };
-    for alias in WANTED {
-        loader.load_matching(&index, alias);
-    }
-    for _ in 0..MOST_ROUNDS {
-        let before = loader.done.len();
-        for modalias in modaliases(&paths.buses()) {
-            loader.load_matching(&index, &modalias);
-        }
-        if loader.done.len() == before {
-            break;
-        }
-    }
-    if !loader.loaded.is_empty() {
-        info!("modules: {}", loader.loaded.join(" "));
-    }
-}
-
-struct Loader<'a> {
-    folder: &'a Path,
-    /// Paths that were tried, whatever came of it.
-    done: Vec<String>,
+/// Loads modules, and remembers what came of it.
+#[derive(Debug)]
+pub(super) struct Modules {
+    index: Index,
+    folder: PathBuf,
+    buses: PathBuf,
+    /// Modaliases whose modules were tried.
+    seen: HashSet<String>,
+    attempts: Attempts,
+    /// Names to be logged.
     loaded: Vec<String>,
 }
 
-impl Loader<'_> {
-    fn load_matching(&mut self, index: &Index, modalias: &str) {
-        for files in index.matching(modalias) {
-            // Dependencies stand after the module that needs them.
-            for file in files.iter().rev() {
-                self.load(file);
+impl Modules {
+    /// Reads which modules there are for the running kernel.
+    pub(super) fn read(paths: &Paths) -> Self {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let folder = paths.modules(&release);
+        let read = |name| fs::read_to_string(folder.join(name));
+        let index = match read("modules.dep") {
+            Ok(dep) => Index::parse(&dep, &read("modules.alias").unwrap_or_default()),
+            Err(_) => {
+                debug!("no modules.dep for kernel {release}: everything needed must be built in");
+                Index::default()
             }
+        };
+        Self {
+            index,
+            folder,
+            buses: paths.buses(),
+            seen: HashSet::new(),
+            attempts: Attempts::default(),
+            loaded: Vec::new(),
         }
     }
 
-    fn load(&mut self, file: &str) {
-        if self.done.iter().any(|done| done == file) {
+    /// Loads a module for every device that has one, until no further one turns up. What failed
+    /// before is tried again.
+    pub(super) fn load_all(&mut self) {
+        self.seen.clear();
+        self.attempts.forget_failures();
+        self.load_new();
+    }
+
+    /// As [`load_all`](Self::load_all), only for devices that were not there then.
+    pub(super) fn load_new(&mut self) {
+        if self.index.aliases.is_empty() {
             return;
         }
-        self.done.push(file.to_owned());
-        let name = module_name(file);
-        match insert(&self.folder.join(file)) {
-            Ok(()) => self.loaded.push(name),
-            Err(Errno::EXIST) => {}
-            Err(Errno::NODEV) => debug!("module {name}: no device for it"),
-            Err(Errno::OPNOTSUPP) => {
-                warn!("module {name}: this kernel cannot decompress {file}; pack the plain .ko");
+        for alias in WANTED {
+            self.load_matching(alias.to_owned());
+        }
+        for _ in 0..MOST_ROUNDS {
+            let before = self.seen.len();
+            for modalias in modaliases(&self.buses) {
+                self.load_matching(modalias);
             }
-            Err(errno) => warn!("module {name} cannot be loaded: {errno}"),
+            if self.seen.len() == before {
+                break;
+            }
+        }
+        if !self.loaded.is_empty() {
+            info!("modules: {}", self.loaded.join(" "));
+            self.loaded.clear();
+        }
+    }
+
+    fn load_matching(&mut self, modalias: String) {
+        if self.seen.contains(&modalias) {
+            return;
+        }
+        for files in self.index.matching(&modalias) {
+            // Dependencies stand after the module that needs them.
+            for file in files.iter().rev() {
+                if !self.attempts.wants(file) {
+                    continue;
+                }
+                let result = insert(&self.folder.join(file));
+                if self.attempts.note(file, result) {
+                    report(file, result, &mut self.loaded);
+                }
+            }
+        }
+        self.seen.insert(modalias);
+    }
+}
+
+fn report(file: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
+    let name = module_name(file);
+    match result {
+        Ok(()) => loaded.push(name),
+        Err(Errno::EXIST) => {}
+        Err(Errno::NODEV) => debug!("module {name}: no device for it"),
+        Err(Errno::OPNOTSUPP) => {
+            warn!("module {name}: this kernel cannot decompress {file}; pack the plain .ko");
+        }
+        Err(errno) => warn!("module {name} cannot be loaded: {errno}"),
+    }
+}
+
+/// Module files that were tried.
+#[derive(Debug, Default)]
+struct Attempts(HashMap<String, Attempt>);
+
+#[derive(Debug)]
+struct Attempt {
+    result: Result<(), Errno>,
+    again: bool,
+}
+
+impl Attempts {
+    fn wants(&self, file: &str) -> bool {
+        self.0.get(file).is_none_or(|attempt| attempt.again)
+    }
+
+    /// Keeps what came of a file. True if that is not what came of it the last time.
+    fn note(&mut self, file: &str, result: Result<(), Errno>) -> bool {
+        let before = self.0.insert(file.to_owned(), Attempt { result, again: false });
+        before.is_none_or(|before| before.result != result)
+    }
+
+    /// Lets what failed be tried again. A module that is in the kernel already did not fail.
+    fn forget_failures(&mut self) {
+        for attempt in self.0.values_mut() {
+            attempt.again = !matches!(attempt.result, Ok(()) | Err(Errno::EXIST));
         }
     }
 }
@@ -242,6 +308,53 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0][0], "kernel/drivers/net/virtio_net.ko.xz");
         assert_eq!(found[0].len(), 3);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_and_what_loaded_is_not() {
+        let mut attempts = Attempts::default();
+        let results = [("a.ko", Ok(())), ("b.ko", Err(Errno::EXIST)), ("c.ko", Err(Errno::NODEV))];
+        for (file, result) in results {
+            assert!(attempts.wants(file));
+            assert!(attempts.note(file, result));
+            assert!(!attempts.wants(file));
+        }
+        attempts.forget_failures();
+        assert_eq!(results.map(|(file, _)| attempts.wants(file)), [false, false, true]);
+        assert!(!attempts.note("c.ko", Err(Errno::NODEV)), "nothing new");
+        assert!(attempts.note("c.ko", Ok(())));
+        attempts.forget_failures();
+        assert!(!attempts.wants("c.ko"));
+    }
+
+    #[test]
+    fn a_device_that_appears_later_gets_its_driver() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let folder = paths.modules(&release);
+        fs::create_dir_all(&folder).unwrap();
+        // The files are not there, so nothing is loaded into the kernel that runs this test.
+        fs::write(folder.join("modules.dep"), "a.ko:\nb.ko: c.ko\nc.ko:\n").unwrap();
+        fs::write(folder.join("modules.alias"), "alias usb:a* a\nalias usb:b* b\n").unwrap();
+        let plug = |name: &str| {
+            let device = paths.buses().join("usb/devices").join(name);
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("modalias"), format!("usb:{name}\n")).unwrap();
+        };
+        let mut modules = Modules::read(&paths);
+        let tried = |modules: &Modules| {
+            let mut files: Vec<String> = modules.attempts.0.keys().cloned().collect();
+            files.sort();
+            files
+        };
+        plug("a1");
+        modules.load_all();
+        assert_eq!(tried(&modules), ["a.ko"]);
+        plug("b1");
+        modules.load_new();
+        assert_eq!(tried(&modules), ["a.ko", "b.ko", "c.ko"]);
+        assert!(modules.attempts.0.values().all(|attempt| attempt.result == Err(Errno::NOENT)));
     }
 
     proptest! {

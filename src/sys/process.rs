@@ -1,4 +1,7 @@
-//! A second process for the boot itself: fork(2).
+//! A second process for the boot itself, and a session for a shell: fork(2), setsid(2).
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -25,5 +28,35 @@ pub fn fork() -> Result<Fork, Errno> {
     match pid {
         -1 => Err(last_errno()),
         pid => Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
+    }
+}
+
+/// Lets `command` lead a session of its own. Its standard input becomes the session's controlling
+/// terminal if it is a terminal: TIOCSCTTY of ioctl_tty(2). Neither is an error if it fails: a shell
+/// without job control is better than none.
+pub fn lead_session(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes two system calls, setsid and ioctl, without libc's
+    // wrappers around any state: it allocates nothing, takes no lock and cannot panic.
+    unsafe {
+        command.pre_exec(|| {
+            let _ = rustix::process::setsid();
+            let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+            Ok(())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_leads_its_session() {
+        let mut command = Command::new("sh");
+        lead_session(command.args(["-c", "cut -d' ' -f6 /proc/$$/stat; echo $$"]));
+        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let words: Vec<&str> = output.split_whitespace().collect();
+        assert_eq!(words.len(), 2);
+        assert_eq!(words[0], words[1], "its session is its own process id");
     }
 }

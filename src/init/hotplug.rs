@@ -1,0 +1,138 @@
+//! Drivers for devices that appear while the boot runs: the kernel's uevents say when to look.
+//! Source: netlink(7), NETLINK_KOBJECT_UEVENT; lib/kobject_uevent.c.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use log::debug;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_KOBJECT_UEVENT};
+
+use super::modules::Modules;
+use crate::paths::Paths;
+
+/// The multicast group of the kernel; daemons such as udev use others.
+const KERNEL: u32 = 1;
+/// The kernel's own are at most 2 kB of variables (UEVENT_BUFFER_SIZE) and a path.
+const MOST_BYTES: usize = 8 * 1024;
+/// Events come in swarms; one look at the buses serves all of them.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Read at a time, so that a swarm does not keep PID 1 from anything else.
+const MOST_EVENTS: usize = 1000;
+
+/// Modules, and the events that say when further ones are needed.
+pub(super) struct Hotplug {
+    modules: Modules,
+    /// None where the kernel has no uevents: modules are then loaded once an attempt.
+    socket: Option<Socket>,
+    /// When to look for new devices.
+    due: Option<Instant>,
+    /// When that was last done.
+    looked: Option<Instant>,
+}
+
+impl Hotplug {
+    /// Listens from now on.
+    pub(super) fn start(paths: &Paths) -> Self {
+        let socket = listen().inspect_err(|error| debug!("no uevents: {error}")).ok();
+        Self { modules: Modules::read(paths), socket, due: None, looked: None }
+    }
+
+    /// Loads modules for all devices, those included that failed before.
+    pub(super) fn load_all(&mut self) {
+        self.modules.load_all();
+        self.looked = Some(Instant::now());
+    }
+
+    /// Readable when [`take_events`](Self::take_events) is to be called.
+    pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When [`load_due`](Self::load_due) is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Reads what the kernel has sent.
+    pub(super) fn take_events(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        let mut found = false;
+        for _ in 0..MOST_EVENTS {
+            let mut buffer = [0; MOST_BYTES];
+            match socket.recv_from(&mut buffer.as_mut_slice(), 0) {
+                // Port 0 is the kernel.
+                Ok((length, sender)) if sender.port_number() == 0 => {
+                    found |= announces_device(buffer.get(..length).unwrap_or(&buffer));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Events were lost: what they said is on the buses.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => found = true,
+                Err(error) => {
+                    debug!("no further uevents: {error}");
+                    self.socket = None;
+                    break;
+                }
+            }
+        }
+        if found && self.due.is_none() {
+            let now = Instant::now();
+            self.due = Some(self.looked.and_then(|looked| looked.checked_add(PAUSE)).unwrap_or(now).max(now));
+        }
+    }
+
+    /// Loads modules for new devices, if it is time to.
+    pub(super) fn load_due(&mut self) {
+        if self.due.is_some_and(|due| due <= Instant::now()) {
+            self.modules.load_new();
+            self.looked = Some(Instant::now());
+            self.due = None;
+        }
+    }
+}
+
+fn listen() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_KOBJECT_UEVENT)?;
+    socket.set_non_blocking(true)?;
+    socket.bind(&SocketAddr::new(0, KERNEL))?;
+    Ok(socket)
+}
+
+/// Whether a uevent is about a new device that names the driver it needs.
+fn announces_device(event: &[u8]) -> bool {
+    // The first string is ACTION@DEVPATH.
+    let has = |wanted: fn(&[u8]) -> bool| event.split(|&byte| byte == 0).skip(1).any(wanted);
+    has(|variable| variable == b"ACTION=add") && has(|variable| variable.starts_with(b"MODALIAS="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_new_devices_with_a_modalias_are_looked_for() {
+        let usb: &[u8] = b"add@/devices/usb1/1-1\0ACTION=add\0DEVPATH=/devices/usb1/1-1\0SUBSYSTEM=usb\0\
+            MODALIAS=usb:v0B95p7720d0001dcFF\0SEQNUM=1\0";
+        assert!(announces_device(usb));
+        for other in [
+            b"remove@/devices/usb1/1-1\0ACTION=remove\0MODALIAS=usb:v0B95\0".as_slice(),
+            b"add@/module/usbnet\0ACTION=add\0DEVPATH=/module/usbnet\0SUBSYSTEM=module\0",
+            b"ACTION=add\0NOT_MODALIAS=1\0MODALIAS",
+            b"libudev\0\xfe\xed\xca\xfe",
+            b"",
+        ] {
+            assert!(!announces_device(other), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_quiet_socket_asks_for_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let mut hotplug = Hotplug::start(&Paths::under(root.path()));
+        hotplug.load_all();
+        hotplug.load_due();
+        assert_eq!(hotplug.due(), None);
+    }
+}
