@@ -14,9 +14,10 @@ mod mounts;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use log::error;
+use log::{error, warn};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{self, Ending};
 use crate::config::{self, Config, OnFail, Policy};
@@ -24,6 +25,7 @@ use crate::error::{Error as StepError, Exit};
 use crate::manifest::Trust;
 use crate::paths::Paths;
 use crate::sys::process::{Fork, fork};
+use crate::time::UnixTime;
 use failure::FailurePolicy;
 use hotplug::Hotplug;
 
@@ -120,9 +122,23 @@ fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
         if config.providers.is_empty() {
             return Err(config::Error::NoProvider.into());
         }
-        Ok((config, Trust::read(&paths.trust())?))
+        let trust = Trust::read(&paths.trust())?;
+        raise_clock(&trust);
+        Ok((config, trust))
     };
     read().map_err(|error| (Config::on_fail(&line, &policy), error))
+}
+
+/// Sets a clock that is before the build of the initramfs to that: certificates would not be valid
+/// yet, and nothing expired.
+fn raise_clock(trust: &Trust) {
+    let clock = UnixTime::now();
+    let Some(floor) = trust.clock_floor().filter(|&floor| clock < floor) else { return };
+    let seconds = i64::try_from(floor.0).unwrap_or(i64::MAX);
+    match rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: 0 }) {
+        Ok(()) => warn!("the clock said {clock}, the initramfs was built at {floor}: set to that"),
+        Err(errno) => warn!("the clock says {clock} and cannot be set: {errno}"),
+    }
 }
 
 /// One boot attempt in a child process, while this one loads drivers for devices that appear.
