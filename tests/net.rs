@@ -116,6 +116,14 @@ impl Lab {
         self.children.push(child);
     }
 
+    /// Ends every server.
+    fn stop(&mut self) {
+        for mut child in self.children.drain(..) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.
     fn run(&mut self, test: &str, meanwhile: impl FnOnce(&mut Self)) {
         let mut inside = Command::new("ip")
@@ -138,10 +146,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.stop();
         ip(&format!("netns del {}", self.client));
         ip(&format!("netns del {}", self.server));
     }
@@ -268,6 +273,63 @@ fn classless_routes_win_and_reach_a_router_outside_the_subnet() {
                     "--dhcp-option=121,0.0.0.0/0,203.0.113.1,192.0.2.0/24,10.99.0.9,198.51.100.7/32,0.0.0.0",
                 ],
             );
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// The second run is another process, as each attempt of a machine is.
+#[test]
+fn nothing_of_a_rogue_lease_outlives_it() {
+    let name = "nothing_of_a_rogue_lease_outlives_it";
+    in_namespaces(
+        name,
+        |paths| {
+            let rogue = !paths.lease().exists();
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            assert_eq!(lease.address.to_string() == "10.99.0.66", rogue);
+            let routes = show("route show");
+            let routes: Vec<&str> =
+                routes.as_array().unwrap().iter().map(|route| route["dst"].as_str().unwrap()).collect();
+            let resolv_conf = read(&paths.resolv_conf()).unwrap();
+            let link = show("addr show dev eth0");
+            if rogue {
+                assert_eq!(routes, ["0.0.0.0/1", "10.99.0.0/24", "128.0.0.0/1", "192.0.2.9"]);
+                assert_eq!(
+                    (&link[0]["mtu"], resolv_conf.as_str()),
+                    (&Value::from(600), "nameserver 10.99.0.66\n")
+                );
+                // Not ours, and not to be touched.
+                ip("route add 198.51.100.0/24 dev eth0");
+                ip("addr add 10.98.0.1/24 dev eth0");
+                return;
+            }
+            assert_eq!(routes, ["default", "10.98.0.0/24", "10.99.0.0/24", "198.51.100.0/24"]);
+            assert_eq!(show("route show default")[0]["gateway"], "10.99.0.1");
+            assert_eq!((&link[0]["mtu"], resolv_conf.as_str()), (&Value::from(1500), ""));
+            let addresses: Vec<&Value> = link[0]["addr_info"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|address| address["family"] == "inet")
+                .map(|address| &address["local"])
+                .collect();
+            assert_eq!(addresses, ["10.98.0.1", &lease.address.to_string()]);
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(
+                0,
+                &[
+                    "--dhcp-host=*:*:*:*:*:*,10.99.0.66",
+                    "--dhcp-option=121,0.0.0.0/1,10.99.0.67,128.0.0.0/1,203.0.113.9,192.0.2.9/32,0.0.0.0",
+                    "--dhcp-option=6,10.99.0.66",
+                    "--dhcp-option=26,600",
+                ],
+            );
+            lab.run(name, |_| {});
+            lab.stop();
+            lab.serve(0, &["--dhcp-option=6"]);
             lab.run(name, |_| {});
         },
     );

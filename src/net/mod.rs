@@ -6,6 +6,7 @@
 
 mod dhcp4;
 mod existing;
+mod files;
 mod frame;
 mod lease;
 mod link;
@@ -40,7 +41,8 @@ pub enum Transport {
 
 /// Brings the network up: loopback, then every Ethernet link (or just the one named `only`), and the
 /// first lease that any of them gets by `deadline`, applied to its link and written to
-/// `resolv.conf` and `lease.json`.
+/// `resolv.conf` and `lease.json`. What the last lease that `lease.json` knows has set is taken away
+/// first: its address, its routes, its MTU, and with the new lease its servers for names.
 pub fn up(paths: &Paths, only: Option<&str>, deadline: Deadline) -> Result<Lease, Error> {
     up_over(Transport::Auto, paths, only, deadline)
 }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::dhcp4::{Client, Device, Reaction};
+use super::files::{self, Last};
 use super::lease::Lease;
 use super::link::Link;
 use super::{Error, Transport};
@@ -42,12 +43,17 @@ pub(super) fn up(
     let started = Instant::now();
     let mut race =
         Race { transport, only, started, events, requests, runners: Vec::new(), others: Vec::new() };
+    let last = Last::read(paths);
+    if let Some(last) = &last {
+        race.withdraw(last)?;
+    }
     race.list()?;
     let (lease, link) = race.run(deadline)?;
     // The losers' sockets are closed here.
     let Race { mut requests, .. } = race;
+    files::write_lease(paths, &lease, link.mtu);
     apply::lease(&mut requests, &link, &lease)?;
-    apply::write_files(paths, &lease);
+    files::write_resolv_conf(paths, &lease, last.as_ref());
     Ok(lease)
 }
 
@@ -130,14 +136,28 @@ impl Race<'_> {
         Ok(readable)
     }
 
-    /// Takes the links that are there now.
-    fn list(&mut self) -> Result<(), Error> {
+    /// Takes away what the last lease has set: a wrong route in it would spoil the next one.
+    fn withdraw(&mut self, last: &Last) -> Result<(), Error> {
+        let links = self.links()?;
+        if let Some(link) = links.iter().find(|link| link.name() == last.interface) {
+            apply::withdraw(&mut self.requests, link, last);
+        }
+        Ok(())
+    }
+
+    /// The links that are there now.
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
         let mut links = Vec::new();
         let found = &mut |incoming: Incoming| links.extend(changed(&incoming));
         self.requests
             .list(libc::RTM_GETLINK, &LinkHeader::default(), found)
             .map_err(kernel("list the network devices"))?;
-        links.into_iter().try_for_each(|link| self.seen(link))
+        Ok(links)
+    }
+
+    /// Takes the links that are there now.
+    fn list(&mut self) -> Result<(), Error> {
+        self.links()?.into_iter().try_for_each(|link| self.seen(link))
     }
 
     /// Takes the kernel's events.
