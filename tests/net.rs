@@ -336,6 +336,75 @@ fn nothing_of_a_rogue_lease_outlives_it() {
 }
 
 #[test]
+fn a_lease_with_a_router_wins() {
+    let name = "a_lease_with_a_router_wins";
+    in_namespaces(
+        name,
+        |paths| {
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            assert_eq!(lease.interface, "eth1");
+            let other = show("-4 addr show dev eth0");
+            assert!(!other.to_string().contains("10.99.0."), "{other}");
+            // Without a choice it is taken, and with a silent neighbour after a second.
+            let lease = net::up(paths, Some("eth0"), Deadline::after(Duration::from_secs(5))).unwrap();
+            assert_eq!((lease.interface.as_str(), lease.routes.len()), ("eth0", 0));
+            ip("link del eth1");
+            let started = Instant::now();
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            let took = started.elapsed();
+            assert_eq!(lease.interface, "eth0");
+            assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "{took:?}");
+        },
+        || {
+            let mut lab = Lab::new(3);
+            lab.serve(0, &["--dhcp-option=3"]);
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Each run is another process, as each attempt of a machine is.
+#[test]
+fn an_attempt_that_led_nowhere_is_followed_by_one_over_another_link() {
+    let name = "an_attempt_that_led_nowhere_is_followed_by_one_over_another_link";
+    in_namespaces(
+        name,
+        |paths| {
+            let before = read(&paths.lease()).map(|json| serde_json::from_str::<Value>(&json).unwrap());
+            let started = Instant::now();
+            let lease = net::up_elsewhere(paths, Deadline::after(Duration::from_secs(10))).unwrap();
+            let took = started.elapsed();
+            let Ok(before) = before else {
+                assert_eq!(lease.interface, "eth0");
+                return;
+            };
+            assert_eq!(show("route show default").as_array().unwrap().len(), 1);
+            if before["interface"] == "eth0" {
+                assert_eq!(lease.interface, "eth1");
+                assert!(took < Duration::from_secs(3), "{took:?}");
+                let left = show("-4 addr show dev eth0");
+                assert!(!left.to_string().contains("10.99.0."), "{left}");
+            } else {
+                // By now eth0 is silent.
+                assert_eq!(lease.interface, "eth1");
+                assert!((Duration::from_secs(3)..Duration::from_secs(5)).contains(&took), "{took:?}");
+            }
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.run(name, |_| {});
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+            lab.stop();
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
 fn silent_link_delays_nothing() {
     in_namespaces(
         "silent_link_delays_nothing",

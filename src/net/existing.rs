@@ -4,7 +4,7 @@ use std::fs;
 
 use log::info;
 
-use crate::net::{BUDGET, Error, up};
+use crate::net::{BUDGET, Error, up_elsewhere};
 use crate::paths::Paths;
 use crate::time::Deadline;
 
@@ -19,7 +19,7 @@ pub fn up_unless_routed(paths: &Paths, deadline: Deadline) -> Result<(), Error> 
     let routes = fs::read_to_string(paths.routes()).unwrap_or_default();
     match routed_interface(&routes) {
         Some(interface) if !ours => info!("{interface} has a route; the network is used as it is"),
-        _ => drop(up(paths, None, deadline.or_after(BUDGET))?),
+        _ => drop(up_elsewhere(paths, deadline.or_after(BUDGET))?),
     }
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::paths::Paths;
 /// What resolv.conf(5) allows: MAXNS servers.
 const MOST_NAMESERVERS: usize = 3;
 
+/// More links than a machine has.
+const MOST_WINNERS: usize = 64;
+
 /// The content of `lease.json`: the lease, and what is needed to take it back.
 #[derive(Debug, Serialize)]
 struct Record<'a> {
@@ -21,6 +24,8 @@ struct Record<'a> {
     lease: &'a Lease,
     /// What the link had before the lease set another MTU, in bytes.
     mtu_before: Option<u32>,
+    /// The links whose leases have led nowhere before, the latest first.
+    earlier: &'a [String],
 }
 
 /// What `lease.json` says of the lease that was set last.
@@ -32,6 +37,7 @@ pub(super) struct Last {
     pub(super) mtu: Option<u16>,
     pub(super) mtu_before: Option<u32>,
     dns: Vec<Ipv4Addr>,
+    earlier: Vec<String>,
 }
 
 impl Last {
@@ -47,12 +53,19 @@ impl Last {
             }
         }
     }
+
+    /// The links that have won the attempts so far, each once, the latest first.
+    pub(super) fn winners(&self) -> Vec<String> {
+        let before = self.earlier.iter().filter(|&name| *name != self.interface);
+        std::iter::once(&self.interface).chain(before).take(MOST_WINNERS).cloned().collect()
+    }
 }
 
 /// Writes `lease.json`. This is done before the lease is set: a process that is killed in between
-/// leaves nothing that the next one does not know of. Failure is a warning.
-pub(super) fn write_lease(paths: &Paths, lease: &Lease, mtu_now: Option<u32>) {
-    let record = Record { lease, mtu_before: mtu_now.filter(|_| lease.mtu.is_some()) };
+/// leaves nothing that the next one does not know of. Failure is a warning. `mtu_now` is the MTU of the
+/// link in bytes, `earlier` are the links that won before.
+pub(super) fn write_lease(paths: &Paths, lease: &Lease, mtu_now: Option<u32>, earlier: &[String]) {
+    let record = Record { lease, mtu_before: mtu_now.filter(|_| lease.mtu.is_some()), earlier };
     let written = serde_json::to_vec_pretty(&record)
         .map_err(io::Error::from)
         .and_then(|json| replace(&paths.lease(), &json));
@@ -134,14 +147,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::under(folder.path());
         assert_eq!(Last::read(&paths), None);
-        write_lease(&paths, &lease(), Some(1500));
+        write_lease(&paths, &lease(), Some(1500), &["eth1".into(), "eth0".into()]);
         let last = Last::read(&paths).unwrap();
         assert_eq!((last.interface.as_str(), last.address, last.prefix), ("eth0", lease().address, 24));
         assert_eq!((last.mtu, last.mtu_before, last.dns.len()), (Some(1400), Some(1500), 5));
+        assert_eq!(last.winners(), ["eth0", "eth1"]);
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(paths.lease()).unwrap()).unwrap();
         assert_eq!(json["mac"], "52:54:00:12:34:56");
 
-        write_lease(&paths, &Lease { mtu: None, ..lease() }, Some(1500));
+        write_lease(&paths, &Lease { mtu: None, ..lease() }, Some(1500), &[]);
         assert_eq!(Last::read(&paths).unwrap().mtu_before, None);
         std::fs::write(paths.lease(), "{").unwrap();
         assert_eq!(Last::read(&paths), None);
@@ -157,7 +171,7 @@ mod tests {
         std::fs::write(paths.resolv_conf(), "somebody else's").unwrap();
         write_resolv_conf(&paths, &nameless, None);
         assert_eq!(content(), "somebody else's");
-        write_lease(&paths, &lease(), None);
+        write_lease(&paths, &lease(), None, &[]);
         write_resolv_conf(&paths, &lease(), None);
         assert!(content().contains("nameserver 10.0.2.3"));
         write_resolv_conf(&paths, &nameless, Last::read(&paths).as_ref());
