@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use phaseboot::error::Exit;
-use phaseboot::net::{self, Error, Lease, Transport};
+use phaseboot::net::{self, Caller, Error, Lease, Transport};
 use phaseboot::paths::Paths;
 use phaseboot::time::Deadline;
 use serde_json::Value;
@@ -398,6 +398,36 @@ fn an_attempt_that_led_nowhere_is_followed_by_one_over_another_link() {
             lab.serve(1, &[]);
             lab.run(name, |_| {});
             lab.stop();
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn only_attempts_of_pid_1_distrust_their_own_lease() {
+    let name = "only_attempts_of_pid_1_distrust_their_own_lease";
+    in_namespaces(
+        name,
+        |paths| {
+            let within = || Deadline::after(Duration::from_secs(10));
+            let root = paths.lease().ancestors().nth(3).unwrap().to_owned();
+            std::os::unix::fs::symlink("/proc", root.join("proc")).unwrap();
+            let lease = net::up(paths, Some("eth1"), within()).unwrap();
+            let (set, kept) = (show("-4 addr show"), read(&paths.lease()).unwrap());
+            net::up_unless_routed(paths, Caller::Command, within()).unwrap();
+            assert_eq!(read(&paths.lease()).unwrap(), kept);
+            assert_eq!(show("-4 addr show"), set);
+            assert_eq!(show("route show default")[0]["prefsrc"], lease.address.to_string());
+
+            net::up_unless_routed(paths, Caller::Init, within()).unwrap();
+            let kept: Value = serde_json::from_str(&read(&paths.lease()).unwrap()).unwrap();
+            assert_eq!(kept["interface"], "eth0");
+            assert_eq!(show("route show default")[0]["dev"], "eth0");
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
             lab.serve(1, &[]);
             lab.run(name, |_| {});
         },

@@ -22,7 +22,7 @@ use crate::error::Exit;
 use crate::paths::Paths;
 use crate::time::Deadline;
 
-pub use existing::up_unless_routed;
+pub use existing::{Caller, up_unless_routed};
 pub use lease::{Lease, Route};
 
 use files::Last;
