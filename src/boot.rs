@@ -9,7 +9,7 @@ use crate::fetch;
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target, cmdline};
 use crate::manifest::{Expected, Trust, VerifiedManifest};
-use crate::net;
+use crate::net::{self, Caller};
 use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::provider::{self, Candidates};
@@ -28,10 +28,16 @@ pub enum Ending {
 }
 
 /// Fetches, verifies, loads and starts the next kernel. Returns only when it was told not to start it.
-pub fn run(config: &Config, trust: &Trust, paths: &Paths, ending: Ending) -> Result<Option<Plan>, Error> {
+pub fn run(
+    config: &Config,
+    trust: &Trust,
+    paths: &Paths,
+    caller: Caller,
+    ending: Ending,
+) -> Result<Option<Plan>, Error> {
     let deadline = Deadline::after(config.timeout);
     let preflight = kexec::preflight(paths, config.method)?;
-    net::up_unless_routed(paths, deadline)?;
+    net::up_unless_routed(paths, caller, deadline)?;
     let client = Client::new(deadline);
     let manifest = find(config, trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;

@@ -15,7 +15,7 @@ use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest};
-use crate::net::{self, Lease};
+use crate::net::{self, Caller, Lease};
 use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::sys::arch::NATIVE;
@@ -108,7 +108,7 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
         (true, false) => Ending::LoadOnly,
         (false, false) => Ending::Exec,
     };
-    match boot::run(&config, &trust, paths, ending)? {
+    match boot::run(&config, &trust, paths, Caller::Command, ending)? {
         Some(plan) => print(&format!("{plan}\n")),
         None => Ok(()),
     }
@@ -142,7 +142,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let deadline = Deadline::after(config.timeout);
-    net::up_unless_routed(paths, deadline)?;
+    net::up_unless_routed(paths, Caller::Command, deadline)?;
     let client = Client::new(deadline);
     let manifest = boot::find(&config, &trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use phaseboot::error::Exit;
-use phaseboot::net::{self, Error, Lease, Transport};
+use phaseboot::net::{self, Caller, Error, Lease, Transport};
 use phaseboot::paths::Paths;
 use phaseboot::time::Deadline;
 use serde_json::Value;
@@ -116,6 +116,14 @@ impl Lab {
         self.children.push(child);
     }
 
+    /// Ends every server.
+    fn stop(&mut self) {
+        for mut child in self.children.drain(..) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.
     fn run(&mut self, test: &str, meanwhile: impl FnOnce(&mut Self)) {
         let mut inside = Command::new("ip")
@@ -138,10 +146,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.stop();
         ip(&format!("netns del {}", self.client));
         ip(&format!("netns del {}", self.server));
     }
@@ -268,6 +273,162 @@ fn classless_routes_win_and_reach_a_router_outside_the_subnet() {
                     "--dhcp-option=121,0.0.0.0/0,203.0.113.1,192.0.2.0/24,10.99.0.9,198.51.100.7/32,0.0.0.0",
                 ],
             );
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// The second run is another process, as each attempt of a machine is.
+#[test]
+fn nothing_of_a_rogue_lease_outlives_it() {
+    let name = "nothing_of_a_rogue_lease_outlives_it";
+    in_namespaces(
+        name,
+        |paths| {
+            let rogue = !paths.lease().exists();
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            assert_eq!(lease.address.to_string() == "10.99.0.66", rogue);
+            let routes = show("route show");
+            let routes: Vec<&str> =
+                routes.as_array().unwrap().iter().map(|route| route["dst"].as_str().unwrap()).collect();
+            let resolv_conf = read(&paths.resolv_conf()).unwrap();
+            let link = show("addr show dev eth0");
+            if rogue {
+                assert_eq!(routes, ["0.0.0.0/1", "10.99.0.0/24", "128.0.0.0/1", "192.0.2.9"]);
+                assert_eq!(
+                    (&link[0]["mtu"], resolv_conf.as_str()),
+                    (&Value::from(600), "nameserver 10.99.0.66\n")
+                );
+                // Not ours, and not to be touched.
+                ip("route add 198.51.100.0/24 dev eth0");
+                ip("addr add 10.98.0.1/24 dev eth0");
+                return;
+            }
+            assert_eq!(routes, ["default", "10.98.0.0/24", "10.99.0.0/24", "198.51.100.0/24"]);
+            assert_eq!(show("route show default")[0]["gateway"], "10.99.0.1");
+            assert_eq!((&link[0]["mtu"], resolv_conf.as_str()), (&Value::from(1500), ""));
+            let addresses: Vec<&Value> = link[0]["addr_info"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|address| address["family"] == "inet")
+                .map(|address| &address["local"])
+                .collect();
+            assert_eq!(addresses, ["10.98.0.1", &lease.address.to_string()]);
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(
+                0,
+                &[
+                    "--dhcp-host=*:*:*:*:*:*,10.99.0.66",
+                    "--dhcp-option=121,0.0.0.0/1,10.99.0.67,128.0.0.0/1,203.0.113.9,192.0.2.9/32,0.0.0.0",
+                    "--dhcp-option=6,10.99.0.66",
+                    "--dhcp-option=26,600",
+                ],
+            );
+            lab.run(name, |_| {});
+            lab.stop();
+            lab.serve(0, &["--dhcp-option=6"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn a_lease_with_a_router_wins() {
+    let name = "a_lease_with_a_router_wins";
+    in_namespaces(
+        name,
+        |paths| {
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            assert_eq!(lease.interface, "eth1");
+            let other = show("-4 addr show dev eth0");
+            assert!(!other.to_string().contains("10.99.0."), "{other}");
+            // Without a choice it is taken, and with a silent neighbour after a second.
+            let lease = net::up(paths, Some("eth0"), Deadline::after(Duration::from_secs(5))).unwrap();
+            assert_eq!((lease.interface.as_str(), lease.routes.len()), ("eth0", 0));
+            ip("link del eth1");
+            let started = Instant::now();
+            let lease = up(paths, Transport::Auto, 10).unwrap();
+            let took = started.elapsed();
+            assert_eq!(lease.interface, "eth0");
+            assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "{took:?}");
+        },
+        || {
+            let mut lab = Lab::new(3);
+            lab.serve(0, &["--dhcp-option=3"]);
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Each run is another process, as each attempt of a machine is.
+#[test]
+fn an_attempt_that_led_nowhere_is_followed_by_one_over_another_link() {
+    let name = "an_attempt_that_led_nowhere_is_followed_by_one_over_another_link";
+    in_namespaces(
+        name,
+        |paths| {
+            let before = read(&paths.lease()).map(|json| serde_json::from_str::<Value>(&json).unwrap());
+            let started = Instant::now();
+            let lease = net::up_elsewhere(paths, Deadline::after(Duration::from_secs(10))).unwrap();
+            let took = started.elapsed();
+            let Ok(before) = before else {
+                assert_eq!(lease.interface, "eth0");
+                return;
+            };
+            assert_eq!(show("route show default").as_array().unwrap().len(), 1);
+            if before["interface"] == "eth0" {
+                assert_eq!(lease.interface, "eth1");
+                assert!(took < Duration::from_secs(3), "{took:?}");
+                let left = show("-4 addr show dev eth0");
+                assert!(!left.to_string().contains("10.99.0."), "{left}");
+            } else {
+                // By now eth0 is silent.
+                assert_eq!(lease.interface, "eth1");
+                assert!((Duration::from_secs(3)..Duration::from_secs(5)).contains(&took), "{took:?}");
+            }
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.run(name, |_| {});
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+            lab.stop();
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn only_attempts_of_pid_1_distrust_their_own_lease() {
+    let name = "only_attempts_of_pid_1_distrust_their_own_lease";
+    in_namespaces(
+        name,
+        |paths| {
+            let within = || Deadline::after(Duration::from_secs(10));
+            let root = paths.lease().ancestors().nth(3).unwrap().to_owned();
+            std::os::unix::fs::symlink("/proc", root.join("proc")).unwrap();
+            let lease = net::up(paths, Some("eth1"), within()).unwrap();
+            let (set, kept) = (show("-4 addr show"), read(&paths.lease()).unwrap());
+            net::up_unless_routed(paths, Caller::Command, within()).unwrap();
+            assert_eq!(read(&paths.lease()).unwrap(), kept);
+            assert_eq!(show("-4 addr show"), set);
+            assert_eq!(show("route show default")[0]["prefsrc"], lease.address.to_string());
+
+            net::up_unless_routed(paths, Caller::Init, within()).unwrap();
+            let kept: Value = serde_json::from_str(&read(&paths.lease()).unwrap()).unwrap();
+            assert_eq!(kept["interface"], "eth0");
+            assert_eq!(show("route show default")[0]["dev"], "eth0");
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.serve(1, &[]);
             lab.run(name, |_| {});
         },
     );

@@ -23,6 +23,7 @@ use crate::boot::{self, Ending};
 use crate::config::{self, Config, OnFail, Policy};
 use crate::error::{Error as StepError, Exit};
 use crate::manifest::Trust;
+use crate::net::Caller;
 use crate::paths::Paths;
 use crate::sys::process::{Fork, fork};
 use crate::time::UnixTime;
@@ -149,7 +150,7 @@ fn attempt(config: &Config, trust: &Trust, paths: &Paths, hotplug: &mut Hotplug)
         Ok(Fork::Child) => {
             // Out of memory, this process goes first, and PID 1 lives to tell.
             let _ = fs::write("/proc/self/oom_score_adj", "1000");
-            let exit = match boot::run(config, trust, paths, Ending::Exec) {
+            let exit = match boot::run(config, trust, paths, Caller::Init, Ending::Exec) {
                 Ok(_) => Exit::ExecFailed,
                 Err(error) => {
                     error!("{}", error.line());

@@ -4,22 +4,35 @@ use std::fs;
 
 use log::info;
 
-use crate::net::{BUDGET, Error, up};
+use crate::net::{BUDGET, Error, up, up_elsewhere};
 use crate::paths::Paths;
 use crate::time::Deadline;
 
 /// `RTF_UP` of linux/route.h.
 const ROUTE_UP: u32 = 1;
 
-/// Brings the network up by `deadline`, unless this machine has an IPv4 route already. A lease for
-/// more than one attempt is asked for again each time: the last may have ended.
-pub fn up_unless_routed(paths: &Paths, deadline: Deadline) -> Result<(), Error> {
-    // What is left over from an attempt of ours is no reason to trust in it.
-    let ours = paths.lease().exists();
+/// Who wants the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// PID 1, for one of its attempts: whatever lease there is belongs to one that failed.
+    Init,
+    /// A command, in a system that somebody else has set up: its network is trusted.
+    Command,
+}
+
+/// Brings the network up by `deadline`, unless this machine has an IPv4 route already. PID 1 takes a
+/// route for that only before its first lease: afterwards the route is its own, and every attempt
+/// asks for a lease again, over another link if there is one.
+pub fn up_unless_routed(paths: &Paths, caller: Caller, deadline: Deadline) -> Result<(), Error> {
+    let distrusted = caller == Caller::Init && paths.lease().exists();
     let routes = fs::read_to_string(paths.routes()).unwrap_or_default();
-    match routed_interface(&routes) {
-        Some(interface) if !ours => info!("{interface} has a route; the network is used as it is"),
-        _ => drop(up(paths, None, deadline.or_after(BUDGET))?),
+    let deadline = deadline.or_after(BUDGET);
+    match (routed_interface(&routes), caller) {
+        (Some(interface), _) if !distrusted => {
+            info!("{interface} has a route; the network is used as it is");
+        }
+        (_, Caller::Init) => drop(up_elsewhere(paths, deadline)?),
+        (_, Caller::Command) => drop(up(paths, None, deadline)?),
     }
     Ok(())
 }

@@ -57,6 +57,15 @@ pub struct Route {
     pub gateway: Option<Ipv4Addr>,
 }
 
+impl Lease {
+    /// Whether the lease leads out of its own network.
+    pub(super) fn has_default_route(&self) -> bool {
+        // Two halves of the address space are one, too, as OpenVPN writes it.
+        let widest = |route: &Route| route.prefix <= 1 && route.gateway.is_some();
+        self.routes.iter().any(widest)
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn mac_as_text<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Mac(*mac))

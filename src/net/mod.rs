@@ -1,11 +1,13 @@
 //! The network: links, the race for an address, what a lease says and where it is applied.
 //!
 //! [`up`] raises every Ethernet link and runs a DHCPv4 client on each that has carrier; the first
-//! lease wins. The protocol ([`dhcp4`], [`lease`], [`frame`], [`link`]) takes packets and the time and
-//! does no I/O; sockets and netlink are in [`linux`].
+//! good lease wins ([`choice`]). The protocol ([`dhcp4`], [`lease`], [`frame`], [`link`]) takes packets
+//! and the time and does no I/O; sockets and netlink are in [`linux`].
 
+mod choice;
 mod dhcp4;
 mod existing;
+mod files;
 mod frame;
 mod lease;
 mod link;
@@ -20,8 +22,10 @@ use crate::error::Exit;
 use crate::paths::Paths;
 use crate::time::Deadline;
 
-pub use existing::up_unless_routed;
+pub use existing::{Caller, up_unless_routed};
 pub use lease::{Lease, Route};
+
+use files::Last;
 
 /// How long the network may take to come up: a port that spanning tree blocks takes 30 s.
 pub const BUDGET: Duration = Duration::from_secs(60);
@@ -39,10 +43,19 @@ pub enum Transport {
 }
 
 /// Brings the network up: loopback, then every Ethernet link (or just the one named `only`), and the
-/// first lease that any of them gets by `deadline`, applied to its link and written to
-/// `resolv.conf` and `lease.json`.
+/// first good lease that any of them gets by `deadline`, applied to its link and written to
+/// `resolv.conf` and `lease.json`. What the last lease that `lease.json` knows has set is taken away
+/// first: its address, its routes, its MTU, and with the new lease its servers for names.
 pub fn up(paths: &Paths, only: Option<&str>, deadline: Deadline) -> Result<Lease, Error> {
     up_over(Transport::Auto, paths, only, deadline)
+}
+
+/// [`up`] after an attempt that failed with the lease in `lease.json`: the links that have won so far
+/// are taken only if no other gets a lease, the latest winner last of all.
+pub fn up_elsewhere(paths: &Paths, deadline: Deadline) -> Result<Lease, Error> {
+    let last = Last::read(paths);
+    let winners = last.as_ref().map(Last::winners).unwrap_or_default();
+    linux::up(Transport::Auto, paths, None, last.as_ref(), &winners, deadline)
 }
 
 /// [`up`] with a choice of transport.
@@ -52,7 +65,7 @@ pub fn up_over(
     only: Option<&str>,
     deadline: Deadline,
 ) -> Result<Lease, Error> {
-    linux::up(transport, paths, only, deadline)
+    linux::up(transport, paths, only, Last::read(paths).as_ref(), &[], deadline)
 }
 
 /// Why there is no network.

@@ -1,43 +1,36 @@
-//! A lease on its link: MTU, address and routes through rtnetlink(7), then the files that tell others.
+//! A lease on its link, set and taken away: MTU, address and routes through rtnetlink(7).
 
 use std::fmt::Write as _;
-use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeader, AddressScope};
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use rustix::io::Errno;
 
-use super::netlink::Netlink;
+use super::netlink::{Incoming, Netlink};
 use super::{Error, set_link};
+use crate::net::files::Last;
 use crate::net::lease::{Lease, Route};
 use crate::net::link::Link;
-use crate::paths::Paths;
-
-/// What resolv.conf(5) allows: MAXNS servers.
-const MOST_NAMESERVERS: usize = 3;
 
 /// Sets what the lease says. Setting it once more changes nothing. Only an address that cannot be
 /// set is an error: with it alone, a server in the same network is reached.
 pub(super) fn lease(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Error> {
     if let Some(mtu) = lease.mtu
         && link.mtu != Some(u32::from(mtu))
+        && let Err(errno) = set_mtu(requests, link, u32::from(mtu))
     {
-        let attribute = attribute(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes());
-        if let Err(errno) = set_link(requests, link, LinkFlags::empty(), &[attribute]) {
-            log::warn!("{}: cannot set MTU {mtu}: {errno}", lease.interface);
-        }
+        log::warn!("{}: cannot set MTU {mtu}: {errno}", lease.interface);
     }
-    address(requests, link, lease).map_err(|errno| Error::Kernel {
+    add_address(requests, link, lease).map_err(|errno| Error::Kernel {
         what: format!("set address {}/{} on {}", lease.address, lease.prefix, lease.interface),
         errno,
     })?;
     for route in &lease.routes {
-        if let Err(errno) = self::route(requests, link, lease, *route) {
+        if let Err(errno) = add_route(requests, link, lease, *route) {
             log::warn!("{}: cannot set route {}: {errno}", lease.interface, describe(route));
         }
     }
@@ -45,16 +38,31 @@ pub(super) fn lease(requests: &mut Netlink, link: &Link, lease: &Lease) -> Resul
     Ok(())
 }
 
-fn address(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Errno> {
-    let header = AddressHeader {
-        family: AddressFamily::Inet,
-        prefix_len: lease.prefix,
-        scope: AddressScope::Universe,
-        index: link.index,
-        ..AddressHeader::default()
+/// Takes away what the lease `last` has set on its link. What is gone already is no fault; what
+/// cannot be taken away is a warning, since the next lease may do all the same.
+pub(super) fn withdraw(requests: &mut Netlink, link: &Link, last: &Last) {
+    log::debug!("{}: the lease {}/{} is given up", last.interface, last.address, last.prefix);
+    let report = |what: &str, result: Result<(), Errno>| match result {
+        Ok(()) | Err(Errno::ADDRNOTAVAIL | Errno::SRCH | Errno::NODEV) => {}
+        Err(errno) => log::warn!("{}: cannot remove {what} of the last lease: {errno}", last.interface),
     };
-    let own = lease.address.octets();
-    let mut attributes = vec![attribute(libc::IFA_LOCAL, &own), attribute(libc::IFA_ADDRESS, &own)];
+    report("the routes", remove_routes(requests, link));
+    let (header, attributes) = address(link, last.address, last.prefix);
+    report("the address", requests.change(libc::RTM_DELADDR, 0, &header, &attributes));
+    if let (Some(before), Some(set)) = (last.mtu_before, last.mtu)
+        && link.mtu == Some(u32::from(set))
+        && before != u32::from(set)
+    {
+        report("the MTU", set_mtu(requests, link, before));
+    }
+}
+
+fn set_mtu(requests: &mut Netlink, link: &Link, mtu: u32) -> Result<(), Errno> {
+    set_link(requests, link, LinkFlags::empty(), &[attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())])
+}
+
+fn add_address(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Errno> {
+    let (header, mut attributes) = address(link, lease.address, lease.prefix);
     if lease.prefix < 31 {
         let broadcast = Ipv4Addr::from(u32::from(lease.address) | host_bits(lease.prefix));
         attributes.push(attribute(libc::IFA_BROADCAST, &broadcast.octets()));
@@ -62,7 +70,47 @@ fn address(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Err
     requests.change(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
 }
 
-fn route(requests: &mut Netlink, link: &Link, lease: &Lease, route: Route) -> Result<(), Errno> {
+fn address(link: &Link, address: Ipv4Addr, prefix: u8) -> (AddressHeader, Vec<DefaultNla>) {
+    let header = AddressHeader {
+        family: AddressFamily::Inet,
+        prefix_len: prefix,
+        scope: AddressScope::Universe,
+        index: link.index,
+        ..AddressHeader::default()
+    };
+    let own = address.octets();
+    (header, vec![attribute(libc::IFA_LOCAL, &own), attribute(libc::IFA_ADDRESS, &own)])
+}
+
+/// Removes every route on the link that a DHCP client has set. All are tried; the first failure is
+/// returned.
+fn remove_routes(requests: &mut Netlink, link: &Link) -> Result<(), Errno> {
+    let header = RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() };
+    let mut routes = Vec::new();
+    let found = &mut |incoming: Incoming| routes.extend(leased_route(&incoming, link.index));
+    requests.list(libc::RTM_GETROUTE, &header, found)?;
+    routes
+        .iter()
+        .map(|(header, attributes)| requests.change(libc::RTM_DELROUTE, 0, header, attributes))
+        .fold(Ok(()), Result::and)
+}
+
+/// A route of the main table on the device `index` with RTPROT_DHCP, as it came: given back to the
+/// kernel, that names it, as `ip route flush` does.
+fn leased_route(incoming: &Incoming, index: u32) -> Option<(RouteHeader, Vec<DefaultNla>)> {
+    let header = RouteHeader::parse(&incoming.payload).ok()?;
+    let leased = header.protocol == RouteProtocol::Dhcp && header.table == RouteHeader::RT_TABLE_MAIN;
+    if incoming.kind != libc::RTM_NEWROUTE || !leased {
+        return None;
+    }
+    let attributes: Vec<DefaultNla> = NlasIterator::new(incoming.payload.get(header.buffer_len()..)?)
+        .map_while(Result::ok)
+        .map(|found| attribute(found.kind(), found.value()))
+        .collect();
+    attributes.contains(&attribute(libc::RTA_OIF, &index.to_ne_bytes())).then_some((header, attributes))
+}
+
+fn add_route(requests: &mut Netlink, link: &Link, lease: &Lease, route: Route) -> Result<(), Errno> {
     let mut header = RouteHeader {
         address_family: AddressFamily::Inet,
         destination_prefix_length: route.prefix,
@@ -97,49 +145,6 @@ fn host_bits(prefix: u8) -> u32 {
 
 fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
     DefaultNla::new(kind, value.to_vec())
-}
-
-/// Writes `resolv.conf` (if the lease names a server) and `lease.json`. Failure is a warning: a
-/// provider may be named by address, and nobody may read the lease.
-pub(super) fn write_files(paths: &Paths, lease: &Lease) {
-    if !lease.dns.is_empty()
-        && let Err(error) = replace(&paths.resolv_conf(), resolv_conf(lease).as_bytes())
-    {
-        log::warn!("cannot write {}: {error}; names will not resolve", paths.resolv_conf().display());
-    }
-    let written = serde_json::to_vec_pretty(lease)
-        .map_err(io::Error::from)
-        .and_then(|json| replace(&paths.lease(), &json));
-    if let Err(error) = written {
-        log::warn!("cannot write {}: {error}", paths.lease().display());
-    }
-}
-
-/// See resolv.conf(5).
-fn resolv_conf(lease: &Lease) -> String {
-    let mut text = String::new();
-    let search = if lease.search.is_empty() { lease.domain.as_slice() } else { &lease.search };
-    if !search.is_empty() {
-        let _ = writeln!(text, "search {}", search.join(" "));
-    }
-    for server in lease.dns.iter().take(MOST_NAMESERVERS) {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    text
-}
-
-/// Writes a file so that a reader sees the old or the new content, whole. Behind a symbolic link the
-/// file that it leads to is replaced.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    std::fs::write(&temporary, content)?;
-    std::fs::rename(&temporary, &path)
 }
 
 /// `eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s`
@@ -201,38 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn a_resolver_configuration_has_three_servers_at_most() {
-        assert_eq!(
-            resolv_conf(&lease()),
-            "search example.org\nnameserver 10.0.2.1\nnameserver 10.0.2.2\nnameserver 10.0.2.3\n"
-        );
-    }
-
-    #[test]
     fn a_summary_is_one_line() {
         let lease = Lease { dns: vec![Ipv4Addr::new(10, 0, 2, 3)], ..lease() };
         assert_eq!(
             summary(&lease),
             "eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s"
         );
-    }
-
-    #[test]
-    fn files_are_written_where_nothing_was_and_through_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::under(folder.path());
-        write_files(&paths, &lease());
-        write_files(&paths, &lease());
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(paths.lease()).unwrap()).unwrap();
-        assert_eq!(json["mac"], "52:54:00:12:34:56");
-        assert_eq!(json["routes"][0]["gateway"], "10.0.2.2");
-
-        let real = folder.path().join("stub.conf");
-        std::fs::write(&real, "old").unwrap();
-        std::fs::remove_file(paths.resolv_conf()).unwrap();
-        std::os::unix::fs::symlink(&real, paths.resolv_conf()).unwrap();
-        write_files(&paths, &lease());
-        assert!(std::fs::read_to_string(&real).unwrap().contains("nameserver 10.0.2.3"));
-        assert!(paths.resolv_conf().is_symlink());
     }
 }

@@ -12,7 +12,9 @@ use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::choice::{Choice, Contender, State, choose, distrust};
 use super::dhcp4::{Client, Device, Reaction};
+use super::files::{self, Last};
 use super::lease::Lease;
 use super::link::Link;
 use super::{Error, Transport};
@@ -29,31 +31,39 @@ const LINK_WAIT: Duration = Duration::from_secs(15);
 /// Packets read from one socket before the others have their turn.
 const BATCH: usize = 32;
 
-/// See [`super::up`].
+/// See [`super::up`] and [`super::up_elsewhere`]. `last` is the lease that was set before, and
+/// `distrusted` are the links that have led nowhere, the latest first.
 pub(super) fn up(
     transport: Transport,
     paths: &Paths,
     only: Option<&str>,
+    last: Option<&Last>,
+    distrusted: &[String],
     deadline: Deadline,
 ) -> Result<Lease, Error> {
     // Listening before listing: what changes in between is heard.
     let events = Netlink::listen().map_err(kernel("open a netlink socket"))?;
     let requests = Netlink::connect().map_err(kernel("open a netlink socket"))?;
     let started = Instant::now();
-    let mut race =
-        Race { transport, only, started, events, requests, runners: Vec::new(), others: Vec::new() };
+    let (runners, others) = (Vec::new(), Vec::new());
+    let mut race = Race { transport, only, distrusted, started, events, requests, runners, others };
+    if let Some(last) = last {
+        race.withdraw(last)?;
+    }
     race.list()?;
     let (lease, link) = race.run(deadline)?;
     // The losers' sockets are closed here.
     let Race { mut requests, .. } = race;
+    files::write_lease(paths, &lease, link.mtu, distrusted);
     apply::lease(&mut requests, &link, &lease)?;
-    apply::write_files(paths, &lease);
+    files::write_resolv_conf(paths, &lease, last);
     Ok(lease)
 }
 
 struct Race<'a> {
     transport: Transport,
     only: Option<&'a str>,
+    distrusted: &'a [String],
     started: Instant,
     events: Netlink,
     requests: Netlink,
@@ -65,11 +75,19 @@ struct Race<'a> {
 /// One link of the race.
 struct Runner {
     link: Link,
-    /// Present while there is carrier.
-    client: Option<(Port, Client)>,
+    progress: Progress,
     had_carrier: bool,
     /// What went wrong at the system, or how far the last client came.
     trouble: Option<String>,
+}
+
+/// How far one link is.
+enum Progress {
+    /// There is no carrier, or no socket.
+    Idle,
+    Asking(Port, Client),
+    /// The lease is in hand since then; whether it is taken depends on the others.
+    Granted(Box<Lease>, Instant),
 }
 
 impl Race<'_> {
@@ -77,12 +95,21 @@ impl Race<'_> {
         let links_by = deadline.or_after(LINK_WAIT);
         loop {
             let now = Instant::now();
-            if deadline.passed() || (self.runners.is_empty() && links_by.passed()) {
+            let mut wake = if self.runners.is_empty() { links_by.instant() } else { deadline.instant() };
+            match choose(&self.contenders(), now, deadline.instant()) {
+                Choice::Take(number) => {
+                    if let Some(taken) = self.runners.get(number).and_then(Runner::granted) {
+                        return Ok(taken);
+                    }
+                }
+                Choice::Wait(until) => wake = wake.min(until),
+                Choice::Nothing => {}
+            }
+            if now >= deadline.instant() || (self.runners.is_empty() && now >= links_by.instant()) {
                 return Err(self.failure(now));
             }
-            let mut wake = if self.runners.is_empty() { links_by.instant() } else { deadline.instant() };
             for runner in &mut self.runners {
-                if let Some((port, client)) = &mut runner.client {
+                if let Progress::Asking(port, client) = &mut runner.progress {
                     if let Some(message) = client.tick(now) {
                         runner.trouble = send(&runner.link, port, &message);
                     }
@@ -90,12 +117,26 @@ impl Race<'_> {
                 }
             }
             for number in self.wait(wake.saturating_duration_since(now))? {
-                let lease = self.runners.get_mut(number).and_then(Runner::receive);
-                if let (Some(lease), Some(runner)) = (lease, self.runners.get(number)) {
-                    return Ok((lease, runner.link.clone()));
+                if let Some(runner) = self.runners.get_mut(number) {
+                    runner.receive();
                 }
             }
         }
+    }
+
+    /// The runners, for the choice between them.
+    fn contenders(&self) -> Vec<Contender> {
+        let contender = |runner: &Runner| Contender {
+            distrust: distrust(self.distrusted, runner.link.name()),
+            state: match &runner.progress {
+                Progress::Idle => State::Idle,
+                Progress::Asking(..) => State::Asking,
+                Progress::Granted(lease, since) => {
+                    State::Granted { since: *since, default_route: lease.has_default_route() }
+                }
+            },
+        };
+        self.runners.iter().map(contender).collect()
     }
 
     /// Waits for packets or events. Events are dealt with; the runners with packets are returned.
@@ -103,7 +144,7 @@ impl Race<'_> {
         let mut descriptors = vec![PollFd::new(&self.events, PollFlags::IN)];
         let mut numbers = Vec::new();
         for (number, runner) in self.runners.iter().enumerate() {
-            if let Some((port, _)) = &runner.client {
+            if let Progress::Asking(port, _) = &runner.progress {
                 descriptors.push(PollFd::new(port, PollFlags::IN));
                 numbers.push(number);
             }
@@ -130,14 +171,28 @@ impl Race<'_> {
         Ok(readable)
     }
 
-    /// Takes the links that are there now.
-    fn list(&mut self) -> Result<(), Error> {
+    /// Takes away what the last lease has set: a wrong route in it would spoil the next one.
+    fn withdraw(&mut self, last: &Last) -> Result<(), Error> {
+        let links = self.links()?;
+        if let Some(link) = links.iter().find(|link| link.name() == last.interface) {
+            apply::withdraw(&mut self.requests, link, last);
+        }
+        Ok(())
+    }
+
+    /// The links that are there now.
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
         let mut links = Vec::new();
         let found = &mut |incoming: Incoming| links.extend(changed(&incoming));
         self.requests
             .list(libc::RTM_GETLINK, &LinkHeader::default(), found)
             .map_err(kernel("list the network devices"))?;
-        links.into_iter().try_for_each(|link| self.seen(link))
+        Ok(links)
+    }
+
+    /// Takes the links that are there now.
+    fn list(&mut self) -> Result<(), Error> {
+        self.links()?.into_iter().try_for_each(|link| self.seen(link))
     }
 
     /// Takes the kernel's events.
@@ -164,7 +219,7 @@ impl Race<'_> {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
             let started_running = link.flags.running && !runner.link.flags.running;
             runner.link.update(link);
-            if let (true, Some((_, client))) = (started_running, &mut runner.client) {
+            if let (true, Progress::Asking(_, client)) = (started_running, &mut runner.progress) {
                 client.hurry(Instant::now());
             }
             return runner.follow_carrier(self.transport, self.started);
@@ -184,7 +239,7 @@ impl Race<'_> {
         log::debug!("{}", link.describe());
         // A link that was listed under another name, or before it was free, is no other any more.
         self.others.retain(|other| other != link.name());
-        let mut runner = Runner { link, client: None, had_carrier: false, trouble: None };
+        let mut runner = Runner { link, progress: Progress::Idle, had_carrier: false, trouble: None };
         if !runner.link.flags.up
             && let Err(errno) = raise(&mut self.requests, &runner.link)
         {
@@ -218,11 +273,11 @@ impl Race<'_> {
 }
 
 impl Runner {
-    /// Starts a client when carrier has come, drops it when carrier has gone.
+    /// Starts a client when carrier has come, drops it and its lease when carrier has gone.
     fn follow_carrier(&mut self, transport: Transport, started: Instant) -> Result<(), Error> {
         let name = self.link.name();
-        match (self.link.flags.carrier, &self.client) {
-            (true, None) => {
+        match (self.link.flags.carrier, &self.progress) {
+            (true, Progress::Idle) => {
                 let now = Instant::now();
                 self.had_carrier = true;
                 log::info!(
@@ -230,16 +285,20 @@ impl Runner {
                     now.saturating_duration_since(started).as_secs_f64()
                 );
                 match Port::open(transport, self.link.index, name) {
-                    Ok(port) => self.client = self.device(&port).map(|device| (port, client(device, now))),
+                    Ok(port) => {
+                        if let Some(device) = self.device(&port) {
+                            self.progress = Progress::Asking(port, client(device, now));
+                        }
+                    }
                     Err(errno) => self.fault("open a DHCP socket on", errno)?,
                 }
             }
-            (false, Some((_, client))) => {
+            (false, Progress::Asking(..) | Progress::Granted(..)) => {
                 log::info!("{name} has lost carrier");
-                self.trouble = Some(format!("carrier lost, {}", client.story(Instant::now())));
-                self.client = None;
+                self.trouble = Some(format!("carrier lost, {}", self.progress.story(Instant::now())));
+                self.progress = Progress::Idle;
             }
-            (true, Some(_)) | (false, None) => {}
+            (true, Progress::Asking(..) | Progress::Granted(..)) | (false, Progress::Idle) => {}
         }
         Ok(())
     }
@@ -264,8 +323,8 @@ impl Runner {
     }
 
     /// Reads what has arrived.
-    fn receive(&mut self) -> Option<Lease> {
-        let (port, client) = self.client.as_mut()?;
+    fn receive(&mut self) {
+        let Progress::Asking(port, client) = &mut self.progress else { return };
         for _ in 0..BATCH {
             let (source, message) = match port.receive() {
                 Ok(Some(received)) => received,
@@ -277,20 +336,35 @@ impl Runner {
                     break;
                 }
             };
-            match client.receive(Instant::now(), source, &message) {
+            let now = Instant::now();
+            match client.receive(now, source, &message) {
                 Reaction::Nothing => {}
                 Reaction::Send(message) => self.trouble = send(&self.link, port, &message),
-                Reaction::Bound(lease) => return Some(*lease),
+                Reaction::Bound(lease) => {
+                    log::debug!("{}: {} is granted", lease.interface, lease.address);
+                    self.progress = Progress::Granted(lease, now);
+                    return;
+                }
             }
         }
-        None
+    }
+
+    fn granted(&self) -> Option<(Lease, Link)> {
+        let Progress::Granted(lease, _) = &self.progress else { return None };
+        Some((lease.as_ref().clone(), self.link.clone()))
     }
 
     fn story(&self, now: Instant) -> String {
-        match (&self.client, &self.trouble) {
-            (_, Some(trouble)) => trouble.clone(),
-            (Some((_, client)), None) => client.story(now),
-            (None, None) => "no carrier".to_owned(),
+        self.trouble.clone().unwrap_or_else(|| self.progress.story(now))
+    }
+}
+
+impl Progress {
+    fn story(&self, now: Instant) -> String {
+        match self {
+            Self::Idle => "no carrier".to_owned(),
+            Self::Asking(_, client) => client.story(now),
+            Self::Granted(lease, _) => format!("lease {}", lease.address),
         }
     }
 }
