@@ -84,6 +84,14 @@ mod tests {
         }
     }
 
+    /// Signers write keys in order; a crate that switches serde_json's `preserve_order` on would
+    /// make them write another text.
+    #[test]
+    fn keys_are_written_in_order() {
+        let value = parse(br#"{"b":1,"a":{"d":2,"c":3}}"#).unwrap();
+        assert_eq!(value.to_string(), r#"{"a":{"c":3,"d":2},"b":1}"#);
+    }
+
     #[test]
     fn nesting_is_bounded() {
         let deep = "[".repeat(100_000);
