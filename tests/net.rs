@@ -55,12 +55,17 @@ fn look_for_missing() -> Option<&'static str> {
         return Some("no dnsmasq (package dnsmasq-base)");
     }
     let probe = format!("pb-{}-probe", std::process::id());
-    let made = Command::new("ip").args(["netns", "add", &probe]).stderr(Stdio::null()).status();
-    if !made.is_ok_and(|status| status.success()) {
+    let works = |arguments: &[&str]| {
+        let status = Command::new("ip").arg("netns").args(arguments).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !works(&["add", &probe]) {
         return Some("network namespaces cannot be made here");
     }
+    // In a chroot they can be made, but not entered.
+    let entered = works(&["exec", &probe, "true"]);
     ip(&format!("netns del {probe}"));
-    None
+    (!entered).then_some("network namespaces cannot be entered here")
 }
 
 /// A client's namespace and one for its servers, joined by `links` veth pairs: ethN and serverN.
