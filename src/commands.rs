@@ -23,6 +23,8 @@ use crate::time::{Deadline, UnixTime};
 
 /// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
 const MOST_FILE_BYTES: u64 = 4 << 30;
+/// Firmware pads trees; none is larger than this.
+const MOST_TREE_BYTES: usize = 2 * devicetree::LARGEST;
 
 /// A file or standard output that a command needs, and cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +163,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
 fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
     json_log(json);
     let (config, trust) = configure(source, paths)?;
-    let bytes = read_whole(path)?;
+    let bytes = read_bounded(path, manifest::MOST_BYTES)?;
     let now = trust.now(UnixTime::now());
     let expected = Expected { arch: NATIVE, channel: &config.channel, now };
     let verified = manifest::verify(&bytes, &path.display().to_string(), &trust, expected)?;
@@ -205,7 +207,7 @@ fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
         [] => None,
         paths => Some(vouched("initrd", paths)?),
     };
-    let devicetree = arguments.dtb.as_deref().map(read_whole).transpose()?;
+    let devicetree = arguments.dtb.as_deref().map(|path| read_bounded(path, MOST_TREE_BYTES)).transpose()?;
     let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
     let line = arguments.cmdline.as_deref().unwrap_or_default();
     let cmdline = kexec::cmdline::compose(line, "", &[], "", kernel.cmdline_limit())?;
@@ -241,7 +243,7 @@ fn vouched(name: &'static str, files: &[PathBuf]) -> Result<VerifiedArtifact, Er
 }
 
 fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &Paths) -> Result<(), Error> {
-    let tree = read_whole(&input.unwrap_or_else(|| paths.devicetree()))?;
+    let tree = read_bounded(&input.unwrap_or_else(|| paths.devicetree()), MOST_TREE_BYTES)?;
     let copy = devicetree::zero_seeds(&tree)?;
     if let Some(path) = output {
         write_whole(&path, &copy)?;
@@ -252,8 +254,13 @@ fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &
     Ok(())
 }
 
-fn read_whole(path: &Path) -> Result<Vec<u8>, CommandError> {
-    fs::read(path).map_err(|error| CommandError::Read { path: path.to_owned(), error })
+/// A file, as far as one byte beyond `most`: whoever reads it sees that it is too large.
+fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CommandError> {
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    read.map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
+    Ok(bytes)
 }
 
 fn create_folder(path: &Path) -> Result<(), CommandError> {

@@ -138,6 +138,7 @@ fn verify_says_who_signed_or_why_not() {
     assert_eq!(failure(at, &format!("verify {manifest} --trust trust --channel beta")).0, 14);
     assert_eq!(failure(at, "verify vmlinuz --trust trust").0, 12);
     assert_eq!(failure(at, "verify absent --trust trust").0, 2);
+    assert_eq!(failure(at, "verify /dev/zero --trust trust").0, 12);
     let text = fs::read_to_string(at.join(&manifest)).unwrap();
     fs::write(at.join("edited"), text.replace("\"stable\"", "\"stabel\"")).unwrap();
     assert_eq!(failure(at, "verify edited --trust trust").0, 12);
@@ -188,4 +189,5 @@ fn fdt_copies_a_tree_without_its_seeds() {
     fs::write(at.join("cut.dtb"), &fs::read(tree).unwrap()[..500]).unwrap();
     assert_eq!(failure(at, "fdt --in cut.dtb --print").0, 23);
     assert_eq!(failure(at, "fdt --in absent --print").0, 2);
+    assert_eq!(failure(at, "fdt --in /dev/zero --print").0, 23);
 }

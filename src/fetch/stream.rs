@@ -177,6 +177,8 @@ impl<'a> Transfer<'a> {
                 Ok(0) if self.received == self.spec.size => return Ok(()),
                 Ok(0) => return Err(Fault::Broken("the connection was closed".to_owned())),
                 Ok(count) => count,
+                // All of it is here; that the connection did not end well changes nothing.
+                Err(_) if self.received == self.spec.size => return Ok(()),
                 Err(error) => {
                     let error = crate::error::printable(&error.to_string());
                     return Err(Fault::Broken(format!("the connection broke: {error}")));

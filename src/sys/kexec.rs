@@ -109,18 +109,15 @@ pub(crate) fn file_load(
 /// Asks whether kexec_file_load exists and is allowed: a descriptor that is not open is refused
 /// with EBADF, but only after the permission checks. Counts against `kexec_load_limit_reboot` too.
 pub(crate) fn probe_file_load() -> Errno {
+    file_load_nothing(FILE_NO_INITRAMFS).err().unwrap_or(Errno::BADF)
+}
+
+/// kexec_file_load without files, for its answer or for what `flags` alone ask.
+fn file_load_nothing(flags: libc::c_ulong) -> Result<(), Errno> {
     // SAFETY: a command line of length zero is not read, and -1 is no descriptor.
-    let result = unsafe {
-        libc::syscall(
-            SYS_KEXEC_FILE_LOAD,
-            -1,
-            -1,
-            0usize,
-            std::ptr::null::<libc::c_char>(),
-            FILE_NO_INITRAMFS,
-        )
-    };
-    check(result).err().unwrap_or(Errno::BADF)
+    check(unsafe {
+        libc::syscall(SYS_KEXEC_FILE_LOAD, -1, -1, 0usize, std::ptr::null::<libc::c_char>(), flags)
+    })
 }
 
 /// Forgets a loaded kernel, whichever call loaded it.
@@ -137,19 +134,7 @@ pub(crate) fn unload() -> Result<(), Errno> {
     };
     match check(result) {
         // Lockdown refuses kexec_load whatever it is asked to do.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flag.
-            check(unsafe {
-                libc::syscall(
-                    SYS_KEXEC_FILE_LOAD,
-                    -1,
-                    -1,
-                    0usize,
-                    std::ptr::null::<libc::c_char>(),
-                    FILE_UNLOAD,
-                )
-            })
-        }
+        Err(Errno::NOSYS | Errno::PERM) => file_load_nothing(FILE_UNLOAD),
         other => other,
     }
 }
