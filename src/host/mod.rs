@@ -8,7 +8,7 @@
 //! | `initramfs` | an archive with phaseboot, keys, policy and kernel modules | [`initramfs`] |
 //! | `inspect` | a description of a manifest, a kernel or an archive | [`inspect`] |
 //!
-//! What several commands share: [`signing`] (private keys and signatures), [`files`] (reading with
+//! What several commands share: [`signing`] (private keys and signatures), [`passphrase`], [`files`] (reading with
 //! limits, writing atomically), [`output`]. What a key, a policy, a kernel or a manifest has to be is
 //! for the library to say: phasectl makes nothing that phaseboot would refuse.
 
@@ -23,6 +23,7 @@ pub mod initramfs;
 pub mod inspect;
 pub mod keygen;
 pub mod output;
+pub mod passphrase;
 pub mod publish;
 pub mod serve;
 pub mod signing;

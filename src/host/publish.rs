@@ -6,7 +6,6 @@
 //! What phaseboot would refuse is not published: its own code judges kernel, command line and
 //! manifest.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use super::files::{self, Content, Pending};
 use super::output;
+use super::passphrase::PassphraseFiles;
 use super::signing::Signing;
 use crate::arch::Arch;
 use crate::config::{Policy, is_channel};
@@ -41,6 +41,8 @@ pub struct Arguments {
     /// Private key to sign with; several make several signatures
     #[arg(long, value_name = "FILE", required = true)]
     key: Vec<PathBuf>,
+    #[command(flatten)]
+    passphrase: PassphraseFiles,
     /// Root of the tree that is served
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
@@ -111,7 +113,7 @@ fn parse_url(text: &str) -> Result<String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let keys = read_keys(&arguments.key)?;
+    let keys = Signing::read_all(&arguments.key, arguments.passphrase.passphrases())?;
     let kernel = read_kernel(&arguments.kernel, arguments.arch, &arguments.cmdline)?;
 
     let relative = Path::new(&arguments.channel).join(arguments.arch.name());
@@ -193,18 +195,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         manifest_path.display(),
         ids.join(", ")
     ))
-}
-
-/// All keys, each once: a signature made twice counts once.
-fn read_keys(paths: &[PathBuf]) -> Result<Vec<Signing>> {
-    let mut seen = BTreeSet::new();
-    let mut keys = Vec::new();
-    for path in paths {
-        let key = Signing::read(path)?;
-        ensure!(seen.insert(key.id()), "{} is the key {}, which was given already", path.display(), key.id());
-        keys.push(key);
-    }
-    Ok(keys)
 }
 
 /// Reads a kernel that phaseboot can load on `arch` with `line` as its whole command line.

@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,6 +35,7 @@ fn phasectl<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = 
     Command::new(env!("CARGO_BIN_EXE_phasectl"))
         .current_dir(folder)
         .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::null())
         .args(arguments)
         .output()
         .unwrap()
@@ -109,6 +110,12 @@ fn image() -> Vec<u8> {
     let mut bytes = include_bytes!("../../src/image/testdata/debian-6.1-arm64.head").to_vec();
     bytes.resize(70_000, 0);
     bytes
+}
+
+/// Writes a file that only its owner can read.
+fn private(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn program(path: &Path, bytes: &[u8]) {
