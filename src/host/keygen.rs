@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::json;
 
+use super::options::Output;
 use super::signing::Signing;
 use super::{files, output, passphrase};
 
@@ -26,9 +27,8 @@ pub struct Arguments {
     /// Encrypt the private key with the first line of this file, or of standard input for -
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
     passphrase_file: Option<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn parse_name(name: &str) -> Result<String> {
@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     files::sync_folder(folder)?;
 
-    if arguments.json {
+    if arguments.output.json {
         return output::json(
             &json!({ "keyid": key.id(), "private": private, "public": public, "encrypted": passphrase.is_some() }),
         );

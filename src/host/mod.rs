@@ -17,13 +17,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::Exit;
+use crate::manifest;
 
+pub mod document;
 pub mod files;
 pub mod initramfs;
 pub mod inspect;
+pub mod judge;
 pub mod keygen;
+pub mod options;
 pub mod output;
 pub mod passphrase;
+pub mod place;
 pub mod publish;
 pub mod serve;
 pub mod signing;
@@ -65,10 +70,15 @@ pub fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::note(&format!("{error:#}"));
-            let exit = error
-                .downcast_ref::<inspect::Malformed>()
-                .map_or(Exit::Internal, |_| Exit::ManifestMalformed);
+            let exit = exit_of(&error);
             ExitCode::from(exit.code())
         }
     }
+}
+
+/// The exit code of what phaseboot would refuse is phaseboot's own.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let refused = error.downcast_ref::<manifest::Error>().map(manifest::Error::exit);
+    let mismatch = error.downcast_ref::<place::Mismatch>().map(place::Mismatch::exit);
+    refused.or(mismatch).unwrap_or(Exit::Internal)
 }

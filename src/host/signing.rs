@@ -1,14 +1,12 @@
 //! Private Ed25519 keys, which only the host has: PKCS#8 PEM files, public halves, and signatures.
 //!
-//! A signature is Ed25519 (RFC 8032) over the 32-byte SHA-256 digest of the signed bytes, in padded
-//! standard base64, so that `openssl pkeyutl -rawin` can make and check it too.
+//! A signature is Ed25519 (RFC 8032) over the 32-byte SHA-256 digest of the signed bytes, so that
+//! `openssl pkeyutl -rawin` can make and check it too.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::KeypairBytes;
 use ed25519_dalek::{Signer, SigningKey};
 use pkcs8::pkcs5::{self, pbes2};
@@ -16,7 +14,6 @@ use pkcs8::{
     DecodePrivateKey, EncodePrivateKey, EncodePublicKey, EncryptedPrivateKeyInfoRef, LineEnding,
     PrivateKeyInfoRef, SecretDocument,
 };
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::files;
@@ -136,9 +133,9 @@ impl Signing {
         keys::key_id(self.key.verifying_key().as_bytes())
     }
 
-    /// The signature over `data`, as manifests carry it.
-    pub fn sign(&self, data: &[u8]) -> String {
-        STANDARD.encode(self.key.sign(&Sha256::digest(data)).to_bytes())
+    /// The signature over a document's digest.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
+        self.key.sign(digest).to_bytes()
     }
 }
 
