@@ -7,6 +7,7 @@ use crate::config::OnFail;
 
 /// What this machine accepts. Every field has a default, unknown fields are an error.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// How many distinct trusted keys must have signed a manifest; at least 1.

@@ -23,7 +23,7 @@ use crate::manifest::{Envelope, Error, KeyListContent, MOST_BYTES, Manifest, Tru
 /// What a document says.
 #[derive(Clone, Debug)]
 pub enum Content {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Keys(KeyListContent),
 }
 
@@ -61,7 +61,8 @@ impl Document {
 
     /// [`Self::parse`] of a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = files::read(path, u64::try_from(MOST_BYTES)?.saturating_add(1))?;
+        // One byte more than is allowed: that shows.
+        let bytes = files::read_start(path, u64::try_from(MOST_BYTES)?.saturating_add(1))?;
         Ok(Self::parse(&bytes, &path.display().to_string())?)
     }
 
@@ -103,15 +104,15 @@ impl Document {
 
     /// Adds a signature that was made elsewhere, if it is one by `key` over this document.
     pub fn add(&mut self, key: &TrustedKey, signature: &[u8]) -> Result<bool> {
-        if self.is_signed_by(key) {
-            return Ok(false);
-        }
         ensure!(
             is_by(key, &self.digest(), signature),
             "the signature is none by {} over this document, whose digest is {}",
             key.id(),
             hex(&self.digest())
         );
+        if self.is_signed_by(key) {
+            return Ok(false);
+        }
         ensure!(self.signatures.len() < MOST_SIGNATURES, "there are {MOST_SIGNATURES} signatures already");
         self.signatures.push(json!({ "keyid": key.fingerprint(), "sig": STANDARD.encode(signature) }));
         Ok(true)
@@ -134,7 +135,7 @@ impl fmt::Display for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let expires = match &self.content {
             Content::Manifest(manifest) => {
-                let Manifest { channel, arch, manifest_version, .. } = manifest;
+                let Manifest { channel, arch, manifest_version, .. } = &**manifest;
                 write!(f, "manifest {channel}/{} version {manifest_version}", printable(arch))?;
                 manifest.expires_at
             }
@@ -165,7 +166,7 @@ fn content(value: &Value, name: &str) -> Result<Content, Error> {
     let fault = |fault| Error::of_manifest(name, fault);
     match envelope::kind(value).map_err(fault)? {
         Kind::Manifest => Manifest::from_value(value)
-            .map(Content::Manifest)
+            .map(|manifest| Content::Manifest(Box::new(manifest)))
             .map_err(|reason| fault(Fault::Malformed(reason))),
         Kind::Keys => KeyListContent::from_value(value)
             .map(Content::Keys)

@@ -25,6 +25,14 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Reads a file, but not more than `limit` bytes of it.
+pub fn read_start(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(limit).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes)
+}
+
 /// Reads all of a file that may have at most `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_from(&open(path)?, path, limit)

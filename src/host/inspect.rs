@@ -68,17 +68,25 @@ pub fn document(path: &Path, bytes: &[u8], as_json: bool) -> Result<()> {
     let signatures = outer.get("signatures").and_then(Value::as_array).into_iter().flatten();
     let id = |signature: &Value| Some(signature.get("keyid")?.as_str()?.to_owned());
     let ids: Vec<String> = signatures.filter_map(id).collect();
-    let is_list = content.get("kind").and_then(Value::as_str) == Some("keys");
     if as_json {
-        let kind = if is_list { "keys" } else { "manifest" };
+        let kind = if is_key_list(&content) { "keys" } else { "manifest" };
         return output::json(&json!({ "kind": kind, "signed": is_signed, "keyids": ids, kind: content }));
     }
-    if is_list { key_list(&name, &content) } else { manifest(&content) }?;
+    describe(&name, &content)?;
     if !is_signed {
         return output::line("  UNSIGNED");
     }
     let ids: Vec<String> = ids.iter().map(|id| printable(id)).collect();
     output::line(format_args!("  signed by  {} (not verified here)", ids.join(", ")))
+}
+
+/// What a manifest or a key list says, line by line.
+pub fn describe(name: &str, content: &Value) -> Result<()> {
+    if is_key_list(content) { key_list(name, content) } else { manifest(content) }
+}
+
+fn is_key_list(content: &Value) -> bool {
+    content.get("kind").and_then(Value::as_str) == Some("keys")
 }
 
 /// A field of a document, for people.

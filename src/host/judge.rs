@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use anyhow::{Result, bail, ensure};
+
 use super::document::{Content, Document};
 use super::place::Tree;
 use crate::config::Policy;
@@ -27,7 +29,7 @@ impl Judge {
 
     /// The machines that boot from `tree`. Without their trust folder they are taken to believe the
     /// tree's key list, and if there is none, to want a signature by each of `signers`.
-    pub fn of_tree(tree: &Tree, trust: Option<Trust>, signers: Vec<TrustedKey>) -> anyhow::Result<Self> {
+    pub fn of_tree(tree: &Tree, trust: Option<Trust>, signers: Vec<TrustedKey>) -> Result<Self> {
         let (url, served) = (tree.key_list(), tree.read_key_list()?);
         Ok(match (trust, served) {
             (Some(trust), served) => Self::new(trust, served, &url),
@@ -72,6 +74,45 @@ impl Judge {
     }
 }
 
-fn trusting(threshold: usize, keys: Vec<TrustedKey>) -> Trust {
+/// Holds a new key list against the tree that it is for: no manifest that lives there may stop
+/// booting, and the list that is there may not come back. Unless `force`, which only minds the list.
+pub fn fits(tree: &Tree, list: &Document, trust: Option<&Trust>, now: UnixTime, force: bool) -> Result<()> {
+    let bytes = list.bytes()?;
+    let path = tree.key_list();
+    if let Some(present) = tree.read_key_list()? {
+        let present = Document::parse(&present, &path.display().to_string())?;
+        if let (Content::Keys(new), Content::Keys(old)) = (list.content(), present.content()) {
+            let (new, old) = (new.keys_version, old.keys_version);
+            ensure!(
+                new > old || (new == old && list.digest() == present.digest()),
+                "key list version {new} is not newer than {}, which has version {old}",
+                path.display()
+            );
+        }
+    }
+    let judge = match trust {
+        Some(trust) => Judge::new(trust.clone(), Some(bytes), &path),
+        None => Judge::new(Judge::believe(&bytes, &path)?, None, &path),
+    };
+    for path in tree.manifests()? {
+        let document = Document::read(&path)?;
+        let Content::Manifest(manifest) = document.content() else { continue };
+        let Ok(arch) = manifest.arch.parse() else { continue };
+        let expected = Expected { arch, channel: &manifest.channel, now: Some(now), seen: 0 };
+        let verdict = judge.manifest(&document.bytes()?, &path.display().to_string(), expected);
+        // Whatever else machines have against it, they had before.
+        if let Err(error @ Error::NotTrusted { .. }) = verdict
+            && !force
+        {
+            bail!(
+                "under this key list machines would refuse what lives in the tree: {error}; sign it first, or give --force"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A machine that wants signatures by `threshold` of `keys`.
+pub fn trusting(threshold: usize, keys: Vec<TrustedKey>) -> Trust {
     Trust::new(keys, Policy { threshold, ..Policy::default() })
 }

@@ -61,6 +61,12 @@ impl Tree {
     pub fn place(&self, channel: &str, arch: Arch) -> Result<Place> {
         let relative = Path::new(channel).join(arch.name());
         let folder = self.root.join(&relative);
+        if arch == Arch::Aarch64 && !folder.exists() && folder.with_file_name("aarch64").is_dir() {
+            let folder = folder.display();
+            output::note(&format!(
+                "{folder} is new: plasmd will no longer list what is in aarch64 beside it"
+            ));
+        }
         let _lock = lock(&folder, FlockOperation::NonBlockingLockExclusive)?;
         // What a publisher that was killed has left.
         Pending::sweep(&folder)?;
@@ -80,6 +86,14 @@ impl Tree {
         }
         found.sort();
         Ok(found)
+    }
+}
+
+impl Tree {
+    /// Starts the files that put a key list into the root of the tree and beside every manifest.
+    pub fn prepare_key_list(&self, bytes: &[u8]) -> Result<Vec<Pending>> {
+        let beside = self.manifests()?.into_iter().map(|path| path.with_file_name(KEY_LIST));
+        beside.chain([self.key_list()]).map(|path| Pending::whole(&path, bytes)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::document::Document;
 use super::files::{self, Pending};
@@ -325,16 +325,20 @@ impl Release {
         let bytes = |path: &Path, bytes: &[u8], kind: &str, label: &str| -> Result<Stored> {
             Stored::copy(path, &mut &*bytes, u64::try_from(bytes.len())?, kind, label, &place)
         };
-        let mut artifacts = json!({
-            "kernel": describe(bytes(source.kernel.0, &source.kernel.1, "kernel", "kernel")?),
-            "initramfs": describe(file(source.initramfs, "initramfs")?),
-        });
+        let mut artifacts = Map::new();
+        let kernel = describe(bytes(source.kernel.0, &source.kernel.1, "kernel", "kernel")?);
+        artifacts.insert("kernel".to_owned(), kernel);
+        artifacts.insert("initramfs".to_owned(), describe(file(source.initramfs, "initramfs")?));
         if let Some(path) = source.rootfs {
-            artifacts["rootfs"] = describe(file(path, "rootfs")?);
+            artifacts.insert("rootfs".to_owned(), describe(file(path, "rootfs")?));
         }
+        let mut dtbs = Map::new();
         for (name, path, tree) in &source.dtbs {
-            ensure!(artifacts["dtbs"].get(name).is_none(), "--dtb {name} is given twice for {}", source.arch);
-            artifacts["dtbs"][name] = describe(bytes(path, tree, "dtb", name)?);
+            let is_new = dtbs.insert(name.clone(), describe(bytes(path, tree, "dtb", name)?)).is_none();
+            ensure!(is_new, "--dtb {name} is given twice for {}", source.arch);
+        }
+        if !dtbs.is_empty() {
+            artifacts.insert("dtbs".to_owned(), dtbs.into());
         }
         let expires = UnixTime(now.0.saturating_add(arguments.expires.as_secs()));
         let release = json!({
@@ -356,18 +360,16 @@ impl Release {
     }
 
     fn describe(&self, keys: &[Signing], channel: &str) -> Value {
-        let mut described = json!({
+        let artifacts = self.artifacts.iter().map(|stored| (stored.label.clone(), stored.describe()));
+        json!({
             "manifest": self.path,
             "manifest_version": self.version,
             "channel": channel,
             "arch": self.arch.name(),
             "expires_at": self.expires.to_string(),
             "keyids": keys.iter().map(Signing::id).collect::<Vec<_>>(),
-        });
-        for stored in &self.artifacts {
-            described["artifacts"][&stored.label] = stored.describe();
-        }
-        described
+            "artifacts": artifacts.collect::<Map<_, _>>(),
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::files;
 use super::passphrase::{self, Passphrase, Passphrases};
-use crate::manifest::keys::{self, TrustedKey};
+use crate::manifest::{TrustedKey, keyfile, keys};
 
 /// No key file is larger.
 pub const KEY_FILE_LIMIT: u64 = 64 * 1024;
@@ -137,6 +137,23 @@ impl Signing {
     pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
         self.key.sign(digest).to_bytes()
     }
+}
+
+/// Reads public keys in any of the forms that phaseboot knows, each key once: two of one would be
+/// taken for two voices.
+pub fn read_public(paths: &[PathBuf]) -> Result<Vec<TrustedKey>> {
+    let mut keys: Vec<TrustedKey> = Vec::new();
+    for path in paths {
+        let bytes = files::read(path, KEY_FILE_LIMIT)?;
+        let found =
+            keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
+        for key in found {
+            let is_known = keys.iter().any(|known| known.bytes() == key.bytes());
+            ensure!(!is_known, "key {}: {} was given already", path.display(), key.id());
+            keys.push(key);
+        }
+    }
+    Ok(keys)
 }
 
 /// Bytes from the kernel's random generator; waits until that is ready.

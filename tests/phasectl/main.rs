@@ -10,8 +10,11 @@
 mod initramfs;
 mod inspect;
 mod keygen;
+mod keys;
+mod policy;
 mod publish;
 mod serve;
+mod sign;
 mod verify;
 
 use std::ffi::OsStr;
@@ -57,6 +60,22 @@ fn refused(folder: &Path, line: &str, code: i32, part: &str) {
     if code != 2 {
         assert_eq!(said.lines().count(), 1, "{line}: {said}");
     }
+}
+
+/// Publishes to `channel` and returns the path of the manifest.
+fn publish(folder: &Path, channel: &str, more: &str) -> String {
+    done(folder, &format!("{PUBLISH} --channel {channel} {more}"));
+    format!("tree/{channel}/x86_64/manifest.signed.json")
+}
+
+/// A trust folder with these public keys.
+fn trust(folder: &Path, name: &str, keys: &[&str], policy: &str) {
+    let at = folder.join(name);
+    fs::create_dir_all(at.join("keys")).unwrap();
+    for key in keys {
+        fs::copy(folder.join(key), at.join("keys").join(key)).unwrap();
+    }
+    fs::write(at.join("policy.json"), policy).unwrap();
 }
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> Output {
