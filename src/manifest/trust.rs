@@ -1,5 +1,5 @@
-//! What this machine trusts: the folder with `keys/*.pub`, `policy.json` and `build-time`,
-//! `/etc/phaseboot` in an initramfs.
+//! What this machine trusts: the folder with `keys/*.pub`, `policy.json`, `tls/` and
+//! `build-time`, `/etc/phaseboot` in an initramfs.
 
 use std::fs;
 use std::io;
@@ -8,6 +8,7 @@ use std::path::Path;
 use log::warn;
 
 use crate::config::Policy;
+use crate::config::tls::TlsTrust;
 use crate::manifest::Error;
 use crate::manifest::keys::{self, TrustedKey};
 use crate::time::UnixTime;
@@ -21,6 +22,7 @@ pub struct Trust {
     keys: Vec<TrustedKey>,
     policy: Policy,
     clock_floor: Option<UnixTime>,
+    tls: TlsTrust,
 }
 
 impl Trust {
@@ -36,7 +38,9 @@ impl Trust {
             });
         }
         let clock_floor = read_clock_floor(&folder.join("build-time"))?;
-        Ok(Self { keys, policy, clock_floor })
+        let tls = TlsTrust::read(&folder.join("tls"), &policy)
+            .map_err(|(path, reason)| Error::UnreadableTrust { path, reason })?;
+        Ok(Self { keys, policy, clock_floor, tls })
     }
 
     /// Reads only the policy of `folder`.
@@ -60,6 +64,11 @@ impl Trust {
         &self.policy
     }
 
+    /// Which servers https believes.
+    pub fn tls(&self) -> &TlsTrust {
+        &self.tls
+    }
+
     /// When the initramfs was built, if it says so: no later moment is before that.
     pub fn clock_floor(&self) -> Option<UnixTime> {
         self.clock_floor
@@ -80,7 +89,7 @@ impl Trust {
     /// Trust in `keys`, wherever they come from.
     #[cfg(any(test, feature = "host"))]
     pub(crate) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
-        Self { keys, policy, clock_floor: None }
+        Self { keys, policy, clock_floor: None, tls: TlsTrust::default() }
     }
 }
 
@@ -164,6 +173,7 @@ mod tests {
         for (name, content) in [
             ("keys/a.pub", "x"),
             ("policy.json", "{\"a\":1}"),
+            ("policy.json", "{\"tls_roots\":[\"policy.json\"]}"),
             ("build-time", "yesterday"),
             ("build-time", ""),
         ] {

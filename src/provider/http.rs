@@ -1,13 +1,17 @@
-//! The one HTTP client: ureq with rustls, bounded in time, redirects and header size.
+//! The one HTTP client: ureq over TCP and TLS, bounded in time, redirects and header size.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use log::info;
 use ureq::http::{Response, StatusCode, header};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body};
 
+use crate::config::tls::TlsTrust;
 use crate::error::printable;
+use crate::provider::tls::{TlsConnector, TlsError};
 use crate::provider::url;
 use crate::sys::random;
 use crate::time::Deadline;
@@ -35,7 +39,9 @@ pub enum HttpError {
     #[error("HTTP status {0}")]
     Status(u16),
     #[error("{}", printable(&.0.to_string()))]
-    Transport(#[from] ureq::Error),
+    Transport(ureq::Error),
+    #[error(transparent)]
+    Tls(TlsError),
     #[error("it redirects more than {MOST_REDIRECTS} times")]
     Redirects,
     #[error("it redirects to \"{}\", which is not followed", printable(.0))]
@@ -48,6 +54,44 @@ pub enum HttpError {
     Random,
     #[error("the answer broke off: {0}")]
     Broken(io::Error),
+}
+
+impl HttpError {
+    /// Whether asking again within seconds would only bring the same answer.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Status(code) => matches!(code, 404 | 410),
+            Self::Tls(error) => error.is_about_certificate(),
+            Self::Transport(_)
+            | Self::Redirects
+            | Self::RedirectTarget(_)
+            | Self::TooLarge(_)
+            | Self::Deadline
+            | Self::Random
+            | Self::Broken(_) => false,
+        }
+    }
+
+    /// What the person can do, if there is more to say than for any provider that does not answer.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(error) => Some(error.hint()),
+            Self::Status(_)
+            | Self::Transport(_)
+            | Self::Redirects
+            | Self::RedirectTarget(_)
+            | Self::TooLarge(_)
+            | Self::Deadline
+            | Self::Random
+            | Self::Broken(_) => None,
+        }
+    }
+}
+
+impl From<ureq::Error> for HttpError {
+    fn from(error: ureq::Error) -> Self {
+        TlsError::within(&error).map_or(Self::Transport(error), Self::Tls)
+    }
 }
 
 /// A response whose body can be read.
@@ -74,8 +118,8 @@ impl Download {
 }
 
 impl Client {
-    /// A client for requests that end before `deadline`.
-    pub fn new(deadline: Deadline) -> Self {
+    /// A client for requests that end before `deadline`, and for the TLS servers that `tls` believes.
+    pub fn new(deadline: Deadline, tls: &TlsTrust) -> Self {
         let config = Agent::config_builder()
             .timeout_connect(Some(CONNECT))
             .timeout_resolve(Some(CONNECT))
@@ -92,7 +136,9 @@ impl Client {
             .accept_encoding("identity")
             .user_agent(concat!("phaseboot/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), deadline }
+        // https over a connector that leaves it without TLS is an error in ureq.
+        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(tls.clone()));
+        Self { agent: Agent::with_parts(config, connector, DefaultResolver::default()), deadline }
     }
 
     /// The deadline of every request.
