@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
+use rustls::RootCertStore;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use super::files;
 use super::output;
 use super::signing::KEY_FILE_LIMIT;
 use crate::arch::Arch;
-use crate::config::Policy;
+use crate::config::{Policy, tls};
 use crate::error::printable;
 use crate::manifest::{self, MOST_KEYS, keys};
 use crate::time::UnixTime;
@@ -30,6 +31,7 @@ mod program;
 /// A payload or another file of the archive is not larger: machines hold all of it in memory.
 const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
 const POLICY_LIMIT: u64 = 1024 * 1024;
+const TLS_ROOTS: &str = "etc/phaseboot/tls";
 /// Passes of zopfli: 15 take a third longer than 5 and save 0.1 %.
 const ZOPFLI_PASSES: u64 = 5;
 
@@ -50,6 +52,9 @@ pub struct Arguments {
     /// Trust policy [default: none, which means phaseboot's defaults]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Authority for https that the policy's tls_roots names, as a PEM file; several may be given
+    #[arg(long, value_name = "PEM", requires = "policy")]
+    tls_root: Vec<PathBuf>,
     /// Architecture: x86_64 or arm64 [default: that of the payload]
     #[arg(long)]
     arch: Option<Arch>,
@@ -111,6 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => Some(add_policy(&mut archive, path, (!arguments.no_keys).then_some(keys.len()))?),
         None => None,
     };
+    add_tls_roots(&mut archive, &arguments.tls_root, policy.as_ref())?;
     let build_time = built.map_or_else(UnixTime::now, |seconds| UnixTime(seconds.into()));
     let line = format!("{build_time}\n").into_bytes();
     archive.add("etc/phaseboot/build-time", 0o644, Node::File(line))?;
@@ -239,6 +245,27 @@ fn add_policy(archive: &mut Archive, path: &Path, keys: Option<usize>) -> Result
     }
     archive.add("etc/phaseboot/policy.json", 0o644, Node::File(bytes))?;
     Ok(policy)
+}
+
+/// Authorities go to /etc/phaseboot/tls, under their own names. All that the policy names must be there
+/// in the end, and be what phaseboot can read.
+fn add_tls_roots(archive: &mut Archive, paths: &[PathBuf], policy: Option<&Policy>) -> Result<()> {
+    let wanted = policy.map_or(&[][..], |policy| policy.tls_roots.as_slice());
+    for path in paths {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
+        ensure!(wanted.iter().any(|wanted| wanted == name), "the policy's tls_roots do not name {name}");
+        let bytes = files::read(path, tls::MOST_BYTES)?;
+        archive.add(&format!("{TLS_ROOTS}/{name}"), 0o644, Node::File(bytes))?;
+    }
+    for name in wanted {
+        let (_, pem) = archive
+            .file(&format!("{TLS_ROOTS}/{name}"))
+            .ok_or_else(|| anyhow!("the policy's tls_roots name {name}: give it with --tls-root"))?;
+        tls::add_authorities(&mut RootCertStore::empty(), pem)
+            .map_err(|reason| anyhow!("TLS root {name}: {}", printable(&reason)))?;
+    }
+    Ok(())
 }
 
 fn compress(bytes: &[u8], how: Compress) -> Result<Vec<u8>> {
