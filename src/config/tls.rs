@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::Policy;
+use crate::time::UnixTime;
 
 /// 1 MiB: larger than any bundle of authorities that is in use.
 pub const MOST_BYTES: u64 = 1 << 20;
@@ -53,14 +54,20 @@ impl fmt::Display for Pin {
 pub struct TlsTrust {
     roots: Option<Arc<RootCertStore>>,
     pins: Arc<[Pin]>,
+    clock_floor: Option<UnixTime>,
 }
 
 impl TlsTrust {
-    /// Reads the certificates that `policy` names from `folder`. An error names the file.
-    pub fn read(folder: &Path, policy: &Policy) -> Result<Self, (PathBuf, String)> {
+    /// Reads the certificates that `policy` names from `folder`. An error names the file. It is never
+    /// before `clock_floor`, whatever the clock says.
+    pub fn read(
+        folder: &Path,
+        policy: &Policy,
+        clock_floor: Option<UnixTime>,
+    ) -> Result<Self, (PathBuf, String)> {
         let pins = policy.tls_pins.as_slice().into();
         if policy.tls_roots.is_empty() {
-            return Ok(Self { roots: None, pins });
+            return Ok(Self { roots: None, pins, clock_floor });
         }
         let mut roots = RootCertStore::empty();
         for name in &policy.tls_roots {
@@ -68,7 +75,7 @@ impl TlsTrust {
             let pem = read_bounded(&path).map_err(|reason| (path.clone(), reason))?;
             add_authorities(&mut roots, &pem).map_err(|reason| (path, reason))?;
         }
-        Ok(Self { roots: Some(Arc::new(roots)), pins })
+        Ok(Self { roots: Some(Arc::new(roots)), pins, clock_floor })
     }
 
     /// The authorities that count instead of the public ones, if the policy names any.
@@ -79,6 +86,11 @@ impl TlsTrust {
     /// The keys of which a server's chain must have one; any will do if there are none.
     pub fn pins(&self) -> &Arc<[Pin]> {
         &self.pins
+    }
+
+    /// The time that certificates are held against: `clock`, but not before the initramfs was built.
+    pub fn now(&self, clock: UnixTime) -> UnixTime {
+        self.clock_floor.map_or(clock, |floor| clock.max(floor))
     }
 }
 
@@ -130,7 +142,7 @@ mod tests {
             fs::write(folder.path().join(name), content).unwrap();
         }
         let policy = Policy::parse(&format!("{{\"tls_roots\":{roots}}}")).unwrap();
-        TlsTrust::read(folder.path(), &policy)
+        TlsTrust::read(folder.path(), &policy, None)
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Trust {
             });
         }
         let clock_floor = read_clock_floor(&folder.join("build-time"))?;
-        let tls = TlsTrust::read(&folder.join("tls"), &policy)
+        let tls = TlsTrust::read(&folder.join("tls"), &policy, clock_floor)
             .map_err(|(path, reason)| Error::UnreadableTrust { path, reason })?;
         Ok(Self { keys, policy, clock_floor, tls })
     }

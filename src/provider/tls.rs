@@ -8,11 +8,13 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{self, CertificateDer, ServerName};
+use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError};
 use rustls::{RootCertStore, SignatureScheme, StreamOwned};
 use ureq::unversioned::transport::time::{Duration, Instant};
@@ -49,7 +51,7 @@ impl TlsError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NotYetValid { .. } => {
-                "set the clock; as PID 1 phaseboot takes the build time of its initramfs"
+                "set the clock, or pack a newer initramfs: its build time is the earliest that counts"
             }
             Self::Expired { .. } => "renew the certificate, or set the clock if it is wrong",
             Self::Name { .. } => "use a name in the URL that the certificate has",
@@ -211,6 +213,17 @@ fn sequence(content: &[u8]) -> Vec<u8> {
     [head, content].concat()
 }
 
+/// The clock, as [`TlsTrust::now`] takes it.
+#[derive(Debug)]
+struct Clock(TlsTrust);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<pki_types::UnixTime> {
+        let UnixTime(seconds) = self.0.now(UnixTime::now());
+        Some(pki_types::UnixTime::since_unix_epoch(time::Duration::from_secs(seconds)))
+    }
+}
+
 /// Puts TLS over the connection of an https URL; that of an http URL stays as it is.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
@@ -241,7 +254,7 @@ fn client_config(trust: &TlsTrust) -> Result<ClientConfig, rustls::Error> {
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let verifier = Verifier { chain, roots, pins: Arc::clone(trust.pins()), provider: Arc::clone(&provider) };
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_details(provider, Arc::new(Clock(trust.clone())))
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

@@ -25,7 +25,7 @@ use crate::{Server, phasectl, run, site};
 
 fn trust(pki: &Pki, roots: &[&str], pins: &[String]) -> TlsTrust {
     let policy = Policy::parse(&json!({"tls_roots": roots, "tls_pins": pins}).to_string()).unwrap();
-    TlsTrust::read(pki.folder(), &policy).unwrap()
+    TlsTrust::read(pki.folder(), &policy, None).unwrap()
 }
 
 fn ask(url: &str, trust: &TlsTrust) -> Result<Vec<u8>, HttpError> {
@@ -117,6 +117,20 @@ fn the_clock_is_named_with_both_times() {
         }
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn a_clock_behind_the_build_time_counts_as_that() {
+    let Some((_folder, pki)) = site() else { return };
+    pki.issue("early", &Wanted { from: "20900101000000Z", to: "20910101000000Z", ..SERVER });
+    let server = Server::start(&pki, "early.pem", "early", &[]);
+    let policy = Policy::parse(r#"{"tls_roots":["ca.pem"]}"#).unwrap();
+    let built = |time: &str| TlsTrust::read(pki.folder(), &policy, UnixTime::parse_rfc3339(time)).unwrap();
+    let error = refused(&server.url("/file"), &built("2000-01-01T00:00:00Z"));
+    assert!(matches!(error, TlsError::NotYetValid { .. }), "{error}");
+    assert_eq!(ask(&server.url("/file"), &built("2090-06-01T00:00:00Z")).unwrap(), b"hello");
+    let line = refused(&server.url("/file"), &built("2092-01-01T00:00:00Z")).to_string();
+    assert!(line.contains("expired at 2091-01-01T00:00:00Z; the clock says 2092-01-01T00:00:00Z"), "{line}");
 }
 
 #[test]
