@@ -88,6 +88,11 @@ impl TlsTrust {
         &self.pins
     }
 
+    /// Whether the policy names servers at all: then an answer without TLS comes from none of them.
+    pub fn names_servers(&self) -> bool {
+        self.roots.is_some() || !self.pins.is_empty()
+    }
+
     /// The time that certificates are held against: `clock`, but not before the initramfs was built.
     pub fn now(&self, clock: UnixTime) -> UnixTime {
         self.clock_floor.map_or(clock, |floor| clock.max(floor))

@@ -31,6 +31,7 @@ const RANDOM_RETRY: Duration = Duration::from_millis(100);
 pub struct Client {
     agent: Agent,
     deadline: Deadline,
+    is_tls_demanded: bool,
 }
 
 /// What a request ended in instead of a body.
@@ -42,6 +43,8 @@ pub enum HttpError {
     Transport(ureq::Error),
     #[error(transparent)]
     Tls(TlsError),
+    #[error("the policy names TLS roots or pins, so this is only taken over https")]
+    WithoutTls,
     #[error("it redirects more than {MOST_REDIRECTS} times")]
     Redirects,
     #[error("it redirects to \"{}\", which is not followed", printable(.0))]
@@ -62,6 +65,7 @@ impl HttpError {
         match self {
             Self::Status(code) => matches!(code, 404 | 410),
             Self::Tls(error) => error.is_about_certificate(),
+            Self::WithoutTls => true,
             Self::Transport(_)
             | Self::Redirects
             | Self::RedirectTarget(_)
@@ -76,6 +80,7 @@ impl HttpError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Tls(error) => Some(error.hint()),
+            Self::WithoutTls => Some("give the provider as an https:// URL"),
             Self::Status(_)
             | Self::Transport(_)
             | Self::Redirects
@@ -138,7 +143,8 @@ impl Client {
             .build();
         // https over a connector that leaves it without TLS is an error in ureq.
         let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(tls.clone()));
-        Self { agent: Agent::with_parts(config, connector, DefaultResolver::default()), deadline }
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        Self { agent, deadline, is_tls_demanded: tls.names_servers() }
     }
 
     /// The deadline of every request.
@@ -147,7 +153,12 @@ impl Client {
     }
 
     /// The whole body of a small file, of at most `most` bytes, and the URL it came from in the end.
+    /// These say what boots, so they come over https, on every hop, if the policy names TLS servers;
+    /// what [`Self::download`] brings is held against a hash.
     pub fn get_small(&self, url: &str, most: usize) -> Result<(Vec<u8>, String), HttpError> {
+        if self.is_tls_demanded && !url::is_https(url) {
+            return Err(HttpError::WithoutTls);
+        }
         // Half of what is left: a server that drips must leave time to ask the others.
         let budget = Deadline::after(SMALL_FILE.min(self.deadline.remaining() / 2));
         let (mut response, url) = self.request(url, None, budget)?;

@@ -279,6 +279,30 @@ fn https_never_becomes_http() {
 }
 
 #[test]
+fn a_manifest_needs_tls_if_the_policy_names_servers() {
+    let Some((_folder, pki)) = site() else { return };
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://127.0.0.1:{}/", plain.local_addr().unwrap().port());
+    for named in [trust(&pki, &["ca.pem"], &[]), trust(&pki, &[], &[pki.pin("ca")])] {
+        let error = ask(&url, &named).unwrap_err();
+        assert!(matches!(error, HttpError::WithoutTls), "{error}");
+    }
+    plain.set_nonblocking(true).unwrap();
+    assert!(plain.accept().is_err(), "it was asked all the same");
+    plain.set_nonblocking(false).unwrap();
+    // An artifact is held against its hash, wherever it comes from.
+    thread::spawn(move || {
+        for mut stream in plain.incoming().take(2).flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+        }
+    });
+    assert_eq!(ask(&url, &TlsTrust::default()).unwrap(), b"x");
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust(&pki, &["ca.pem"], &[]));
+    assert_eq!(client.download(&url, None).unwrap().total, Some(1));
+}
+
+#[test]
 fn a_server_without_tls_is_said_to_be_one() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -395,6 +419,9 @@ fn the_whole_command_fetches_over_https() {
     let elsewhere = Server::start(&pki, "elsewhere.pem", "elsewhere", &[]);
     let line = fetch_fails(at, &elsewhere.url(""));
     assert!(line.contains("not for 127.0.0.1, but for boot.example; use a name in the URL"), "{line}");
+
+    let line = fetch_fails(at, &url.replace("https:", "http:"));
+    assert!(line.contains("only taken over https; give the provider as an https:// URL"), "{line}");
 
     policy(json!({"tls_roots": ["absent.pem"]}));
     let output =
