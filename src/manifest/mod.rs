@@ -4,12 +4,14 @@
 mod json;
 pub mod keys;
 mod schema;
+mod seen;
 mod trust;
 mod verify;
 
 use std::path::PathBuf;
 
 pub use schema::{ArtifactSpec, Manifest};
+pub use seen::{MOST_SEEN_BYTES, Seen};
 pub use trust::{MOST_KEYS, Trust};
 pub use verify::{Expected, MOST_BYTES, VerifiedManifest, verify};
 
