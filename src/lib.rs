@@ -36,5 +36,6 @@ pub mod manifest;
 pub mod net;
 pub mod paths;
 pub mod provider;
+pub mod rollback;
 pub mod sys;
 pub mod time;

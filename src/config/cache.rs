@@ -1,5 +1,6 @@
 //! Which partition keeps this machine's state: `phase.cache`, and `cache` in the policy.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -55,6 +56,20 @@ fn is_device(name: &str) -> bool {
     !name.contains('/') && !name.starts_with('.')
 }
 
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::On => f.write_str("on"),
+            Self::Off => f.write_str("off"),
+            Self::Label(label) => write!(f, "LABEL={label}"),
+            Self::Uuid(uuid) => write!(f, "UUID={uuid}"),
+            Self::PartLabel(name) => write!(f, "PARTLABEL={name}"),
+            Self::PartUuid(uuid) => write!(f, "PARTUUID={uuid}"),
+            Self::Device(name) => write!(f, "/dev/{name}"),
+        }
+    }
+}
+
 impl TryFrom<String> for Cache {
     type Error = &'static str;
 
@@ -81,6 +96,7 @@ mod tests {
             ("PARTUUID=x=y", Cache::PartUuid(text("x=y"))),
             ("/dev/nvme0n1p3", Cache::Device(text("nvme0n1p3"))),
         ] {
+            assert_eq!(to.to_string().parse(), Ok(to.clone()), "{from}");
             assert_eq!(from.parse(), Ok(to), "{from}");
         }
         let long = format!("LABEL={}", "x".repeat(145));
