@@ -13,6 +13,7 @@ use crate::net::{self, Caller};
 use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::provider::{self, Candidates};
+use crate::rollback::{self, Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
 
@@ -38,6 +39,8 @@ pub fn run(
     let deadline = Deadline::after(config.timeout);
     let preflight = kexec::preflight(paths, config.method)?;
     net::up_unless_routed(paths, caller, deadline)?;
+    // Disks have had the network's time to appear.
+    let mut memory = Memory::open(config, trust.policy(), paths, purpose(caller, ending), deadline)?;
     let client = Client::new(deadline);
     let manifest = find(config, trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
@@ -49,10 +52,32 @@ pub fn run(
         return Ok(Some(plan));
     }
     let loaded = plan.load()?;
+    if let Err(error) = remember(&mut memory, &manifest) {
+        // What may not be booted must not lie ready to be.
+        kexec::unload()?;
+        return Err(error.into());
+    }
     if ending == Ending::LoadOnly {
         return Ok(None);
     }
     match loaded.exec()? {}
+}
+
+/// What nobody signed is held against the record, and leaves none: anybody could say any version.
+fn remember(memory: &mut Memory, verified: &VerifiedManifest) -> Result<(), rollback::Error> {
+    let manifest = verified.manifest();
+    if verified.signers().is_empty() {
+        return Ok(());
+    }
+    memory.remember_manifest(&manifest.channel, manifest.arch, manifest.manifest_version)
+}
+
+fn purpose(caller: Caller, ending: Ending) -> Purpose {
+    match (caller, ending) {
+        (Caller::Init, _) => Purpose::Init,
+        (Caller::Command, Ending::Exec | Ending::LoadOnly) => Purpose::Boot,
+        (Caller::Command, Ending::DryRun) => Purpose::DryRun,
+    }
 }
 
 /// The first manifest of the configured providers that this machine may boot.

@@ -18,6 +18,7 @@ use crate::manifest::{self, Expected, Trust, VerifiedManifest};
 use crate::net::{self, Caller, Lease};
 use crate::paths::Paths;
 use crate::provider::http::Client;
+use crate::rollback::{Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
 
@@ -92,6 +93,8 @@ fn configure(source: &Source, paths: &Paths) -> Result<(Config, Trust), Error> {
     if let Some(channel) = &source.channel {
         config.set("phase.channel", Some(channel))?;
     }
+    config.record.clone_from(&source.record);
+    config.no_expiry = source.no_expiry;
     Ok((config, trust))
 }
 
@@ -144,6 +147,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let deadline = Deadline::after(config.timeout);
+    Memory::open(&config, trust.policy(), paths, Purpose::Look, deadline)?;
     net::up_unless_routed(paths, Caller::Command, deadline)?;
     let client = Client::new(deadline);
     let manifest = boot::find(&config, &trust, &client, NATIVE)?;
@@ -163,6 +167,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
 fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
     json_log(json);
     let (config, trust) = configure(source, paths)?;
+    Memory::open(&config, trust.policy(), paths, Purpose::Look, Deadline::after(config.timeout))?;
     let bytes = read_bounded(path, manifest::MOST_BYTES)?;
     let now = trust.now(UnixTime::now());
     let expected = Expected { arch: NATIVE, channel: &config.channel, now };
