@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::options::Output;
 use super::{files, output};
-use crate::config::{OnFail, Policy};
+use crate::config::tls::Pin;
+use crate::config::{Cache, OnFail, Policy, RollbackRecord};
 use crate::error::printable;
 
 /// No policy is larger.
@@ -31,7 +33,7 @@ pub struct Arguments {
 }
 
 /// Reads a policy as phaseboot does; also its bytes.
-pub fn read(path: &Path) -> Result<(Vec<u8>, Policy)> {
+pub fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Policy)> {
     let bytes = files::read(path, LIMIT)?;
     let refused = |reason: String| anyhow!("policy {}: {}", path.display(), printable(&reason));
     let text = std::str::from_utf8(&bytes).map_err(|error| refused(error.to_string()))?;
@@ -39,7 +41,7 @@ pub fn read(path: &Path) -> Result<(Vec<u8>, Policy)> {
     Ok((bytes, policy))
 }
 
-pub fn run(command: &Command) -> Result<()> {
+pub fn run(command: &Command) -> anyhow::Result<()> {
     let Command::Check(arguments) = command;
     let (_, policy) = read(&arguments.file)?;
     let effective = serde_json::to_value(&policy)?;
@@ -57,6 +59,19 @@ pub fn run(command: &Command) -> Result<()> {
     warnings.iter().try_for_each(|warning| output::line(format_args!("warning: {warning}")))
 }
 
+// As policies write them.
+impl Serialize for Cache {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Pin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What somebody should have decided, not overlooked.
 fn warnings(policy: &Policy) -> Vec<&'static str> {
     let inherits = |names: &[&str]| policy.inherit.iter().any(|name| names.contains(&name.as_str()));
@@ -68,8 +83,8 @@ fn warnings(policy: &Policy) -> Vec<&'static str> {
         (policy.threshold == 1, "threshold is 1: one stolen key is enough to sign a release"),
         (policy.channels.is_empty(), "channels is empty: the releases of every channel may boot"),
         (
-            policy.min_manifest_version == 0,
-            "min_manifest_version is 0: a machine that keeps no record can be given any old release",
+            policy.min_manifest_version == 0 && policy.rollback_record == RollbackRecord::Optional,
+            "min_manifest_version is 0 and rollback_record optional: a machine that keeps no record can be given any old release",
         ),
         (!policy.require_expiry, "require_expiry is false: a release that never expires can be served for ever"),
         (

@@ -8,7 +8,11 @@ use crate::{done, json, refused};
 fn a_policy_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    fs::write(at.join("policy.json"), r#"{"threshold":2,"allow_unsigned":true}"#).unwrap();
+    let pin = format!("sha256//{}=", "A".repeat(43));
+    let policy = format!(
+        r#"{{"threshold":2,"allow_unsigned":true,"cache":"LABEL=x","tls_roots":["ca.pem"],"tls_pins":["{pin}"]}}"#
+    );
+    fs::write(at.join("policy.json"), &policy).unwrap();
     let text = done(at, "policy check policy.json");
     for part in
         ["threshold              2\n", "on_fail                \"retry\"\n", "warning: allow_unsigned: "]
@@ -20,6 +24,7 @@ fn a_policy_is_explained() {
         (&said["policy"]["threshold"], &said["policy"]["channels"]),
         (&2.into(), &serde_json::json!([]))
     );
+    assert_eq!((&said["policy"]["cache"], &said["policy"]["tls_pins"][0]), (&"LABEL=x".into(), &pin.into()));
     let warnings = said["warnings"].as_array().unwrap();
     assert!(
         warnings.iter().any(|warning| warning.as_str().unwrap().starts_with("settable has phase.onfail"))
