@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use super::document::{Content, Document};
 use super::place::Tree;
 use crate::config::Policy;
-use crate::manifest::{self, Envelope, Error, Expected, KeyList, Seen, Trust, TrustedKey, VerifiedManifest};
+use crate::manifest::{self, Error, Expected, KeyList, Seen, Trust, TrustedKey, VerifiedManifest};
 use crate::time::UnixTime;
 
 /// A machine that has seen nothing yet.
@@ -62,8 +62,6 @@ impl Judge {
         expected: Expected<'_>,
     ) -> Result<VerifiedManifest, Error> {
         let seen = Seen::default();
-        // As long as a manifest is none, it does not matter who may sign one.
-        Envelope::parse(bytes).map_err(|fault| Error::of_manifest(name, fault))?;
         let authority = self.trust.authority(self.served.as_deref(), &self.url, &seen, expected.now)?;
         manifest::verify(bytes, name, &authority.keyring, self.trust.policy(), expected)
     }

@@ -1,5 +1,6 @@
 //! Passphrases of private keys: from a file, or from the terminal without showing them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -139,10 +140,16 @@ impl PassphraseFiles {
 }
 
 /// See [`PassphraseFiles::passphrases`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Passphrases<'a> {
     files: &'a [PathBuf],
     read: Option<Vec<Passphrase>>,
+}
+
+impl fmt::Debug for Passphrases<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passphrases").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl Passphrases<'_> {

@@ -17,6 +17,7 @@ use super::{files, output};
 use crate::arch::Arch;
 use crate::config::Policy;
 use crate::error::Exit;
+use crate::manifest::envelope::{self, Envelope, Kind};
 use crate::manifest::{Error, Expected, MOST_BYTES, Trust, keylist};
 use crate::sys::arch::NATIVE;
 use crate::time::UnixTime;
@@ -100,9 +101,10 @@ fn verdict(arguments: &Arguments) -> Result<Value> {
     let now = now(arguments, &trust);
     // One byte more than is allowed: what is too large is for phaseboot to say.
     let bytes = files::read_start(path, limit.saturating_add(1))?;
-    // What it claims to be for, before anybody has verified it, says only what to ask.
+    // What it claims to be and to be for, before anybody has verified it, says only what to ask.
     let claimed = Document::parse(&bytes, &name).ok();
-    if let Some(Content::Keys(_)) = claimed.as_ref().map(Document::content) {
+    let kind = Envelope::parse(&bytes).ok().and_then(|envelope| envelope::kind(envelope.outer()).ok());
+    if kind == Some(Kind::Keys) {
         let list = Judge::new(trust, None, path).keys(&bytes, &name, now)?;
         return Ok(json!({
             "verdict": "accepted",

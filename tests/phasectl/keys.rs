@@ -149,6 +149,12 @@ fn only_a_genuine_list_is_built_upon() {
     fs::write(&path, tampered.to_string()).unwrap();
     let rotate = "keys rotate --root r1.key --root r2.key --add next.pub --into tree";
     refused(at, rotate, 12, "what stands outside signed.data differs");
+    refused(
+        at,
+        "verify tree/keys.json --trust trust",
+        12,
+        "key list tree/keys.json is malformed: what stands outside",
+    );
     let mut inner = json(&STANDARD.decode(tampered["signed"]["data"].as_str().unwrap()).unwrap());
     inner["keys"][0]["key"] = theirs.as_str().into();
     tampered["signed"]["data"] = STANDARD.encode(inner.to_string()).into();

@@ -328,39 +328,61 @@ fn snapshot(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     names.lines().map(|name| (name.to_owned(), fs::read(folder.join(name)).unwrap())).collect()
 }
 
-#[test]
-fn a_full_disk_leaves_the_old_release() {
-    let folder = workshop();
-    let at = folder.path();
+/// Runs a script in which `tree` is a file system of 400 kB of its own; None if that cannot be had.
+fn on_a_small_disk(at: &Path, script: &str) -> Option<String> {
+    fs::create_dir_all(at.join("tree")).unwrap();
     let small = |script: &str| {
         let mount = format!("mount -t tmpfs -o size=400k none tree && {script}");
         run(at, "unshare", &["-m", "-r", "sh", "-c", &mount])
     };
-    fs::create_dir(at.join("tree")).unwrap();
     if !small("true").status.success() {
         println!("skipped: no mount namespace with a file system of its own can be made here");
-        return;
+        return None;
     }
+    let output = small(&format!("PATH=\"$PATH\":$(dirname {}); {script}", env!("CARGO_BIN_EXE_phasectl")));
+    Some(String::from_utf8(output.stderr).unwrap())
+}
+
+const LIST: &str = "(cd tree && find . -type f | sort | xargs sha256sum)";
+
+#[test]
+fn a_full_disk_leaves_the_old_release() {
+    let folder = workshop();
+    let at = folder.path();
     fs::write(at.join("big"), vec![7; 400_000]).unwrap();
-    let phasectl = env!("CARGO_BIN_EXE_phasectl");
     let big = PUBLISH.replace("initrd", "big");
     let both = both().replace("arm64=initrd", "arm64=big");
-    let list = "(cd tree && find . -type f | sort | xargs sha256sum)";
     for line in [big, both] {
         let script = format!(
-            "{phasectl} {PUBLISH} >&2 && {list} > before; {phasectl} {line}; echo $? > code; {list} > after"
+            "phasectl {PUBLISH} >&2 && {LIST} > before; phasectl {line}; echo $? > code; {LIST} > after"
         );
-        let output = small(&script);
-        let said = String::from_utf8(output.stderr).unwrap();
+        let Some(said) = on_a_small_disk(at, &script) else { return };
         assert_eq!(fs::read_to_string(at.join("code")).unwrap(), "1\n", "{said}");
-        assert!(
-            said.contains("No space left on device")
-                && said.lines().filter(|line| line.starts_with("phasectl: ")).count() == 1,
-            "{said}"
-        );
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("phasectl: ")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("No space left on device"), "{said}");
         assert_eq!(fs::read(at.join("after")).unwrap(), fs::read(at.join("before")).unwrap());
         assert_eq!(fs::read_to_string(at.join("before")).unwrap().lines().count(), 3);
     }
+}
+
+#[test]
+fn a_full_disk_leaves_keys_and_lists_as_they_were() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    let script = format!(
+        "phasectl {PUBLISH} >&2 && cat /dev/zero > tree/ballast; {LIST} > before
+         for line in 'keygen --out tree/key' 'sign tree/stable/x86_64/manifest.signed.json --key two.key' \
+            'keys rotate --root two.key --add k.pub --into tree' 'keys rotate --root two.key --add k.pub --file tree/l' \
+            '{PUBLISH} --cmdline other'
+         do phasectl $line; echo $?; done > codes; {LIST} > after"
+    );
+    let Some(said) = on_a_small_disk(at, &script) else { return };
+    let codes = fs::read_to_string(at.join("codes")).unwrap();
+    let codes: Vec<&str> = codes.lines().filter(|line| line.len() == 1).collect();
+    assert_eq!(codes, ["1"; 5], "{said}");
+    assert_eq!(said.matches("No space left on device").count(), 6, "cat's and five of ours: {said}");
+    assert_eq!(fs::read(at.join("after")).unwrap(), fs::read(at.join("before")).unwrap());
 }
 
 #[test]
