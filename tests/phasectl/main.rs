@@ -5,7 +5,12 @@
 //! here.
 
 // The lints that keep PID 1 from panicking: a test that panics is a test that fails.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout
+)]
 
 mod initramfs;
 mod inspect;
