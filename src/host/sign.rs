@@ -146,6 +146,14 @@ fn put_live(
         (Some(trust), _) => Ok(trust),
     }?;
     match document.content() {
+        Content::Manifest(_)
+            if !arguments.machines.are_known() && Tree::share(root)?.read_key_list()?.is_some() =>
+        {
+            Err(anyhow!(
+                "{} has a key list, which decides whose signatures count: give --trust DIR",
+                root.display()
+            ))
+        }
         Content::Manifest(manifest) => put_manifest(document, manifest, &Tree::share(root)?, trust, now),
         Content::Keys(_) => {
             let tree = Tree::own(root)?;

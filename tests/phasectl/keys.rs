@@ -32,6 +32,14 @@ fn a_signing_key_is_replaced_without_a_gap() {
     listed(at);
     let verify = format!("verify {MANIFEST} --trust trust");
     done(at, &verify);
+    done(at, &format!("{PUBLISH} --draft draft.json"));
+    refused(
+        at,
+        "sign draft.json --into tree --threshold 1 --public k.pub",
+        1,
+        "tree has a key list, which decides whose signatures count: give --trust DIR",
+    );
+    done(at, "sign draft.json --into tree --trust trust");
     assert_eq!(
         fs::read(at.join("tree/keys.json")).unwrap(),
         fs::read(at.join("tree/stable/x86_64/keys.json")).unwrap()
