@@ -85,12 +85,12 @@ class Reader:
             need(number and number.group() != "-0", "no value, or no whole number")
             self.at = number.end()
             value = int(number.group())
-            need(-2**63 <= value < 2**64, "number out of range")
+            need(abs(value) < 2**53, "number out of range")
         self.peek()
         return value
 
     def object(self, depth):
-        need(depth <= 127, "too deep")
+        need(depth <= 32, "too deep")
         self.take("{")
         members = {}
         if self.peek() != "}":
@@ -108,7 +108,7 @@ class Reader:
         return members
 
     def array(self, depth):
-        need(depth <= 127, "too deep")
+        need(depth <= 32, "too deep")
         self.take("[")
         items = []
         if self.peek() != "]":
@@ -285,14 +285,13 @@ class Key:
         need(len(data) == 32, "a key is not 32 bytes")
         point = decode_point(data)
         need(point is not None and not is_small_order(point), "no key, or a weak one")
-        need(name is None or is_id(name), "no id")
+        need(name is None or is_id(name) and not re.fullmatch("[0-9A-Fa-f]{16}", name), "no id")
         need(channels is None or 1 <= len(channels) <= 64 and all(map(is_channel, channels)), "no channels")
         self.data = data
         self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
         self.id = self.fingerprint if name is None else name
         self.channels = channels
         self.not_after = None if not_after is None else time(not_after)
-        self.names = {self.fingerprint, self.id}
 
     def said(self):
         return self.id, self.channels, self.not_after
@@ -308,7 +307,7 @@ def distinct(keys):
                 need(key.said() == other.said(), "one key with two sets of attributes")
                 same = True
             else:
-                need(not key.names & other.names, "two keys, one name")
+                need(key.id != other.id, "two keys, one name")
         if not same:
             kept.append(key)
     return kept
@@ -400,7 +399,11 @@ def is_id(name):
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) is not None
 
 
-def is_number(value, least=1, most=2**64 - 1):
+def is_fingerprint(text):
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{16}", text) is not None
+
+
+def is_number(value, least=1, most=2**53 - 1):
     return type(value) is int and least <= value <= most
 
 
@@ -501,11 +504,8 @@ class KeyList:
         self.threshold = content.get("threshold")
         need(is_number(self.threshold, 1, len(self.keys)), "threshold")
         self.revoked = content.get("revoked")
-        need(isinstance(self.revoked, list) and len(self.revoked) <= 64 and all(map(is_id, self.revoked)), "revoked")
-
-    def revoked_names(self, roots):
-        """The fingerprints of all keys that it revokes, in itself or packed."""
-        return {key.fingerprint for key in self.keys + roots if key.names & set(self.revoked)}
+        need(isinstance(self.revoked, list) and len(self.revoked) <= 64 and all(map(is_fingerprint, self.revoked)), "revoked")
+        need(not any(key.fingerprint in self.revoked for key in self.keys), "named and revoked")
 
 
 # ---- Section 9: the policy, as far as it decides about documents -------------------------------
@@ -535,6 +535,9 @@ def policy_of(given):
     for name, value in (given or {}).items():
         need(name in POLICY and POLICY[name][1](value), f"policy: {name}")
         policy[name] = value
+    policy["root_threshold"] = policy["root_threshold"] or policy["threshold"]
+    need(policy["root_threshold"] >= policy["threshold"], "policy: root_threshold")
+    need(policy["damaged_record"] == "refuse" or policy["min_manifest_version"] >= 1, "policy: damaged_record")
     return policy
 
 
@@ -546,25 +549,30 @@ def expired(content, policy, clock):
     return policy["require_expiry"] if end is None else time(end) <= clock
 
 
-def verify(vector, document, keys_json):
-    trust, record = vector["trust"], vector["record"] or {"manifests": {}, "keys_version": 0, "revoked": []}
+class Trust:
+    """Step 0."""
+
+    def __init__(self, given, clock, packed):
+        self.policy = policy_of(given["policy"])
+        self.roots = packed_keys(given["keys"])
+        self.clock = max(time(clock), time(given["build_time"] or "1970-01-01T00:00:00Z"))
+        self.threshold = self.policy["root_threshold"]
+        need(len(self.roots) >= self.threshold or self.policy["allow_unsigned"], "too few keys")
+        self.packed = packed
+        if packed is not None:
+            Envelope(packed)
+
+
+def verify(vector, document, keys_json, packed):
+    record = vector["record"] or {"manifests": {}, "keys_version": 0, "revoked": []}
     try:
-        policy, roots = policy_of(trust["policy"]), packed_keys(trust["keys"])
-        clock = max(time(vector["clock"]), time(trust["build_time"] or "1970-01-01T00:00:00Z"))
-        need(len(roots) >= policy["threshold"] or policy["allow_unsigned"], "too few keys")
+        trust = Trust(vector["trust"], vector["clock"], packed)
     except Bad as error:
         raise Verdict("no-trust") from error
+    policy = trust.policy
     if len(document) > MEBIBYTE:
         raise Verdict("too-large")
-
-    signing, threshold, revoked = roots, policy["threshold"], set(record["revoked"])
-    lowest = max(policy["min_keys_version"], record["keys_version"])
-    if keys_json is None:
-        if lowest > 0:
-            raise Verdict("keys-missing")
-    else:
-        listed, revoked = verify_list(keys_json, roots, policy, clock, revoked, lowest)
-        signing, threshold = listed.keys, listed.threshold
+    signing, threshold, revoked = authority(trust, record, keys_json)
 
     try:
         envelope = Envelope(document)
@@ -573,7 +581,7 @@ def verify(vector, document, keys_json):
                 raise Verdict("unsigned")
         elif envelope.foreign:
             raise Verdict("foreign-signature")
-        elif len(counting(envelope, signing, clock, vector["channel"], revoked)) < threshold:
+        elif len(counting(envelope, signing, trust.clock, vector["channel"], revoked)) < threshold:
             raise Verdict("not-trusted")
         content = envelope.content()
         need(kind_of(content) == "manifest", "no manifest")
@@ -588,17 +596,39 @@ def verify(vector, document, keys_json):
         raise Verdict("other-channel")
     if policy["channels"] and channel not in policy["channels"]:
         raise Verdict("channel-not-allowed")
-    if expired(content, policy, clock):
+    if expired(content, policy, trust.clock):
         raise Verdict("expired")
     if content["manifest_version"] < max(policy["min_manifest_version"], record["manifests"].get(f"{channel}/{arch}", 0)):
         raise Verdict("rolled-back")
 
 
-def verify_list(document, roots, policy, clock, revoked, lowest):
-    threshold = policy["threshold"] if policy["root_threshold"] is None else policy["root_threshold"]
+def authority(trust, record, served):
+    """Steps 2 to 8: the keys that sign manifests, how many must, and the revoked ones among them."""
+    lowest = max(trust.policy["min_keys_version"], record["keys_version"])
+    revoked = set(record["revoked"])
+    if served is None and trust.packed is None:
+        if lowest > 0:
+            raise Verdict("keys-missing")
+        return trust.roots, trust.threshold, revoked
+    if served is not None and trust.packed is not None:
+        try:
+            packed, _ = read_list(trust.packed, trust, revoked)
+            lowest, revoked = max(lowest, packed.version), revoked | set(packed.revoked)
+        except Verdict:
+            pass
+    listed, content = read_list(trust.packed if served is None else served, trust, revoked)
+    if expired(content, trust.policy, trust.clock):
+        raise Verdict("keys-expired")
+    if listed.version < lowest:
+        raise Verdict("keys-rolled-back")
+    return listed.keys, max(listed.threshold, trust.policy["threshold"]), set()
+
+
+def read_list(document, trust, revoked):
+    """Steps 3 to 6."""
     try:
         envelope = Envelope(document)
-        if envelope.data is None or len(counting(envelope, roots, clock, None, revoked)) < threshold:
+        if envelope.data is None or len(counting(envelope, trust.roots, trust.clock, None, revoked)) < trust.threshold:
             raise Verdict("keys-not-trusted")
         try:
             content = envelope.content()
@@ -608,14 +638,9 @@ def verify_list(document, roots, policy, clock, revoked, lowest):
         listed = KeyList(content)
     except Bad as error:
         raise Verdict("keys-malformed") from error
-    revoked = revoked | listed.revoked_names(roots)
-    if len(counting(envelope, roots, clock, None, revoked)) < threshold:
+    if len(counting(envelope, trust.roots, trust.clock, None, revoked | set(listed.revoked))) < trust.threshold:
         raise Verdict("keys-not-trusted")
-    if expired(content, policy, clock):
-        raise Verdict("keys-expired")
-    if listed.version < lowest:
-        raise Verdict("keys-rolled-back")
-    return listed, revoked
+    return listed, content
 
 
 # ---- the vectors -------------------------------------------------------------------------------
@@ -637,7 +662,8 @@ def main():
     folder, failed = os.path.dirname(path), 0
     for vector in vectors:
         try:
-            verify(vector, load(folder, vector["document"]), load(folder, vector["keys_json"]))
+            verify(vector, *(load(folder, named) for named in
+                             (vector["document"], vector["keys_json"], vector["trust"]["keys_json"])))
             verdict = "accepted"
         except Verdict as reached:
             verdict = str(reached)

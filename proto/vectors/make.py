@@ -33,6 +33,7 @@ SECTIONS = (
     trust.policies,
     contents.plasmds_form,
     keylists.key_lists,
+    keylists.packed_lists,
 )
 
 

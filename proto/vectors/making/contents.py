@@ -158,7 +158,7 @@ def machines():
     vector("rollback-record-higher", "Older than what this machine has seen.", GOOD, "rolled-back", record=seen(8))
     vector("rollback-record-equal", "The same version again.", GOOD, record=seen(7))
     vector("rollback-record-lower", "Newer than what this machine has seen.", GOOD, record=seen(6))
-    vector("rollback-record-largest", "The record takes every version.", GOOD, "rolled-back", record=seen(2**64 - 1))
+    vector("rollback-record-largest", "The record takes every version.", GOOD, "rolled-back", record=seen(2**53 - 1))
     vector("rollback-record-other-channel", "What was seen of another channel does not count.", GOOD, record=seen(8, "beta/x86_64"))
     vector("rollback-record-other-arch", "What was seen of another architecture does not count.", GOOD, record=seen(8, "stable/arm64"))
     vector("rollback-record-aarch64", "The record names arm64 and aarch64 alike.",

@@ -36,8 +36,8 @@ def what_is_accepted():
     outer = json.dumps(document, sort_keys=True, ensure_ascii=True).replace("/", "\\/").replace("cmdline", "\\u0063mdline")
     vector("accepted-copy-spelt-otherwise", "The copy outside is compared as values: order, white space and escapes do not matter.",
            outer.encode())
-    vector("accepted-largest-numbers", "Whole numbers from -2^63 to 2^64-1 are numbers.",
-           signed(manifest(manifest_version=2**64 - 1, note=[-2**63, 0, 2**64 - 1]), [ROOT]))
+    vector("accepted-largest-numbers", "Whole numbers from -(2^53-1) to 2^53-1 are numbers.",
+           signed(manifest(manifest_version=2**53 - 1, note=[1 - 2**53, 0, 2**53 - 1]), [ROOT]))
     vector("accepted-other-signed-fields", "Whatever stands beside data in signed is passed over.",
            text(changed(envelope(MANIFEST, [ROOT]), signed__role="targets")))
 
@@ -76,8 +76,26 @@ def documents_that_are_none():
            replaced(signed(manifest(note="x"), [ROOT]), '"note": "x"', b'"note": "\xff"'), "malformed")
     vector("json-overlong-utf8", "An overlong form is no UTF-8.",
            replaced(signed(manifest(note="x"), [ROOT]), '"note": "x"', b'"note": "\xc1\xb8"'), "malformed")
-    vector("json-lone-surrogate", "An escape that is half of a surrogate pair is no character.",
-           replaced(signed(manifest(note="x"), [ROOT]), '"note": "x"', '"note": "\\ud800"'), "malformed")
+    for name, escape, shows in [
+        ("high-surrogate", "\\ud800", "The first half of a surrogate pair alone is no character."),
+        ("last-high-surrogate", "\\udbff", "Nor is this first half."),
+        ("low-surrogate", "\\udc00", "The second half of a surrogate pair alone is no character."),
+        ("last-low-surrogate", "\\udfff", "Nor is this second half."),
+        ("surrogate-and-letter", "\\ud800\\u0041", "The first half before another character is no character."),
+        ("two-high-surrogates", "\\ud800\\ud800", "Two first halves are no character."),
+        ("short-escape", "\\u00g0", "An escape has four hexadecimal digits."),
+        ("signed-escape", "\\u+041", "An escape has no sign."),
+        ("unknown-escape", "\\a", "An escape that nobody knows."),
+        ("capital-escape", "\\U0041", "Escapes are in small letters."),
+    ]:
+        vector(f"json-{name}", shows, replaced(signed(manifest(note="x"), [ROOT]), '"note": "x"', f'"note": "{escape}"'), "malformed")
+    noted = signed(manifest(note="\U00010000\U0010ffff\ud7ff\ue000"), [ROOT])
+    vector("json-surrogate-pairs", "Surrogate pairs are characters, in either spelling.",
+           replaced(noted, "\U00010000\U0010ffff\ud7ff\ue000", "\\uD800\\udc00\\udbff\\uDFFF\\ud7ff\\ue000"))
+    vector("json-no-colon", "A key without a colon is no JSON.", replaced(GOOD, '"cmdline": "quiet"', '"cmdline" "quiet"'), "malformed")
+    vector("json-cut-off", "A document that breaks off.", GOOD[:-3], "malformed")
+    vector("json-key-without-quotes", "A key without quotes is no JSON.", replaced(GOOD, '"cmdline": "quiet"', 'cmdline: "quiet"'), "malformed")
+    vector("json-other-space", "A no-break space is no white space.", b"\xc2\xa0" + GOOD, "malformed")
     vector("json-raw-control-character", "A control character in a string must be escaped.",
            replaced(signed(manifest(note="x"), [ROOT]), '"note": "x"', '"note": "\x01"'), "malformed")
     numbers = [
@@ -86,8 +104,9 @@ def documents_that_are_none():
         ("negative-zero", "-0", "-0 is refused: readers do not agree whether it is 0."),
         ("leading-zero", "07", "A number with a leading zero is no JSON."),
         ("plus", "+7", "A number with a plus is no JSON."),
-        ("too-large", "18446744073709551616", "2^64 is refused: readers would round it."),
-        ("too-small", "-9223372036854775809", "-2^63-1 is refused: readers would round it."),
+        ("too-large", "9007199254740992", "2^53 is refused: some readers cannot tell it from the next."),
+        ("too-small", "-9007199254740992", "-2^53 is refused: some readers cannot tell it from the next."),
+        ("far-too-large", "18446744073709551616", "2^64 is refused, and not taken for 0."),
         ("nan", "NaN", "NaN is no JSON."),
     ]
     for name, number, shows in numbers:
@@ -98,16 +117,14 @@ def documents_that_are_none():
     data = replaced(canonical(manifest(note=1)), '"note":1', '"note":1.0')
     vector("number-fraction-in-data", "Numbers inside signed.data are held to the same rule.",
            signed(manifest(note=1), [ROOT], data), "malformed")
-    for name, depth, verdict in [("127", 127, "accepted"), ("128", 128, "malformed")]:
-        nested = []
-        for _ in range(depth - 2):
-            nested = [nested]
-        vector(f"nesting-{name}", "Objects and arrays may be 127 deep, the outermost counted.",
-               text_flat(envelope(manifest(note=nested), [ROOT])), verdict)
-
-
-def text_flat(value):
-    return json.dumps(value, ensure_ascii=False).encode()
+    for name, shape in [("arrays", lambda inner: [inner]), ("objects", lambda inner: {"a": inner})]:
+        for depth, verdict in [(32, "accepted"), (33, "malformed")]:
+            nested = shape(1)
+            for _ in range(depth - 2):
+                nested = shape(nested)
+            vector(f"nesting-{name}-{depth}", "Objects and arrays may be 32 deep, the outermost counted.",
+                   json.dumps(envelope(manifest(note=nested), [ROOT])).encode(), verdict)
+    vector("nesting-50000", "Very deep nesting is refused, and not followed.", b"[" * 50000, "malformed")
 
 
 def base64_forms():

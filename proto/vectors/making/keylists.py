@@ -43,15 +43,17 @@ def key_lists():
            signed(MANIFEST, [RELEASE, OTHER]), keys_json=signed(two, [ROOT]))
     vector("keys-threshold-not-reached", "One of the two that the list asks for.", new, "not-trusted", keys_json=signed(two, [ROOT]))
     roots = files(ROOT, SECOND, THIRD)
-    vector("keys-policy-threshold-for-lists", "The policy's threshold counts for the list, and the list's for manifests.", new,
-           keys_json=signed(LIST, [ROOT, SECOND]), keys=roots, policy={"threshold": 2})
+    pairs = key_list(keys=[entry(RELEASE), entry(OTHER)])
+    vector("keys-policy-threshold", "What a provider serves cannot lower what the policy asks for.", new, "not-trusted",
+           keys_json=signed(pairs, [ROOT, SECOND]), keys=roots, policy={"threshold": 2})
+    vector("keys-policy-threshold-reached", "As many listed keys as the policy asks for.", signed(MANIFEST, [RELEASE, OTHER]),
+           keys_json=signed(pairs, [ROOT, SECOND]), keys=roots, policy={"threshold": 2})
     vector("keys-policy-threshold-not-reached", "A list that too few roots signed.", new, "keys-not-trusted",
            keys_json=listed, keys=roots, policy={"threshold": 2})
     vector("keys-root-threshold", "Lists may need more roots than manifests need signatures.", new, "keys-not-trusted",
            keys_json=listed, keys=roots, policy={"root_threshold": 2})
     vector("keys-root-threshold-reached", "As many as root_threshold says.", new,
            keys_json=signed(LIST, [ROOT, THIRD]), keys=roots, policy={"root_threshold": 2})
-    vector("keys-root-threshold-lower", "Or fewer.", new, keys_json=listed, keys=roots, policy={"threshold": 2, "root_threshold": 1})
     vector("keys-signed-by-listed-key", "A key that is only in the list cannot sign lists.", new, "keys-not-trusted",
            keys_json=signed(LIST, [RELEASE]))
     vector("keys-stranger", "A list signed by a stranger.", new, "keys-not-trusted", keys_json=signed(LIST, [STRANGER]))
@@ -95,7 +97,9 @@ def key_lists():
         ("key-no-point", {"keys": [{"key": b64(b"\2" + bytes(31))}]}, "a key that is no point"),
         ("key-twice", {"keys": [entry(RELEASE, id="a"), entry(RELEASE, id="b")]}, "the same key under two ids"),
         ("id-twice", {"keys": [entry(RELEASE, id="a"), entry(OTHER, id="a")]}, "one id for two keys"),
-        ("id-of-another", {"keys": [entry(RELEASE), entry(OTHER, id=RELEASE.id)]}, "an id that is another key's"),
+        ("id-fingerprint", {"keys": [entry(RELEASE, id=OTHER.id)]}, "an id that looks like a fingerprint"),
+        ("id-fingerprint-in-capitals", {"keys": [entry(RELEASE, id="0123456789ABCDEF")]}, "one in capitals"),
+        ("id-own-fingerprint", {"keys": [entry(RELEASE, id=RELEASE.id)]}, "an id that is the key's own fingerprint, spelt out"),
         ("id-bad", {"keys": [entry(RELEASE, id="a b")]}, "an id with a space"),
         ("id-empty", {"keys": [entry(RELEASE, id="")]}, "an empty id"),
         ("id-long", {"keys": [entry(RELEASE, id="a" * 65)]}, "an id of 65 letters"),
@@ -105,11 +109,14 @@ def key_lists():
         ("entry-channels-bad", {"keys": [entry(RELEASE, channels=["../x"])]}, "a channel that is no channel name"),
         ("entry-time-bad", {"keys": [entry(RELEASE, not_after="soon")]}, "a time that is none"),
         ("keys-65", {"keys": [entry(Key(f"listed {n}")) for n in range(65)]}, "65 keys"),
-        ("revoked-65", {"revoked": [f"key-{n}" for n in range(65)]}, "65 revoked ids"),
+        ("revoked-65", {"revoked": [f"{n:016x}" for n in range(65)]}, "65 revoked ids"),
         ("revoked-missing", {"revoked": MISSING}, "no field revoked"),
         ("entry-null", {"keys": [entry(RELEASE, not_after=None)]}, "a limit that is null"),
-        ("revoked-string", {"revoked": "release-2026"}, "revoked that is no array"),
-        ("revoked-bad-id", {"revoked": ["a b"]}, "a revoked id that is none"),
+        ("revoked-string", {"revoked": STRANGER.id}, "revoked that is no array"),
+        ("revoked-name", {"revoked": ["release-2025"]}, "a revoked name, which may mean another key tomorrow"),
+        ("revoked-capitals", {"revoked": ["0123456789ABCDEF"]}, "a revoked fingerprint in capitals"),
+        ("revoked-number", {"revoked": [7]}, "a revoked number"),
+        ("revoked-and-named", {"revoked": [RELEASE.id]}, "a key that is both named and revoked"),
         ("expires-bad", {"expires_at": "soon"}, "an expiry that is no time"),
     ]
     for name, fields, shows in bad:
@@ -117,7 +124,7 @@ def key_lists():
                keys_json=signed(key_list(**fields), [ROOT]))
     vector("keys-at-64", "64 keys and 64 revoked ids are read.", new,
            keys_json=signed(key_list(keys=[entry(RELEASE)] + [entry(Key(f"listed {n}")) for n in range(63)],
-                                     revoked=[f"key-{n}" for n in range(64)]), [ROOT]))
+                                     revoked=[f"{n:016x}" for n in range(64)]), [ROOT]))
 
     vector("keys-manifest-as-list", "A manifest in the place of the list.", old, "keys-malformed", keys_json=GOOD)
     vector("keys-list-as-manifest", "A list in the place of the manifest.", listed, "malformed")
@@ -129,34 +136,23 @@ def key_lists():
     vector("keys-chimera-list", "With kind keys it is a list.", new, keys_json=both)
     vector("keys-chimera-list-as-manifest", "And no manifest.", both, "malformed")
 
-    vector("keys-revoked-fingerprint", "A key of the list that is revoked by its fingerprint.", new, "not-trusted",
-           keys_json=signed(key_list(keys=[entry(RELEASE, id="release-2026"), entry(OTHER)], revoked=[RELEASE.id]), [ROOT]))
-    vector("keys-revoked-name", "A key of the list that is revoked by its name.", new, "not-trusted",
-           keys_json=signed(key_list(keys=[entry(RELEASE, id="release-2026"), entry(OTHER)], revoked=["release-2026"]), [ROOT]))
-    vector("keys-revoked-another", "Other keys of the list still count.", signed(MANIFEST, [OTHER]),
-           keys_json=signed(key_list(keys=[entry(RELEASE), entry(OTHER)], revoked=[RELEASE.id]), [ROOT]))
-    vector("keys-revoked-threshold", "A revoked key is no voice towards the list's threshold.", signed(MANIFEST, [RELEASE, OTHER]), "not-trusted",
-           keys_json=signed(key_list(threshold=2, keys=[entry(RELEASE), entry(OTHER), entry(THIRD)], revoked=[OTHER.id]), [ROOT]))
-    pair = files(ROOT, "id: spare\n" + hexadecimal(SECOND))
-    vector("keys-revoked-root", "A root that the list names and revokes signs nothing.", signed(MANIFEST, [SECOND]), "not-trusted", keys=pair,
-           keys_json=signed(key_list(keys=[entry(RELEASE), entry(SECOND)], revoked=[SECOND.id]), [ROOT]))
-    vector("keys-revoked-root-by-name", "A packed key is also revoked by the name that its key file gives it.",
-           signed(MANIFEST, [SECOND]), "not-trusted", keys=pair,
-           keys_json=signed(key_list(keys=[entry(RELEASE), entry(SECOND)], revoked=["spare"]), [ROOT]))
+    pair = files(ROOT, SECOND)
+    vector("keys-revoked-root", "A root that the list revokes signs no manifest.", signed(MANIFEST, [SECOND]), "not-trusted", keys=pair,
+           keys_json=signed(key_list(revoked=[SECOND.id]), [ROOT]))
+    vector("keys-revoked-stranger", "A list may revoke keys that nobody here knows.", new, keys_json=signed(key_list(revoked=[STRANGER.id]), [ROOT]))
     vector("keys-self-revoked-root", "A root that revokes itself does not count towards the list that says so.", new, "keys-not-trusted",
            keys_json=signed(key_list(revoked=[ROOT.id]), [ROOT]))
-    vector("keys-self-revoked-root-by-name", "The same by the name of its key file.", new, "keys-not-trusted", keys=pair,
-           keys_json=signed(key_list(revoked=["spare"]), [SECOND]))
     vector("keys-self-revoked-root-of-two", "Enough roots remain.", new, keys=pair,
            keys_json=signed(key_list(revoked=[SECOND.id]), [ROOT, SECOND]))
     vector("keys-self-revoked-root-threshold", "Too few roots remain.", new, "keys-not-trusted",
-           keys=roots, policy={"threshold": 2}, keys_json=signed(key_list(revoked=[SECOND.id]), [ROOT, SECOND]))
-    vector("keys-record-revoked-root", "A root that an earlier list revoked cannot sign lists again.", new, "keys-not-trusted", keys=pair,
-           keys_json=signed(key_list(keys_version=4), [SECOND]), record={"keys_version": 3, "revoked": [SECOND.id]})
-    vector("keys-record-revoked-listed", "A packed key that an earlier list revoked stays revoked, also if a later list names it.",
-           signed(MANIFEST, [SECOND]), "not-trusted", keys=pair,
-           keys_json=signed(key_list(keys_version=4, keys=[entry(SECOND), entry(RELEASE)]), [ROOT]),
-           record={"keys_version": 3, "revoked": [SECOND.id]})
+           keys=roots, policy={"root_threshold": 2}, keys_json=signed(key_list(revoked=[SECOND.id]), [ROOT, SECOND]))
+    seen = {"keys_version": 3, "revoked": [SECOND.id]}
+    vector("keys-record-revoked-root", "A root that the list seen last revoked cannot sign the next one.", new, "keys-not-trusted", keys=pair,
+           keys_json=signed(key_list(keys_version=4), [SECOND]), record=seen)
+    vector("keys-record-revoked-root-of-two", "Nor can it help another to reach the threshold.", new, "keys-not-trusted", keys=roots,
+           keys_json=signed(key_list(keys_version=4), [ROOT, SECOND]), record=seen, policy={"root_threshold": 2})
+    vector("keys-record-revoked-listed", "A newer list, signed by others, may name it again.", signed(MANIFEST, [SECOND]), keys=pair,
+           keys_json=signed(key_list(keys_version=4, keys=[entry(SECOND)]), [ROOT]), record=seen)
 
     for name, field, shows in [
         ("entry-channel-other", {"channels": ["beta"]}, "a key for another channel"),
@@ -191,3 +187,42 @@ def key_lists():
            keys_json=signed(key_list(expires_at="2026-11-15T00:00:00Z"), [ROOT]), record={"keys_version": 4})
     vector("keys-then-manifest-rolled-back", "With a good list the manifest is held to everything else.", new, "rolled-back", keys_json=listed,
            record={"keys_version": 3, "manifests": {"stable/x86_64": 8}})
+
+
+def packed_lists():
+    new, old = signed(MANIFEST, [RELEASE]), GOOD
+    pair = files(ROOT, SECOND)
+
+    def version(number, signer=ROOT, **fields):
+        return signed(key_list(keys_version=number, **fields), [signer])
+
+    vector("packed", "A packed list speaks where none is served.", new, packed=version(3))
+    vector("packed-old-key", "Roots that it does not name sign no manifests.", old, "not-trusted", packed=version(3))
+    vector("packed-demanded", "A packed list is enough where one is demanded.", new, packed=version(3), record={"keys_version": 3})
+    vector("packed-served-newer", "A served list that is newer speaks.", signed(MANIFEST, [OTHER]),
+           packed=version(3), keys_json=version(4, keys=[entry(OTHER)]))
+    vector("packed-served-newer-only", "And then the packed one does not.", new, "not-trusted", packed=version(3), keys_json=version(4, keys=[entry(OTHER)]))
+    vector("packed-served-same", "A served list of the same version is fine.", new, packed=version(3), keys_json=version(3))
+    vector("packed-served-older", "A served list that is older than the packed one is refused.", new, "keys-rolled-back",
+           packed=version(3), keys_json=version(2))
+    vector("packed-served-bad", "A served list that is refused is not made good by the packed one.", new, "keys-not-trusted",
+           packed=version(3), keys_json=version(4, STRANGER))
+    vector("packed-html", "A packed list that is no envelope is an error from the start.", old, "no-trust", packed=b"<html>")
+    vector("packed-too-large", "So is one above 1 MiB.", old, "no-trust", packed=version(3), packed_pad_to=MEBIBYTE + 1)
+    vector("packed-manifest", "A packed manifest is no list.", old, "keys-malformed", packed=GOOD)
+    vector("packed-stranger", "A packed list that no root signed is not trusted.", new, "keys-not-trusted", packed=version(3, STRANGER))
+    vector("packed-stranger-served-good", "A served list is not refused for a packed one that nobody trusts.", new,
+           packed=version(9, STRANGER), keys_json=version(3))
+    vector("packed-below-record", "A packed list older than one that was seen, and none served.", new, "keys-rolled-back",
+           packed=version(3), record={"keys_version": 4})
+    vector("packed-below-record-served-good", "With a newer one served, all is well.", new, packed=version(3), keys_json=version(4), record={"keys_version": 4})
+    past = dict(expires_at="2026-11-14T00:00:00Z")
+    vector("packed-expired", "A packed list expires like any other.", new, "keys-expired", packed=version(3, **past))
+    vector("packed-expired-served-newer", "A served list that is newer stands in for it.", new, packed=version(3, **past), keys_json=version(4))
+    vector("packed-expired-served-older", "An expired packed list still says how old a served one may be.", new, "keys-rolled-back",
+           packed=version(3, **past), keys_json=version(2))
+    vector("packed-revokes-signer", "A root that the packed list revokes cannot sign a newer one.", new, "keys-not-trusted", keys=pair,
+           packed=version(3, revoked=[SECOND.id]), keys_json=version(4, SECOND))
+    vector("packed-revokes-another", "Other roots can.", new, keys=pair, packed=version(3, revoked=[SECOND.id]), keys_json=version(4))
+    vector("packed-expired-revokes-signer", "Revocations do not expire.", new, "keys-not-trusted", keys=pair,
+           packed=version(3, revoked=[SECOND.id], **past), keys_json=version(4, SECOND))

@@ -55,7 +55,8 @@ def stored(name, content, pad_to):
 
 
 def vector(name, shows, document, verdict="accepted", *, keys_json=None, keys=None, policy=None, build_time=None,
-           arch="x86_64", channel="stable", clock="2026-11-15T00:00:00Z", record=None, pad_to=None, keys_pad_to=None):
+           arch="x86_64", channel="stable", clock="2026-11-15T00:00:00Z", record=None, packed=None, pad_to=None, keys_pad_to=None,
+           packed_pad_to=None):
     assert name not in [vector["name"] for vector in VECTORS], name
     if isinstance(record, dict):
         record = {"manifests": {}, "keys_version": 0, "revoked": [], **record}
@@ -64,7 +65,12 @@ def vector(name, shows, document, verdict="accepted", *, keys_json=None, keys=No
         "shows": shows,
         "document": stored(f"{name}.json", document, pad_to),
         "keys_json": stored(f"{name}.keys.json", keys_json, keys_pad_to),
-        "trust": {"keys": files(ROOT) if keys is None else keys, "policy": policy, "build_time": build_time},
+        "trust": {
+            "keys": files(ROOT) if keys is None else keys,
+            "policy": policy,
+            "keys_json": stored(f"{name}.packed.json", packed, packed_pad_to),
+            "build_time": build_time,
+        },
         "arch": arch,
         "channel": channel,
         "clock": clock,

@@ -29,6 +29,10 @@ def thresholds():
            signed(MANIFEST, [ROOT]), "not-trusted", keys=files(hexadecimal(ROOT) + openssh(ROOT) + hexadecimal(SECOND)), policy=two)
     vector("threshold-above-keys", "A threshold that the packed keys can never reach is an error from the start.",
            signed(MANIFEST, [ROOT]), "no-trust", keys=files(ROOT, pem(ROOT)), policy=two)
+    vector("root-threshold", "root_threshold counts for manifests that roots sign.", signed(MANIFEST, [ROOT]), "not-trusted",
+           keys=three, policy={"root_threshold": 2})
+    vector("root-threshold-reached", "As many roots as it says.", signed(MANIFEST, [ROOT, SECOND]), keys=three, policy={"root_threshold": 2})
+    vector("root-threshold-above-keys", "A root_threshold that the packed keys can never reach.", GOOD, "no-trust", policy={"root_threshold": 2})
 
 
 def key_files():
@@ -69,6 +73,8 @@ def key_files():
         ("bad-channel", "channels: stable, ../x\n" + hexadecimal(ROOT), "a channel that is no channel name"),
         ("bad-time", "not-after: soon\n" + hexadecimal(ROOT), "a time that is none"),
         ("bad-id", "id: a b\n" + hexadecimal(ROOT), "an id that is none"),
+        ("fingerprint-id", "id: 0123456789abcdef\n" + hexadecimal(ROOT), "an id that looks like a fingerprint"),
+        ("fingerprint-id-in-capitals", "id: 0123456789ABCDEF\n" + hexadecimal(ROOT), "an id that looks like a fingerprint in capitals"),
     ]
     assert from_y(3, 0) is not None
     for name, content, shows in bad:
@@ -117,6 +123,8 @@ def policies():
         ("threshold-string", {"threshold": "1"}, "a threshold that is a string"),
         ("settable-unknown", {"settable": ["phase.trust"]}, "a parameter that nobody knows"),
         ("on-fail-unknown", {"on_fail": "panic"}, "a reaction that nobody knows"),
+        ("root-threshold-lower", {"threshold": 2, "root_threshold": 1}, "a threshold for roots below the one for all"),
+        ("damaged-record-loosens", {"damaged_record": "replace"}, "a damaged record that nothing stands in for"),
         ("damaged-record-unknown", {"damaged_record": "forget"}, "a treatment of damage that nobody knows"),
     ]
     for name, policy, shows in bad:
