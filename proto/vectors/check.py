@@ -333,7 +333,7 @@ def packed_keys(files):
     for file in files:
         if file["file"].endswith(".pub"):
             content = base64.b64decode(file["base64"]) if "base64" in file else file["text"].encode()
-            keys += key_file(content)
+            keys += key_file(padded(content, file))
     keys = distinct(keys)
     need(len(keys) <= 64, "too many keys")
     return keys
@@ -526,7 +526,7 @@ POLICY = {
     "damaged_record": ("refuse", lambda value: value in ("refuse", "replace")),
     "cache": ("on", lambda value: isinstance(value, str)),
     "tls_roots": ([], lambda value: isinstance(value, list)),
-    "tls_pins": ([], lambda value: isinstance(value, list)),
+    "tls_pins": ([], lambda value: isinstance(value, list) and all(re.fullmatch("sha256//[A-Za-z0-9+/]{43}=", pin) for pin in value)),
 }
 
 
@@ -612,11 +612,12 @@ def authority(trust, record, served):
         return trust.roots, trust.threshold, revoked
     if served is not None and trust.packed is not None:
         try:
-            packed, _ = read_list(trust.packed, trust, revoked)
-            lowest, revoked = max(lowest, packed.version), revoked | set(packed.revoked)
+            packed, _ = read_list(trust.packed, trust, revoked, clock=-1)
+            if packed.version > record["keys_version"]:
+                lowest, revoked = max(lowest, packed.version), set(packed.revoked)
         except Verdict:
             pass
-    listed, content = read_list(trust.packed if served is None else served, trust, revoked)
+    listed, content = read_list(trust.packed if served is None else served, trust, revoked, trust.clock)
     if expired(content, trust.policy, trust.clock):
         raise Verdict("keys-expired")
     if listed.version < lowest:
@@ -624,11 +625,11 @@ def authority(trust, record, served):
     return listed.keys, max(listed.threshold, trust.policy["threshold"]), set()
 
 
-def read_list(document, trust, revoked):
+def read_list(document, trust, revoked, clock):
     """Steps 3 to 6."""
     try:
         envelope = Envelope(document)
-        if envelope.data is None or len(counting(envelope, trust.roots, trust.clock, None, revoked)) < trust.threshold:
+        if envelope.data is None or len(counting(envelope, trust.roots, clock, None, revoked)) < trust.threshold:
             raise Verdict("keys-not-trusted")
         try:
             content = envelope.content()
@@ -638,7 +639,7 @@ def read_list(document, trust, revoked):
         listed = KeyList(content)
     except Bad as error:
         raise Verdict("keys-malformed") from error
-    if len(counting(envelope, trust.roots, trust.clock, None, revoked | set(listed.revoked))) < trust.threshold:
+    if len(counting(envelope, trust.roots, clock, None, revoked | set(listed.revoked))) < trust.threshold:
         raise Verdict("keys-not-trusted")
     return listed, content
 
@@ -650,7 +651,10 @@ def load(folder, named):
     if named is None:
         return None
     with open(os.path.join(folder, named["file"]), "rb") as file:
-        content = file.read()
+        return padded(file.read(), named)
+
+
+def padded(content, named):
     return content + b" " * (named.get("pad_to", 0) - len(content))
 
 

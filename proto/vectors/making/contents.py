@@ -61,6 +61,11 @@ def contents():
         ("expires-no-time", {"expires_at": "soon"}, "expires_at is no time"),
         ("expires-no-zone", {"expires_at": "2026-12-01T00:00:00"}, "expires_at has no zone"),
         ("expires-no-day", {"expires_at": "2027-02-29T00:00:00Z"}, "expires_at is no day of the calendar"),
+        ("expires-hour-24", {"expires_at": "2026-12-01T24:00:00Z"}, "expires_at has an hour 24"),
+        ("expires-offset-24", {"expires_at": "2026-12-01T00:00:00+24:00"}, "expires_at has an offset of a day"),
+        ("expires-offset-minute-60", {"expires_at": "2026-12-01T00:00:00+01:60"}, "expires_at has an offset with a minute 60"),
+        ("expires-before-1970", {"expires_at": "1969-12-31T23:59:59Z"}, "expires_at is before 1970"),
+        ("expires-before-1970-by-offset", {"expires_at": "1970-01-01T00:00:00+00:01"}, "expires_at is before 1970 in UTC"),
         ("expires-number", {"expires_at": 1796083200}, "expires_at is a number"),
         ("created-no-time", {"created_at": "yesterday"}, "created_at is no time"),
         ("cmdline-control", {"cmdline": "a\nb"}, "the command line has a line break"),
@@ -108,6 +113,9 @@ def contents():
         ("cmdline-4096", {"cmdline": "\u00fc" * 2048}, "a command line of 4096 bytes"),
         ("channel-64", {"channel": "a" * 64}, "a channel of 64 letters"),
         ("urls-32", {"artifacts__kernel__urls": ["a" * 2048] * 32}, "32 URLs of 2048 bytes"),
+        ("dtb-128", {"artifacts__dtbs": {"a" * 64 + "/" + "b" * 63: artifact("d", 1)}}, "a device tree's name of 128 letters"),
+        ("ipfs-128", {"artifacts__kernel__ipfs": "Q" * 128}, "ipfs of 128 bytes"),
+        ("size-1", {"artifacts__kernel__size": 1}, "an artifact of one byte"),
         ("dtbs-256", {"artifacts__dtbs": {f"{n}.dtb": artifact("d", 1) for n in range(256)}}, "256 device trees"),
     ]
     for name, fields, shows in good:

@@ -96,6 +96,7 @@ def key_lists():
         ("key-small-order", {"keys": [entry(RELEASE), {"key": b64(encode(IDENTITY))}]}, "a key of small order"),
         ("key-no-point", {"keys": [{"key": b64(b"\2" + bytes(31))}]}, "a key that is no point"),
         ("key-twice", {"keys": [entry(RELEASE, id="a"), entry(RELEASE, id="b")]}, "the same key under two ids"),
+        ("entry-twice", {"keys": [entry(RELEASE), entry(RELEASE)]}, "the same entry twice"),
         ("id-twice", {"keys": [entry(RELEASE, id="a"), entry(OTHER, id="a")]}, "one id for two keys"),
         ("id-fingerprint", {"keys": [entry(RELEASE, id=OTHER.id)]}, "an id that looks like a fingerprint"),
         ("id-fingerprint-in-capitals", {"keys": [entry(RELEASE, id="0123456789ABCDEF")]}, "one in capitals"),
@@ -160,7 +161,7 @@ def key_lists():
     ]:
         vector(f"keys-{name}", f"Limits in the list hold: {shows}.", new, "not-trusted", keys_json=signed(key_list(keys=[entry(RELEASE, **field)]), [ROOT]))
     vector("keys-entry-limits", "Within its limits a listed key counts.", new,
-           keys_json=signed(key_list(keys=[entry(RELEASE, channels=["beta", "stable"], not_after="2026-11-15T00:00:01Z")]), [ROOT]))
+           keys_json=signed(key_list(keys=[entry(RELEASE, id="release", channels=["beta", "stable"], not_after="2026-11-15T00:00:01Z")]), [ROOT]))
     vector("keys-root-past-not-after", "A root at its not-after cannot sign lists.", new, "keys-not-trusted",
            keys=files("not-after: 2026-11-15T00:00:00Z\n" + hexadecimal(ROOT)), keys_json=listed)
     vector("keys-root-of-other-channel", "A root that is limited to another channel cannot sign lists.", new, "keys-not-trusted",
@@ -223,6 +224,14 @@ def packed_lists():
            packed=version(3, **past), keys_json=version(2))
     vector("packed-revokes-signer", "A root that the packed list revokes cannot sign a newer one.", new, "keys-not-trusted", keys=pair,
            packed=version(3, revoked=[SECOND.id]), keys_json=version(4, SECOND))
+    vector("packed-signer-past-not-after", "Nor does the end of the key that signed a packed list lift what it says.", new, "keys-rolled-back",
+           keys=files("not-after: 2026-11-14T00:00:00Z\n" + hexadecimal(ROOT), SECOND), packed=version(3), keys_json=version(2, SECOND))
+    vector("packed-newer-than-record", "A packed list that is newer than the one seen may take a revocation back.", new, keys=pair,
+           packed=version(4), keys_json=version(5, SECOND), record={"keys_version": 3, "revoked": [SECOND.id]})
+    vector("packed-older-than-record", "So may a list that was seen later than it was packed.", new, keys=pair,
+           packed=version(3, revoked=[SECOND.id]), keys_json=version(5, SECOND), record={"keys_version": 4})
+    vector("packed-revoked-signer", "A packed list is believed no more than others: here a revoked root signed it.", new, keys=pair,
+           packed=version(9, SECOND), keys_json=version(4), record={"keys_version": 3, "revoked": [SECOND.id]})
     vector("packed-revokes-another", "Other roots can.", new, keys=pair, packed=version(3, revoked=[SECOND.id]), keys_json=version(4))
     vector("packed-expired-revokes-signer", "Revocations do not expire.", new, "keys-not-trusted", keys=pair,
            packed=version(3, revoked=[SECOND.id], **past), keys_json=version(4, SECOND))

@@ -3,7 +3,7 @@
 import hashlib
 
 from making.signing import (
-    MISSING, P, b64, canonical, encode, envelope, files, from_y, hexadecimal, openssh, pem, signed, text,
+    Key, MISSING, P, b64, canonical, encode, envelope, files, from_y, hexadecimal, openssh, pem, signed, text,
     torsion_point,
 )
 from making.suite import GOOD, MANIFEST, ROOT, SECOND, STRANGER, THIRD, manifest, vector
@@ -59,6 +59,10 @@ def key_files():
         ("words", "hello world\n", "a line that is no key"),
         ("short", ROOT.public.hex()[:-2] + "\n", "a key that is too short"),
         ("rsa", "ssh-rsa AAAAB3NzaC1yc2E= someone\n", "a key that is not Ed25519"),
+        ("openssh-alone", "ssh-ed25519\n", "OpenSSH's word without a key"),
+        ("openssh-other", "ssh-ed25519 " + b64(b"\0\0\0\x0bssh-ed448--\0\0\0\x20" + ROOT.public) + "\n", "OpenSSH's line around another kind of key"),
+        ("pem-other", pem(ROOT).replace("MCowBQYDK2Vw", "MCowBQYDK2Vu"), "a PEM block with an X25519 key"),
+        ("pem-cut-off", pem(ROOT)[:-10] + "\n", "a PEM block that does not end"),
         ("private", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "a private key"),
         ("base64-unpadded", b64(ROOT.public).rstrip("=") + "\n", "base64 without padding"),
         ("no-point", "02" + "00" * 31 + "\n", "32 bytes that are no point of the curve"),
@@ -80,6 +84,12 @@ def key_files():
     for name, content, shows in bad:
         vector(f"key-file-bad-{name}", f"A key file that cannot be followed refuses everything: {shows}.",
                GOOD, "no-trust", keys=files(ROOT, content))
+    many = [Key(f"listed {n}") for n in range(63)] + [ROOT, SECOND]
+    vector("key-file-64", "64 keys are read.", GOOD, keys=files("".join(map(hexadecimal, many[:64]))))
+    vector("key-file-65", "65 keys are refused, over all files.", GOOD, "no-trust", keys=files("".join(map(hexadecimal, many[:64])), SECOND))
+    for length, verdict in [(65536, "accepted"), (65537, "no-trust")]:
+        padded = [{"file": "a.pub", "text": hexadecimal(ROOT), "pad_to": length}]
+        vector(f"key-file-of-{length}-bytes", "A key file has at most 64 KiB.", GOOD, verdict, keys=padded)
     limited = "channels: beta\n" + hexadecimal(ROOT)
     vector("key-file-two-limits", "The same key with two different limits: nobody can say which one holds.",
            GOOD, "no-trust", keys=files(ROOT, limited))
@@ -122,6 +132,13 @@ def policies():
         ("root-threshold-zero", {"root_threshold": 0}, "a threshold of 0 for lists"),
         ("threshold-string", {"threshold": "1"}, "a threshold that is a string"),
         ("settable-unknown", {"settable": ["phase.trust"]}, "a parameter that nobody knows"),
+        ("channels-string", {"channels": "stable"}, "channels that are no array"),
+        ("allow-unsigned-number", {"allow_unsigned": 0}, "a number for a truth value"),
+        ("negative-version", {"min_manifest_version": -1}, "a negative version"),
+        ("rollback-record-unknown", {"rollback_record": "perhaps"}, "a rule for the record that nobody knows"),
+        ("cache-number", {"cache": 1}, "a cache that is a number"),
+        ("tls-roots-string", {"tls_roots": "ca.pem"}, "TLS roots that are no array"),
+        ("tls-pins-short", {"tls_pins": ["sha256//AAAA"]}, "a pin that is too short"),
         ("on-fail-unknown", {"on_fail": "panic"}, "a reaction that nobody knows"),
         ("root-threshold-lower", {"threshold": 2, "root_threshold": 1}, "a threshold for roots below the one for all"),
         ("damaged-record-loosens", {"damaged_record": "replace"}, "a damaged record that nothing stands in for"),
