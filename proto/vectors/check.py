@@ -344,12 +344,16 @@ SPKI = bytes.fromhex("302a300506032b6570032100")
 OPENSSH = bytes.fromhex("0000000b") + b"ssh-ed25519" + bytes.fromhex("00000020")
 
 
+# Unicode's property White_Space; Python's str.strip takes more.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
 def key_file(content):
     need(len(content) <= 65536, "too long")
     if len(content) == 32:
         return [Key(content)]
     try:
-        lines = [line.strip() for line in content.decode("utf-8").split("\n")]
+        lines = [line.strip(WHITE_SPACE) for line in content.decode("utf-8").split("\n")]
     except UnicodeDecodeError as error:
         raise Bad("neither 32 bytes nor text") from error
     keys, said = [], {}
@@ -359,7 +363,7 @@ def key_file(content):
         if not line or line.startswith("#"):
             continue
         if attribute:
-            name, value = attribute.group(1), attribute.group(2).strip()
+            name, value = attribute.group(1), attribute.group(2).strip(WHITE_SPACE)
             need(name in ("id", "channels", "not-after") and name not in said, "attribute unknown or twice")
             said[name] = value
             continue
@@ -370,9 +374,8 @@ def key_file(content):
             del lines[:end + 1]
             need(data.startswith(SPKI), "no Ed25519 key")
             data = data[len(SPKI):]
-        elif line.split()[0] == "ssh-ed25519":
-            need(len(line.split()) > 1, "no key")
-            data = unbase64(line.split()[1])
+        elif re.split("[ \t]+", line)[0] == "ssh-ed25519":
+            data = unbase64((re.split("[ \t]+", line) + [None])[1])
             need(data.startswith(OPENSSH), "no Ed25519 key")
             data = data[len(OPENSSH):]
         elif re.fullmatch("[0-9a-fA-F]{64}", line):
@@ -380,7 +383,7 @@ def key_file(content):
         else:
             data = unbase64(line)
         channels = said.get("channels")
-        channels = None if channels is None else [name.strip() for name in channels.split(",")]
+        channels = None if channels is None else [name.strip(WHITE_SPACE) for name in channels.split(",")]
         keys.append(Key(data, said.get("id"), channels, said.get("not-after")))
         said = {}
     need(not said, "attribute without key")
@@ -510,23 +513,31 @@ class KeyList:
 
 # ---- Section 9: the policy, as far as it decides about documents -------------------------------
 
-PARAMETERS = ["append", "cache", "channel", "debug", "kaslr", "kexec", "log", "mode", "nowrite", "onfail", "provider", "timeout"]
+PARAMETERS = ["phase." + name for name in (
+    "append", "cache", "channel", "debug", "kaslr", "kexec", "log", "mode", "nowrite", "onfail", "provider", "timeout")]
+PIN = re.compile("sha256//[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+
+
+def is_strings(value):
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 POLICY = {
     "threshold": (1, lambda value: is_number(value)),
-    "root_threshold": (None, lambda value: is_number(value)),
+    "root_threshold": (0, lambda value: is_number(value)),
     "allow_unsigned": (False, lambda value: isinstance(value, bool)),
-    "channels": ([], lambda value: isinstance(value, list)),
+    "channels": ([], lambda value: is_strings(value)),
     "min_manifest_version": (0, lambda value: is_number(value, 0)),
     "min_keys_version": (0, lambda value: is_number(value, 0)),
     "require_expiry": (False, lambda value: isinstance(value, bool)),
-    "settable": ([], lambda value: all(name in ["phase." + known for known in PARAMETERS] for name in value)),
-    "inherit": ([], lambda value: isinstance(value, list)),
+    "settable": ([], lambda value: is_strings(value) and set(value) <= set(PARAMETERS)),
+    "inherit": ([], lambda value: is_strings(value)),
     "on_fail": ("retry", lambda value: value in ("retry", "shell", "reboot", "poweroff")),
     "rollback_record": ("optional", lambda value: value in ("optional", "required")),
     "damaged_record": ("refuse", lambda value: value in ("refuse", "replace")),
     "cache": ("on", lambda value: isinstance(value, str)),
-    "tls_roots": ([], lambda value: isinstance(value, list)),
-    "tls_pins": ([], lambda value: isinstance(value, list) and all(re.fullmatch("sha256//[A-Za-z0-9+/]{43}=", pin) for pin in value)),
+    "tls_roots": ([], lambda value: is_strings(value)),
+    "tls_pins": ([], lambda value: is_strings(value) and all(map(PIN.fullmatch, value))),
 }
 
 

@@ -54,7 +54,16 @@ def key_files():
     vector("key-file-named-otherwise", "Only files that end in .pub hold keys.", signed(MANIFEST, [SECOND]), "not-trusted",
            keys=[*files(ROOT), {"file": "second.key", "text": hexadecimal(SECOND)}])
     order = torsion_point()
+    for name, content, shows in [
+        ("other-space", "\u2003" + hexadecimal(ROOT).strip() + "\u00a0\n\u3000\n", "Unicode's white space around lines is passed over"),
+        ("attribute-space", "id:a\nchannels:\tbeta ,\u00a0stable \n" + hexadecimal(ROOT), "and around the parts of an attribute"),
+    ]:
+        vector(f"key-file-{name}", f"A key file: {shows}.", GOOD, keys=files(content))
     bad = [
+        ("separator", "\x1c\n" + hexadecimal(ROOT), "U+001C, which is no white space"),
+        ("zero-width-space", "\u200b\n" + hexadecimal(ROOT), "U+200B, which is no white space"),
+        ("attribute-in-capitals", "ID: a\n" + hexadecimal(ROOT), "an attribute in capitals"),
+        ("space-before-colon", "id : a\n" + hexadecimal(ROOT), "a space before the colon"),
         ("no-key", "# nobody\n", "a file without a key"),
         ("words", "hello world\n", "a line that is no key"),
         ("short", ROOT.public.hex()[:-2] + "\n", "a key that is too short"),
@@ -130,6 +139,8 @@ def policies():
         ("unknown-field", {"treshold": 2}, "a field that nobody knows"),
         ("threshold-zero", {"threshold": 0}, "a threshold of 0"),
         ("root-threshold-zero", {"root_threshold": 0}, "a threshold of 0 for lists"),
+        ("root-threshold-null", {"root_threshold": None}, "null, which is no number"),
+        ("channels-null", {"channels": None}, "null, which is no array"),
         ("threshold-string", {"threshold": "1"}, "a threshold that is a string"),
         ("settable-unknown", {"settable": ["phase.trust"]}, "a parameter that nobody knows"),
         ("channels-string", {"channels": "stable"}, "channels that are no array"),
