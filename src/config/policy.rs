@@ -3,7 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::config::OnFail;
+use crate::config::tls::{self, Pin};
+use crate::config::{Cache, OnFail};
 
 /// What this machine accepts. Every field has a default, unknown fields are an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,6 +31,37 @@ pub struct Policy {
     pub inherit: Vec<String>,
     /// What PID 1 does when a boot fails, unless `phase.onfail` may and does say otherwise.
     pub on_fail: OnFail,
+    /// The PEM files in the folder `tls` beside the policy whose authorities https believes; none
+    /// named means those of the public web.
+    pub tls_roots: Vec<String>,
+    /// The keys of which a TLS server's verified chain must have one; none named means any.
+    pub tls_pins: Vec<Pin>,
+    /// Whether nothing boots without a place that keeps the rollback record.
+    pub rollback_record: RollbackRecord,
+    /// What a damaged rollback record means.
+    pub damaged_record: DamagedRecord,
+    /// Where the rollback record is kept; `phase.cache` can only name a further place.
+    pub cache: Cache,
+}
+
+/// Whether a machine must be able to keep the versions it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RollbackRecord {
+    /// They are kept where there is a place for them.
+    Optional,
+    /// Nothing boots where they cannot be kept.
+    Required,
+}
+
+/// What a rollback record that cannot be read means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DamagedRecord {
+    /// Nothing boots until somebody has looked at it.
+    Refuse,
+    /// It is written afresh; until then the other places count, and `min_manifest_version`.
+    Replace,
 }
 
 impl Default for Policy {
@@ -53,6 +85,11 @@ impl Default for Policy {
                 "phase.nowrite",
             ]),
             on_fail: OnFail::Retry,
+            tls_roots: Vec::new(),
+            tls_pins: Vec::new(),
+            rollback_record: RollbackRecord::Optional,
+            damaged_record: DamagedRecord::Refuse,
+            cache: Cache::On,
         }
     }
 }
@@ -71,8 +108,18 @@ impl Policy {
         if policy.root_threshold() < policy.threshold {
             return Err("root_threshold is lower than threshold".to_owned());
         }
+        if policy.damaged_record == DamagedRecord::Replace && policy.min_manifest_version == 0 {
+            return Err(
+                "damaged_record is replace, and no min_manifest_version holds in its place".to_owned()
+            );
+        }
         if let Some(name) = policy.settable.iter().find(|name| !super::PARAMETERS.contains(&name.as_str())) {
             return Err(format!("settable names \"{name}\", which is no phase.* parameter"));
+        }
+        if let Some(name) = policy.tls_roots.iter().find(|name| !tls::is_file_name(name)) {
+            return Err(format!(
+                "tls_roots names \"{name}\", which is not the name of a file in the folder tls"
+            ));
         }
         Ok(policy)
     }
@@ -104,6 +151,21 @@ mod tests {
         assert!(!policy.allow_unsigned);
         assert!(policy.may_set("phase.provider"));
         assert!(policy.allows_channel("anything"));
+        assert_eq!(policy.rollback_record, RollbackRecord::Optional);
+        assert_eq!(policy.damaged_record, DamagedRecord::Refuse);
+        assert_eq!((policy.cache, policy.min_keys_version), (Cache::On, 0));
+    }
+
+    #[test]
+    fn the_rollback_record() {
+        let policy = Policy::parse(
+            r#"{"rollback_record":"required","damaged_record":"replace","min_manifest_version":1,"cache":"LABEL=x",
+                "min_keys_version":3}"#,
+        )
+        .unwrap();
+        assert_eq!(policy.rollback_record, RollbackRecord::Required);
+        assert_eq!(policy.damaged_record, DamagedRecord::Replace);
+        assert_eq!((policy.cache, policy.min_keys_version), (Cache::Label("x".to_owned()), 3));
     }
 
     #[test]
@@ -116,12 +178,25 @@ mod tests {
             ("{\"threshold\":2,\"root_threshold\":1}", "root_threshold is lower"),
             ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
             ("{\"on_fail\":\"panic\"}", "panic"),
+            ("{\"rollback_record\":\"maybe\"}", "maybe"),
+            ("{\"rollback_record\":true}", "expected value"),
+            ("{\"damaged_record\":\"ignore\"}", "ignore"),
+            ("{\"damaged_record\":\"replace\"}", "min_manifest_version"),
+            ("{\"cache\":\"/etc\"}", "PARTLABEL"),
             ("{", "EOF"),
             ("", "no JSON object"),
             ("{}{}", "trailing"),
             ("[1,true]", "no JSON object"),
             ("[]", "no JSON object"),
             ("{\"threshold\":2,\"threshold\":1}", "duplicate"),
+            ("{\"tls_roots\":\"ca.pem\"}", "expected a sequence"),
+            ("{\"tls_roots\":[\"\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"ca.pem\",\"..\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"/etc/ca.pem\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"a/b\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"a\\u0000\"]}", "tls_roots"),
+            ("{\"tls_pins\":[\"sha256//\"]}", "no pin"),
+            ("{\"tls_pins\":[7]}", "expected a string"),
         ] {
             let error = Policy::parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
