@@ -624,8 +624,7 @@ def authority(trust, record, served):
     if served is not None and trust.packed is not None:
         try:
             packed, _ = read_list(trust.packed, trust, revoked, clock=-1)
-            if packed.version > record["keys_version"]:
-                lowest, revoked = max(lowest, packed.version), set(packed.revoked)
+            lowest, revoked = max(lowest, packed.version), revoked | set(packed.revoked)
         except Verdict:
             pass
     listed, content = read_list(trust.packed if served is None else served, trust, revoked, trust.clock)

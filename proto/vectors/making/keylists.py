@@ -226,10 +226,14 @@ def packed_lists():
            packed=version(3, revoked=[SECOND.id]), keys_json=version(4, SECOND))
     vector("packed-signer-past-not-after", "Nor does the end of the key that signed a packed list lift what it says.", new, "keys-rolled-back",
            keys=files("not-after: 2026-11-14T00:00:00Z\n" + hexadecimal(ROOT), SECOND), packed=version(3), keys_json=version(2, SECOND))
-    vector("packed-newer-than-record", "A packed list that is newer than the one seen may take a revocation back.", new, keys=pair,
+    vector("packed-newer-than-record", "A newer packed list does not take back what the record has.", new, "keys-not-trusted", keys=pair,
            packed=version(4), keys_json=version(5, SECOND), record={"keys_version": 3, "revoked": [SECOND.id]})
-    vector("packed-older-than-record", "So may a list that was seen later than it was packed.", new, keys=pair,
-           packed=version(3, revoked=[SECOND.id]), keys_json=version(5, SECOND), record={"keys_version": 4})
+    vector("packed-older-than-record", "Nor does a newer list that was seen take back what an older packed one says.", new, "keys-not-trusted",
+           keys=pair, packed=version(3, revoked=[SECOND.id]), keys_json=version(5, SECOND), record={"keys_version": 4})
+    vector("packed-no-expiry-revokes-signer", "A packed list that the policy refuses for want of an expiry still revokes.", new, "keys-not-trusted",
+           keys=pair, packed=version(3, revoked=[SECOND.id], expires_at=MISSING), keys_json=version(4, SECOND), policy={"require_expiry": True})
+    vector("packed-below-policy-revokes-signer", "So does one that is older than the policy wants.", new, "keys-not-trusted", keys=pair,
+           packed=version(3, revoked=[SECOND.id]), keys_json=version(4, SECOND), policy={"min_keys_version": 4})
     vector("packed-revoked-signer", "A packed list is believed no more than others: here a revoked root signed it.", new, keys=pair,
            packed=version(9, SECOND), keys_json=version(4), record={"keys_version": 3, "revoked": [SECOND.id]})
     vector("packed-revokes-another", "Other roots can.", new, keys=pair, packed=version(3, revoked=[SECOND.id]), keys_json=version(4))
