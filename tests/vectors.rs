@@ -285,16 +285,17 @@ fn the_schemas_take_what_signers_write() {
     let accepted =
         |vector: &&Vector| vector.verdict == "accepted" && !tolerated.contains(&vector.name.as_str());
     for vector in vectors.iter().filter(accepted) {
+        let valid = |schema: &jsonschema::Validator, document: &Value| {
+            if let Err(error) = schema.validate(document) {
+                panic!("{}: {error} at {}", vector.name, error.instance_path());
+            }
+        };
         let document = json(Path::new("vectors").join(&vector.document.file)).unwrap();
         if document.get("signed").is_some() {
-            if let Err(error) = manifests.validate(&document) {
-                panic!("{}: {error} at {}", vector.name, error.instance_path());
-            }
+            valid(&manifests, &document);
         }
         if let Some(list) = &vector.keys_json {
-            if let Err(error) = keys.validate(&json(Path::new("vectors").join(&list.file)).unwrap()) {
-                panic!("{}: {error} at {}", vector.name, error.instance_path());
-            }
+            valid(&keys, &json(Path::new("vectors").join(&list.file)).unwrap());
         }
     }
 }
