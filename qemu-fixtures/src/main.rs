@@ -23,6 +23,7 @@ mod setup;
 mod stage;
 mod test;
 mod toolchain;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ use crate::faulty::{Fault, Faults};
 use crate::kernels::Id;
 use crate::machine::{Firmware, Machine, Nic};
 use crate::publish::Change;
+use crate::trust;
 
 /// One machine, and its boots: its disk and the variables of its firmware stay from one to the next.
 #[derive(Clone, Debug)]
@@ -165,6 +166,7 @@ impl Scenario {
 /// Every scenario; those whose times count come first, then those that wait longest: beside them others run.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = limits();
+    all.extend(trust::all());
     all.extend(boots());
     for arch in Arch::ALL {
         all.extend(refusals(Id::Debian61(arch)));
