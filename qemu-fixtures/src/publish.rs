@@ -27,7 +27,7 @@ pub(crate) enum Change {
     Sign { key: &'static str },
     /// A list of keys signed by `root`: what the last one had, and these.
     Add { root: &'static str, keys: &'static [&'static str] },
-    /// A list of keys signed by `root` that revokes this one.
+    /// A list of keys signed by `root` that revokes this one, whatever it has signed.
     Revoke { root: &'static str, key: &'static str },
     /// What plasmd serves by itself: kernel, initramfs, and a manifest that nobody signed.
     Plasmd,
@@ -81,7 +81,7 @@ impl Change {
             }
             Self::Revoke { root, key } => {
                 let mut revoke = tree.key_command("revoke", root)?;
-                revoke.arg(stage.key(key)?.public);
+                revoke.arg("--force").arg(stage.key(key)?.public);
                 run::quiet(&mut revoke)?;
                 tree.keep(KEYS, "keys_version")
             }

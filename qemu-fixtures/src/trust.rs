@@ -14,8 +14,9 @@ const ARM: Id = Id::Debian61(Arch::Aarch64);
 const RELEASE_1: Change = Release { version: 1, keys: TRUSTED };
 const RELEASE_2: Change = Release { version: 2, keys: TRUSTED };
 const RELEASE_3: Change = Release { version: 3, keys: TRUSTED };
-/// Signed by the key that only lists of keys name.
+/// Signed by keys that only lists of keys name.
 const RELEASE_BY_NEW: Change = Release { version: 1, keys: &["new"] };
+const RELEASE_BY_NEWER: Change = Release { version: 2, keys: &["newer"] };
 const ADD_NEW: Change = Add { root: "trusted", keys: &["new"] };
 const ADD_NEWER: Change = Add { root: "trusted", keys: &["newer"] };
 const REVOKE_NEW: Change = Revoke { root: "trusted", key: "new" };
@@ -96,7 +97,7 @@ fn memory() -> Vec<Scenario> {
         damaged("damaged-record", None, vec![fails(&[RELEASE_1], 14, "record")]),
         damaged(
             "damaged-record-replaced",
-            Some(r#"{"damaged_record":"replace"}"#),
+            Some(r#"{"damaged_record":"replace","min_manifest_version":1}"#),
             vec![
                 boots(
                     &[RELEASE_1, RELEASE_2],
@@ -146,18 +147,22 @@ fn lists_of_keys() -> Vec<Scenario> {
             X86,
             vec![fails(&[ADD_NEW, RELEASE_BY_NEW, Change::TamperKeys], 13, "keys.json")],
         ),
+        // The mirror and the thief of a key together, after the owner has revoked it.
         with_disk(
             "replayed-keys",
             vec![
-                boots(&[ADD_NEW, ADD_NEWER, RELEASE_BY_NEW], &[Check::DiskKeeps("\"keys_version\":2")]),
-                fails(&[ReplayKeys(1)], 14, "keys.json"),
-                boots(&[ReplayKeys(2)], &[Check::Release(1)]),
+                boots(
+                    &[ADD_NEW, RELEASE_BY_NEW, ADD_NEWER, REVOKE_NEW, RELEASE_BY_NEWER],
+                    &[Check::Release(2), Check::DiskKeeps("\"keys_version\":3")],
+                ),
+                fails(&[ReplayKeys(1), ReplayManifest(1)], 14, "keys.json"),
+                boots(&[ReplayKeys(3), ReplayManifest(2)], &[Check::Release(2)]),
             ],
         ),
         with_disk(
             "withheld-keys",
             vec![
-                boots(&[ADD_NEW, RELEASE_1], &[Check::DiskKeeps("\"keys_version\":1")]),
+                boots(&[ADD_NEW, RELEASE_BY_NEW], &[Check::DiskKeeps("\"keys_version\":1")]),
                 fails(&[Change::WithholdKeys], 14, "keys.json"),
             ],
         ),
