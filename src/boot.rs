@@ -8,11 +8,11 @@ use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target, cmdline};
-use crate::manifest::{Expected, Trust, VerifiedManifest};
+use crate::manifest::{Seen, Trust, VerifiedManifest};
 use crate::net::{self, Caller};
 use crate::paths::Paths;
 use crate::provider::http::Client;
-use crate::provider::{self, Candidates};
+use crate::provider::{self, Candidates, Search};
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
 
@@ -61,8 +61,9 @@ pub fn find(config: &Config, trust: &Trust, client: &Client, arch: Arch) -> Resu
         return Err(config::Error::NoProvider.into());
     }
     let candidates = Candidates::new(&config.providers, &config.channel, arch);
-    let expected = Expected { arch, channel: &config.channel, now: trust.now(UnixTime::now()) };
-    provider::find(&candidates, client, trust, expected)
+    let now = Some(trust.now(UnixTime::now()));
+    let search = Search { candidates: &candidates, trust, arch, channel: &config.channel, now };
+    provider::find(&search, client, &mut Seen::default())
 }
 
 /// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.

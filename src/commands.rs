@@ -14,7 +14,7 @@ use crate::fetch::{self, VerifiedArtifact, operator};
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
-use crate::manifest::{self, Expected, Trust, VerifiedManifest};
+use crate::manifest::{self, Expected, Seen, Trust, VerifiedManifest, keylist};
 use crate::net::{self, Caller, Lease};
 use crate::paths::Paths;
 use crate::provider::http::Client;
@@ -149,12 +149,16 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     let manifest = boot::find(&config, &trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     create_folder(out)?;
-    for artifact in [&artifacts.kernel, &artifacts.initramfs] {
-        let path = out.join(artifact.name());
-        let bytes = artifact
-            .map()
-            .map_err(|errno| CommandError::Write { path: path.clone(), error: errno.into() })?;
-        write_whole(&path, &bytes)?;
+    write_artifact(&out.join("kernel"), &artifacts.kernel)?;
+    write_artifact(&out.join("initramfs"), &artifacts.initramfs)?;
+    drop(artifacts);
+    // One after the other, so that only one of them is in memory.
+    let content = manifest.manifest();
+    let dtbs = content.dtbs.iter().map(|(name, spec)| (out.join("dtbs").join(name), spec));
+    for (path, spec) in content.rootfs.iter().map(|spec| (out.join("rootfs"), spec)).chain(dtbs) {
+        let artifact = fetch::artifact(spec, &manifest, &client, paths)?;
+        path.parent().map_or(Ok(()), create_folder)?;
+        write_artifact(&path, &artifact)?;
     }
     write_whole(&out.join("manifest.signed.json"), manifest.bytes())?;
     print(&describe(&manifest, json))
@@ -164,9 +168,16 @@ fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(),
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let bytes = read_bounded(path, manifest::MOST_BYTES)?;
-    let now = trust.now(UnixTime::now());
-    let expected = Expected { arch: NATIVE, channel: &config.channel, now };
-    let verified = manifest::verify(&bytes, &path.display().to_string(), &trust, expected)?;
+    let now = Some(trust.now(UnixTime::now()));
+    let seen = Seen::default();
+    let list_path = path.with_file_name(keylist::FILE_NAME);
+    let served =
+        if list_path.exists() { Some(read_bounded(&list_path, manifest::MOST_BYTES)?) } else { None };
+    let authority = trust.authority(served.as_deref(), &list_path.display().to_string(), &seen, now)?;
+    let expected =
+        Expected { arch: NATIVE, channel: &config.channel, now, seen: seen.lowest(&config.channel, NATIVE) };
+    let url = path.display().to_string();
+    let verified = manifest::verify(&bytes, &url, &authority.keyring, trust.policy(), expected)?;
     print(&describe(&verified, json))
 }
 
@@ -177,7 +188,7 @@ fn describe(verified: &VerifiedManifest, json: bool) -> String {
             "manifest": verified.url(),
             "manifest_version": manifest.manifest_version,
             "channel": manifest.channel,
-            "arch": manifest.arch.name(),
+            "arch": manifest.arch,
             "signed_by": verified.signers(),
         });
         return format!("{object}\n");
@@ -265,6 +276,12 @@ fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CommandError> {
 
 fn create_folder(path: &Path) -> Result<(), CommandError> {
     fs::create_dir_all(path).map_err(|error| CommandError::Write { path: path.to_owned(), error })
+}
+
+fn write_artifact(path: &Path, artifact: &VerifiedArtifact) -> Result<(), CommandError> {
+    let bytes =
+        artifact.map().map_err(|errno| CommandError::Write { path: path.to_owned(), error: errno.into() })?;
+    write_whole(path, &bytes)
 }
 
 /// Writes a file that is there whole or not at all.

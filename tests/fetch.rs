@@ -18,12 +18,13 @@ use phaseboot::boot;
 use phaseboot::config::Config;
 use phaseboot::error::Exit;
 use phaseboot::fetch;
-use phaseboot::manifest::keys::hex;
-use phaseboot::manifest::{Trust, VerifiedManifest};
+use phaseboot::manifest::keys::{hex, key_id};
+use phaseboot::manifest::{Seen, Trust, VerifiedManifest};
 use phaseboot::paths::Paths;
 use phaseboot::provider::http::Client;
+use phaseboot::provider::{self, Candidates, Search};
 use phaseboot::time::Deadline;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// What the server does with a request for one path.
@@ -190,33 +191,55 @@ struct Published {
     server: Server,
     trust: Trust,
     kernel: Vec<u8>,
+    manifest: Value,
     _folder: tempfile::TempDir,
 }
 
 const MANIFEST: &str = "/stable/x86_64/manifest.signed.json";
 
+const KEYS: &str = "/stable/x86_64/keys.json";
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+/// A document as it is served, signed by one key.
+fn signed(content: &Value, seed: u8) -> Vec<u8> {
+    let data = content.to_string();
+    let sig = key(seed).sign(&Sha256::digest(data.as_bytes()));
+    let mut document = content.clone();
+    document["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
+    document["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
+    document.to_string().into_bytes()
+}
+
+/// A key list that names one key, signed by the packed one.
+fn key_list(version: u64, seed: u8, revoked: &[String]) -> Vec<u8> {
+    let named = BASE64_STANDARD.encode(key(seed).verifying_key().as_bytes());
+    let content = json!({
+        "kind": "keys", "version": "0.1", "keys_version": version, "threshold": 1,
+        "keys": [{"key": named}], "revoked": revoked,
+    });
+    signed(&content, 7)
+}
+
 /// A server with a signed manifest and both artifacts; `kernel_urls` are put into the manifest.
 fn published(kernel_urls: &[&str]) -> Published {
-    let key = SigningKey::from_bytes(&[7; 32]);
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("keys")).unwrap();
-    std::fs::write(folder.path().join("keys/k.pub"), hex(key.verifying_key().as_bytes())).unwrap();
+    std::fs::write(folder.path().join("keys/k.pub"), hex(key(7).verifying_key().as_bytes())).unwrap();
     let trust = Trust::read(folder.path()).unwrap();
     let server = Server::start();
     let (kernel, initramfs) = (file(1, 400_000), file(2, 150_000));
     let spec = |bytes: &[u8], urls: &[&str]| json!({"hash": format!("sha256:{}", hex(&Sha256::digest(bytes))), "size": bytes.len(), "urls": urls});
-    let mut manifest = json!({
+    let manifest = json!({
         "version": "0.1", "manifest_version": 1, "channel": "stable", "arch": "x86_64",
         "artifacts": {"kernel": spec(&kernel, kernel_urls), "initramfs": spec(&initramfs, &["initramfs"])},
     });
-    let data = manifest.to_string();
-    let sig = key.sign(&Sha256::digest(data.as_bytes()));
-    manifest["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
-    manifest["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
-    server.on(MANIFEST, Answer::File(manifest.to_string().into_bytes()));
+    server.on(MANIFEST, Answer::File(signed(&manifest, 7)));
     server.on("/stable/x86_64/kernel", Answer::File(kernel.clone()));
     server.on("/stable/x86_64/initramfs", Answer::File(initramfs));
-    Published { server, trust, kernel, _folder: folder }
+    Published { server, trust, kernel, manifest, _folder: folder }
 }
 
 impl Published {
@@ -249,7 +272,8 @@ impl Published {
 fn whole_files_arrive() {
     let published = published(&["kernel"]);
     published.fetch(20).unwrap();
-    assert_eq!(published.server.requests.load(Ordering::Relaxed), 3);
+    // The manifest, the key list that is not there, and two artifacts.
+    assert_eq!(published.server.requests.load(Ordering::Relaxed), 4);
 }
 
 #[test]
@@ -402,4 +426,67 @@ fn a_manifest_larger_than_its_limit_is_refused() {
     published.server.on(MANIFEST, Answer::Unframed(vec![b' '; (1 << 20) + 1]));
     let error = published.fetch(20).unwrap_err();
     assert_eq!(error.exit(), Exit::ManifestMalformed, "{}", error.line());
+}
+
+#[test]
+fn a_key_list_says_who_signs() {
+    let published = published(&["kernel"]);
+    let server = &published.server;
+    server.on(KEYS, Answer::File(key_list(1, 8, &[])));
+    let (exit, line) = published.fetch_exit(20);
+    assert_eq!(exit, Exit::NotTrusted, "{line}");
+    assert!(line.contains("signed, but is not in the key list"), "{line}");
+
+    server.on(MANIFEST, Answer::File(signed(&published.manifest, 8)));
+    published.fetch(20).unwrap();
+    server.on(KEYS, Answer::Status(404));
+    assert_eq!(published.fetch_exit(20).0, Exit::NotTrusted);
+}
+
+#[test]
+fn a_key_list_that_is_wrong_does_not_count_as_none() {
+    let published = published(&["kernel"]);
+    let stranger = signed(&json!({"kind": "keys", "version": "0.1"}), 9);
+    let revokes_itself = key_list(1, 8, &[key_id(key(7).verifying_key().as_bytes())]);
+    for (answer, expected) in [
+        (Answer::File(b"<html>".to_vec()), Exit::ManifestMalformed),
+        (Answer::File(signed(&published.manifest, 7)), Exit::ManifestMalformed),
+        (Answer::Unframed(vec![b' '; (1 << 20) + 1]), Exit::ManifestMalformed),
+        (Answer::File(stranger), Exit::NotTrusted),
+        (Answer::File(revokes_itself), Exit::NotTrusted),
+        (Answer::Status(500), Exit::NoProvider),
+        (Answer::Status(401), Exit::NoProvider),
+    ] {
+        published.server.on(KEYS, answer);
+        let (exit, line) = published.fetch_exit(20);
+        assert_eq!(exit, expected, "{line}");
+        assert!(line.contains("keys.json"), "{line}");
+    }
+    published.server.on(KEYS, Answer::Status(403));
+    published.fetch(20).unwrap();
+}
+
+#[test]
+fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
+    let published = published(&["kernel"]);
+    let server = &published.server;
+    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let mut seen = Seen::default();
+    let mut find = || {
+        let providers = [server.url("")];
+        let candidates = Candidates::new(&providers, "stable", Arch::X86_64);
+        let trust = &published.trust;
+        let search =
+            Search { candidates: &candidates, trust, arch: Arch::X86_64, channel: "stable", now: None };
+        let result = provider::find(&search, &client, &mut seen);
+        (result.map(drop).map_err(|error| error.exit()), seen.keys_version)
+    };
+    server.on(KEYS, Answer::File(key_list(3, 8, &[])));
+    assert_eq!(find(), (Err(Exit::NotTrusted), 3));
+    server.on(KEYS, Answer::File(key_list(2, 7, &[])));
+    assert_eq!(find(), (Err(Exit::NotForUs), 3));
+    server.on(KEYS, Answer::Status(404));
+    assert_eq!(find(), (Err(Exit::NotForUs), 3));
+    server.on(KEYS, Answer::File(key_list(4, 7, &[])));
+    assert_eq!(find(), (Ok(()), 4));
 }

@@ -11,12 +11,19 @@ use crate::config::OnFail;
 pub struct Policy {
     /// How many distinct trusted keys must have signed a manifest; at least 1.
     pub threshold: usize,
+    /// How many distinct packed keys must have signed what packed keys sign: a key list, and a manifest
+    /// where there is no key list. As many as `threshold` if it is not given.
+    pub root_threshold: Option<usize>,
     /// Whether a manifest without signatures may boot.
     pub allow_unsigned: bool,
     /// The channels that may boot; none named means any.
     pub channels: Vec<String>,
     /// The lowest `manifest_version` that may boot.
     pub min_manifest_version: u64,
+    /// The lowest `keys_version` that is believed. Above 0, a provider must serve a key list.
+    pub min_keys_version: u64,
+    /// Whether documents that do not say when they expire are refused.
+    pub require_expiry: bool,
     /// The `phase.*` parameters that the kernel command line may set.
     pub settable: Vec<String>,
     /// The parameters that the next kernel gets from this one's command line.
@@ -30,9 +37,12 @@ impl Default for Policy {
         let strings = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
             threshold: 1,
+            root_threshold: None,
             allow_unsigned: false,
             channels: Vec::new(),
             min_manifest_version: 0,
+            min_keys_version: 0,
+            require_expiry: false,
             settable: strings(super::PARAMETERS),
             inherit: strings(&[
                 "console",
@@ -50,18 +60,26 @@ impl Default for Policy {
 impl Policy {
     /// Parses and checks a policy file.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         // serde takes an array for the fields in their order.
         if !text.trim_ascii_start().starts_with('{') {
             return Err("it is no JSON object".to_owned());
         }
+        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if policy.threshold == 0 {
             return Err("threshold is 0; a manifest needs at least one signature".to_owned());
+        }
+        if policy.root_threshold() < policy.threshold {
+            return Err("root_threshold is lower than threshold".to_owned());
         }
         if let Some(name) = policy.settable.iter().find(|name| !super::PARAMETERS.contains(&name.as_str())) {
             return Err(format!("settable names \"{name}\", which is no phase.* parameter"));
         }
         Ok(policy)
+    }
+
+    /// How many distinct packed keys must have signed what packed keys sign.
+    pub fn root_threshold(&self) -> usize {
+        self.root_threshold.unwrap_or(self.threshold)
     }
 
     /// Whether the kernel command line may set `parameter`.
@@ -94,10 +112,12 @@ mod tests {
             ("{\"treshold\":2}", "treshold"),
             ("{\"threshold\":0}", "threshold is 0"),
             ("{\"threshold\":-1}", "invalid value"),
+            ("{\"root_threshold\":0}", "root_threshold is lower"),
+            ("{\"threshold\":2,\"root_threshold\":1}", "root_threshold is lower"),
             ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
             ("{\"on_fail\":\"panic\"}", "panic"),
             ("{", "EOF"),
-            ("", "EOF"),
+            ("", "no JSON object"),
             ("{}{}", "trailing"),
             ("[1,true]", "no JSON object"),
             ("[]", "no JSON object"),

@@ -118,6 +118,20 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
     }
 }
 
+/// Fetches one artifact of a manifest.
+pub fn artifact(
+    spec: &ArtifactSpec,
+    manifest: &VerifiedManifest,
+    client: &Client,
+    paths: &Paths,
+) -> Result<VerifiedArtifact, Error> {
+    check_memory(spec.size, paths)?;
+    let progress = Progress::new(&[(spec.name, spec.size)]);
+    stream::fetch(spec, &urls(spec, manifest.url())?, client, &AtomicBool::new(false), &|done| {
+        progress.set(0, done);
+    })
+}
+
 /// The absolute URLs of an artifact, relative ones resolved against the manifest's own.
 fn urls(spec: &ArtifactSpec, manifest: &str) -> Result<Vec<String>, Error> {
     let absolute = |reference: &String| {

@@ -26,7 +26,7 @@ use crate::arch::Arch;
 use crate::config::{Policy, is_channel};
 use crate::image::Header;
 use crate::kexec::{self, cmdline};
-use crate::manifest::{self, Expected, MOST_BYTES, Trust};
+use crate::manifest::{self, Expected, MOST_BYTES, Seen, Trust};
 use crate::time::UnixTime;
 
 /// The manifest's name in its folder.
@@ -229,10 +229,17 @@ fn accepted(
 ) -> Result<()> {
     let trusted = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
     let trust = Trust::new(trusted, Policy { threshold: keys.len(), ..Policy::default() });
-    let expected = Expected { arch: arguments.arch, channel: &arguments.channel, now: created };
-    manifest::verify(text, &path.display().to_string(), &trust, expected)
-        .map(drop)
-        .map_err(|error| anyhow!("not published, because phaseboot would refuse it: {error}"))
+    let expected =
+        Expected { arch: arguments.arch, channel: &arguments.channel, now: Some(created), seen: 0 };
+    manifest::verify(
+        text,
+        &path.display().to_string(),
+        &trust.roots(&Seen::default()),
+        trust.policy(),
+        expected,
+    )
+    .map(drop)
+    .map_err(|error| anyhow!("not published, because phaseboot would refuse it: {error}"))
 }
 
 /// What was published last.

@@ -98,13 +98,14 @@ impl Signing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::keyfile;
 
     #[test]
     fn phaseboot_knows_the_public_half() {
         let signing = Signing::generate().unwrap();
         let trusted = signing.trusted().unwrap();
         assert_eq!(trusted.id(), signing.id());
-        assert_eq!(keys::parse_file(signing.public_pem().unwrap().as_bytes()).unwrap(), [trusted]);
+        assert_eq!(keyfile::parse_file(signing.public_pem().unwrap().as_bytes()).unwrap(), [trusted]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{self, Ending};
-use crate::config::{self, Config, OnFail, Policy};
+use crate::config::{self, Config, OnFail};
 use crate::error::{Error as StepError, Exit};
 use crate::manifest::Trust;
 use crate::net::Caller;
@@ -115,8 +115,8 @@ fn prepare_kernel() {
 /// failures, as far as they can be read.
 fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
     let line = config::kernel_cmdline(paths).map_err(|error| (OnFail::Retry, error.into()))?;
-    let policy = Trust::read_policy(&paths.trust())
-        .map_err(|error| (Config::on_fail(&line, &Policy::default()), error.into()))?;
+    // A policy that cannot be read may have forbidden the shell that the command line asks for.
+    let policy = Trust::read_policy(&paths.trust()).map_err(|error| (OnFail::Reboot, error.into()))?;
     let read = || -> Result<(Config, Trust), StepError> {
         let config = Config::from_kernel_cmdline(&line, &policy)?;
         crate::log::configure(config.log, config.debug);
@@ -198,6 +198,20 @@ mod tests {
         }
         let (on_fail, error) = configure(&Paths::under(root.path())).unwrap_err();
         assert_eq!((on_fail, error.exit()), (OnFail::PowerOff, Exit::Usage));
+    }
+
+    #[test]
+    fn a_broken_policy_lets_the_command_line_choose_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, file, text) in [
+            ("proc", "cmdline", "phase.provider=http://a phase.onfail=shell"),
+            ("etc/phaseboot", "policy.json", "{\"treshold\":2}"),
+        ] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join(file), text).unwrap();
+        }
+        let (on_fail, error) = configure(&Paths::under(root.path())).unwrap_err();
+        assert_eq!((on_fail, error.exit()), (OnFail::Reboot, Exit::NotTrusted));
     }
 
     #[test]

@@ -1,43 +1,124 @@
-//! Trusted public keys, in the forms people keep them in.
+//! Trusted public keys: their ids, and what limits them.
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ed25519_dalek::VerifyingKey;
 use sha2::{Digest, Sha256};
 
-/// Documents longer than this are no key files.
-const MOST_BYTES: usize = 64 * 1024;
-/// The DER that stands before the 32 key bytes in an Ed25519 SubjectPublicKeyInfo: RFC 8410, section 4.
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// The name and length fields before the key in an OpenSSH public key: RFC 8709, section 4.
-const OPENSSH_PREFIX: &[u8] = b"\0\0\0\x0bssh-ed25519\0\0\0\x20";
+use crate::config::is_channel;
+use crate::error::printable;
+use crate::time::UnixTime;
 
-/// An Ed25519 public key whose signatures count.
+const MOST_ID_BYTES: usize = 64;
+const MOST_CHANNELS: usize = 64;
+
+/// An Ed25519 public key whose signatures count, within its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedKey {
     id: String,
     key: VerifyingKey,
+    limits: Limits,
+}
+
+/// Where and how long the signatures of a key count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Only for these channels; none named means any.
+    pub channels: Vec<String>,
+    /// Not from this moment on.
+    pub not_after: Option<UnixTime>,
 }
 
 impl TrustedKey {
-    /// The first 16 hexadecimal digits of the SHA-256 of the 32 key bytes.
+    /// A key without limits, under its fingerprint.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, &'static str> {
+        let key = VerifyingKey::from_bytes(bytes).map_err(|_| "not a point of the curve Ed25519")?;
+        if key.is_weak() {
+            return Err("a weak key: anybody can sign for it");
+        }
+        Ok(Self { id: key_id(bytes), key, limits: Limits::default() })
+    }
+
+    /// The same key under the id that its file or list gives it, if it gives one, and with its limits.
+    pub fn named(self, id: Option<String>, limits: Limits) -> Self {
+        Self { id: id.unwrap_or(self.id), key: self.key, limits }
+    }
+
+    /// The id that the key's file or list gives it, otherwise its fingerprint.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The first 16 hexadecimal digits of the SHA-256 of the 32 key bytes.
+    pub fn fingerprint(&self) -> String {
+        key_id(self.key.as_bytes())
+    }
+
+    /// The 32 key bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
+    /// Where and how long its signatures count.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(super) fn key(&self) -> &VerifyingKey {
         &self.key
     }
+}
 
-    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Result<Self, &'static str> {
-        let key = VerifyingKey::from_bytes(bytes).map_err(|_| "not a point of the curve Ed25519")?;
-        if key.is_weak() {
-            return Err("a weak key: anybody can sign for it");
+impl Limits {
+    /// Why signatures for `channel` do not count at `now`; `None` for `now` if time does not matter,
+    /// for `channel` if they are for every channel.
+    pub(super) fn bar(&self, channel: Option<&str>, now: Option<UnixTime>) -> Option<String> {
+        if !self.channels.is_empty() && !channel.is_some_and(|name| self.channels.iter().any(|c| c == name)) {
+            return Some(format!("may only sign for {}", self.channels.join(", ")));
         }
-        Ok(Self { id: key_id(bytes), key })
+        let not_after = self.not_after.filter(|&end| now.is_some_and(|now| end <= now))?;
+        Some(format!("its time ended at {not_after}"))
     }
 }
 
-/// The id of the key with these 32 bytes.
+/// Checks an id that a key's file or list gives it.
+pub(super) fn parse_id(id: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=MOST_ID_BYTES).contains(&id.len()) || !id.bytes().all(plain) {
+        let id = printable(id);
+        return Err(format!("id \"{id}\" is not 1 to {MOST_ID_BYTES} letters, digits, '.', '_' and '-'"));
+    }
+    // Otherwise one key could go by the fingerprint of another.
+    if is_fingerprint(&id.to_ascii_lowercase()) {
+        return Err(format!("id \"{id}\" looks like a fingerprint"));
+    }
+    Ok(id.to_owned())
+}
+
+/// Whether `text` can be the [`TrustedKey::fingerprint`] of a key.
+pub fn is_fingerprint(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Checks the channels that limit a key. At least one: a key for no channel would be for nothing.
+pub(super) fn parse_channels<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<String>, String> {
+    let mut channels = Vec::new();
+    for name in names {
+        if !is_channel(name) {
+            return Err(format!("\"{}\" is no channel name", printable(name)));
+        }
+        if channels.len() == MOST_CHANNELS {
+            return Err(format!("more than {MOST_CHANNELS} channels"));
+        }
+        channels.push(name.to_owned());
+    }
+    if channels.is_empty() { Err("channels is empty".to_owned()) } else { Ok(channels) }
+}
+
+/// Checks the end of a key's time.
+pub(super) fn parse_not_after(text: &str) -> Result<UnixTime, String> {
+    UnixTime::parse_rfc3339(text).ok_or_else(|| format!("\"{}\" is no RFC 3339 time", printable(text)))
+}
+
+/// The id of the key with these 32 bytes, where nothing else names it.
 pub fn key_id(key: &[u8; 32]) -> String {
     hex(&Sha256::digest(key)).chars().take(16).collect()
 }
@@ -64,141 +145,33 @@ pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Reads every key of a file: 32 raw bytes, PEM blocks (SubjectPublicKeyInfo), or lines in
-/// hexadecimal, base64 or OpenSSH's form. Lines that are empty or start with `#` are passed over.
-pub fn parse_file(content: &[u8]) -> Result<Vec<TrustedKey>, String> {
-    if content.len() > MOST_BYTES {
-        return Err(format!("longer than {MOST_BYTES} bytes"));
-    }
-    if let Ok(raw) = <&[u8; 32]>::try_from(content) {
-        return Ok(vec![TrustedKey::from_bytes(raw)?]);
-    }
-    let text = std::str::from_utf8(content).map_err(|_| "neither 32 raw bytes nor text")?;
-    if text.contains("PRIVATE KEY-----") {
-        return Err("it holds a private key; only the public one belongs here".to_owned());
-    }
-    let keys = if text.contains("-----BEGIN") {
-        parse_pem(text)?
-    } else {
-        text.lines().filter_map(parse_line).collect::<Result<_, _>>()?
-    };
-    if keys.is_empty() {
-        return Err("no key in it".to_owned());
-    }
-    Ok(keys)
-}
-
-fn parse_pem(text: &str) -> Result<Vec<TrustedKey>, String> {
-    let mut keys = Vec::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once("-----BEGIN PUBLIC KEY-----") {
-        let (body, next) = after.split_once("-----END PUBLIC KEY-----").ok_or("a PEM block does not end")?;
-        let base64: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-        let der = BASE64_STANDARD.decode(base64).map_err(|error| format!("PEM: {error}"))?;
-        let key = der
-            .strip_prefix(&SPKI_PREFIX)
-            .and_then(|key| <&[u8; 32]>::try_from(key).ok())
-            .ok_or("PEM: not an Ed25519 public key")?;
-        keys.push(TrustedKey::from_bytes(key)?);
-        rest = next;
-    }
-    if keys.is_empty() {
-        return Err("PEM: no block named PUBLIC KEY".to_owned());
-    }
-    Ok(keys)
-}
-
-fn parse_line(line: &str) -> Option<Result<TrustedKey, String>> {
-    let line = line.trim();
-    if line.is_empty() || line.starts_with('#') {
-        return None;
-    }
-    let mut words = line.split_ascii_whitespace();
-    let first = words.next()?;
-    let bytes = if first == "ssh-ed25519" {
-        let blob = words.next().and_then(|blob| BASE64_STANDARD.decode(blob).ok());
-        blob.and_then(|blob| <[u8; 32]>::try_from(blob.strip_prefix(OPENSSH_PREFIX)?).ok())
-    } else if words.next().is_some() {
-        None
-    } else {
-        unhex(first).or_else(|| BASE64_STANDARD.decode(first).ok()?.try_into().ok())
-    };
-    Some(match bytes {
-        Some(bytes) => TrustedKey::from_bytes(&bytes).map_err(str::to_owned),
-        None => Err(format!(
-            "\"{}\" is no Ed25519 public key in hex, base64, PEM or OpenSSH form",
-            crate::error::printable(line)
-        )),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     /// RFC 8032, section 7.1, test 1.
     const RAW: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
-    fn openssh() -> String {
-        let blob = [OPENSSH_PREFIX, &unhex(RAW).unwrap()].concat();
-        format!("ssh-ed25519 {} someone@host", BASE64_STANDARD.encode(blob))
-    }
-
-    fn pem() -> String {
-        let der = [&SPKI_PREFIX[..], &unhex(RAW).unwrap()].concat();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der))
+    #[test]
+    fn ids() {
+        let key = TrustedKey::from_bytes(&unhex(RAW).unwrap()).unwrap();
+        assert_eq!(key.id(), "21fe31dfa154a261");
+        let named = key.named(Some("release".into()), Limits::default());
+        assert_eq!((named.id(), named.fingerprint().as_str()), ("release", "21fe31dfa154a261"));
+        for wrong in ["", "a b", "21FE31dfa154a261", "a/b", "\u{e9}", &"a".repeat(65)] {
+            assert!(parse_id(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
-    fn every_form_gives_the_same_key() {
-        let raw = unhex(RAW).unwrap();
-        let expected = parse_file(&raw).unwrap();
-        assert_eq!(expected[0].id(), "21fe31dfa154a261");
-        for text in [
-            RAW.to_owned(),
-            RAW.to_uppercase(),
-            BASE64_STANDARD.encode(raw),
-            openssh(),
-            pem(),
-            format!("# a\n\n{RAW}\n"),
-        ] {
-            assert_eq!(parse_file(text.as_bytes()).unwrap(), expected, "{text}");
-        }
-        assert_eq!(parse_file(format!("{}{}", pem(), pem()).as_bytes()).unwrap().len(), 2);
-        assert_eq!(parse_file(format!("{RAW}\n{}", openssh()).as_bytes()).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn what_is_no_key_is_refused() {
-        let small_order = "0100000000000000000000000000000000000000000000000000000000000000";
-        for (text, word) in [
-            ("", "no key"),
-            ("# only a comment\n", "no key"),
-            ("hello", "no Ed25519 public key"),
-            (small_order, "weak"),
-            ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "not an Ed25519"),
-            ("-----BEGIN PUBLIC KEY-----\nAAAA", "does not end"),
-            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "private"),
-            ("ssh-rsa AAAA x", "no Ed25519"),
-            ("ssh-ed25519", "no Ed25519"),
-        ] {
-            let error = parse_file(text.as_bytes()).unwrap_err();
-            assert!(error.contains(word), "{text}: {error}");
-        }
-        assert!(parse_file(&[0xff; 33]).unwrap_err().contains("neither"));
-        assert!(parse_file(&vec![b'#'; 100_000]).unwrap_err().contains("longer"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_content_panics(content in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = parse_file(&content);
-        }
-
-        #[test]
-        fn no_text_panics(text in "(ssh-ed25519 |-----BEGIN PUBLIC KEY-----)?[A-Za-z0-9+/= \\n-]{0,90}") {
-            let _ = parse_file(text.as_bytes());
-        }
+    fn limits_bar_what_lies_outside() {
+        let now = Some(UnixTime(100));
+        let limits = Limits { channels: vec!["beta".into()], not_after: Some(UnixTime(100)) };
+        assert!(limits.bar(Some("stable"), None).unwrap().contains("beta"));
+        assert!(limits.bar(None, None).is_some());
+        assert_eq!(limits.bar(Some("beta"), Some(UnixTime(99))), None);
+        assert!(limits.bar(Some("beta"), now).unwrap().contains("ended"));
+        assert_eq!(limits.bar(Some("beta"), None), None);
+        assert_eq!(Limits::default().bar(None, now), None);
     }
 }

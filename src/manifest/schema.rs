@@ -1,8 +1,9 @@
 //! The fields of a boot manifest, each with its bounds. Source: proto/MANIFEST.md.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
-use crate::arch::Arch;
 use crate::config::is_channel;
 use crate::error::printable;
 use crate::manifest::keys::unhex;
@@ -12,6 +13,9 @@ use crate::time::UnixTime;
 const MOST_ARTIFACT_BYTES: u64 = 64 << 30;
 const MOST_URLS: usize = 32;
 const MOST_URL_BYTES: usize = 2048;
+const MOST_IPFS_BYTES: usize = 128;
+const MOST_DTBS: usize = 256;
+const MOST_DTB_NAME_BYTES: usize = 128;
 /// The longest command line of any architecture (`COMMAND_LINE_SIZE` of s390 and arm64 is 4096 at most).
 const MOST_CMDLINE_BYTES: usize = 4096;
 
@@ -21,11 +25,16 @@ pub struct Manifest {
     /// Counts up with every publication of a channel.
     pub manifest_version: u64,
     pub channel: String,
-    pub arch: Arch,
+    /// As the manifest names it: it may be one that this program does not know.
+    pub arch: String,
     pub created_at: Option<UnixTime>,
     pub expires_at: Option<UnixTime>,
     pub kernel: ArtifactSpec,
     pub initramfs: ArtifactSpec,
+    /// For the next system; phaseboot itself does not need it.
+    pub rootfs: Option<ArtifactSpec>,
+    /// Device trees by their file names.
+    pub dtbs: BTreeMap<String, ArtifactSpec>,
     /// For the next kernel's command line.
     pub cmdline: String,
 }
@@ -33,7 +42,7 @@ pub struct Manifest {
 /// What a file must be, and where it may be.
 #[derive(Clone, Debug)]
 pub struct ArtifactSpec {
-    /// The name in the manifest: `kernel`, `initramfs`.
+    /// What it is: `kernel`, `initramfs`, `rootfs`, `dtb`.
     pub name: &'static str,
     pub sha256: [u8; 32],
     /// In bytes.
@@ -47,12 +56,8 @@ type Fields = Map<String, Value>;
 impl Manifest {
     /// Reads the fields of a manifest object. Unknown fields are passed over, so that newer
     /// publishers can serve older machines. The error is a reason for people.
-    pub(super) fn from_value(value: &Value) -> Result<Self, String> {
+    pub fn from_value(value: &Value) -> Result<Self, String> {
         let fields = value.as_object().ok_or("it is no JSON object")?;
-        let version = string(fields, "version")?;
-        if version.split('.').next() != Some("0") {
-            return Err(format!("version \"{}\" is not understood (known: 0.x)", printable(version)));
-        }
         let manifest_version = fields
             .get("manifest_version")
             .and_then(Value::as_u64)
@@ -62,10 +67,10 @@ impl Manifest {
         if !is_channel(channel) {
             return Err(format!("channel \"{}\" is no channel name", printable(channel)));
         }
-        let arch = string(fields, "arch")?.parse().map_err(|error| format!("arch: {error}"))?;
+        let arch = string(fields, "arch")?;
         let artifacts =
             fields.get("artifacts").and_then(Value::as_object).ok_or("artifacts is missing or no object")?;
-        let cmdline = match fields.get("cmdline") {
+        let cmdline = match optional(fields, "cmdline") {
             None => "",
             Some(value) => value.as_str().ok_or("cmdline is no string")?,
         };
@@ -77,28 +82,64 @@ impl Manifest {
         Ok(Self {
             manifest_version,
             channel: channel.to_owned(),
-            arch,
+            arch: arch.to_owned(),
             created_at: time(fields, "created_at")?,
             expires_at: time(fields, "expires_at")?,
-            kernel: ArtifactSpec::from_fields(artifacts, "kernel")?,
-            initramfs: ArtifactSpec::from_fields(artifacts, "initramfs")?,
+            kernel: ArtifactSpec::required(artifacts, "kernel")?,
+            initramfs: ArtifactSpec::required(artifacts, "initramfs")?,
+            rootfs: optional(artifacts, "rootfs")
+                .map(|value| ArtifactSpec::from_value(value, "rootfs"))
+                .transpose()?,
+            dtbs: dtbs(artifacts)?,
             cmdline: cmdline.to_owned(),
         })
     }
+
+    /// Every artifact, the kernel first.
+    pub fn artifacts(&self) -> impl Iterator<Item = &ArtifactSpec> {
+        [&self.kernel, &self.initramfs].into_iter().chain(&self.rootfs).chain(self.dtbs.values())
+    }
+}
+
+fn dtbs(artifacts: &Fields) -> Result<BTreeMap<String, ArtifactSpec>, String> {
+    let Some(value) = optional(artifacts, "dtbs") else { return Ok(BTreeMap::new()) };
+    let listed = value.as_object().ok_or("artifacts.dtbs is no object")?;
+    if listed.len() > MOST_DTBS {
+        return Err(format!("artifacts.dtbs has more than {MOST_DTBS} entries"));
+    }
+    let spec = |(name, value): (&String, &Value)| {
+        if !is_dtb_name(name) {
+            return Err(format!("artifacts.dtbs: \"{}\" is no name of a device tree", printable(name)));
+        }
+        let spec = ArtifactSpec::from_value(value, "dtb").map_err(|reason| format!("{name}: {reason}"))?;
+        Ok((name.clone(), spec))
+    };
+    listed.iter().map(spec).collect()
+}
+
+/// Whether `name` can be a device tree's: `broadcom/bcm2711-rpi-4-b.dtb`.
+pub fn is_dtb_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._,+-".contains(&b);
+    let is_segment =
+        |segment: &str| !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(plain);
+    name.len() <= MOST_DTB_NAME_BYTES && name.split('/').all(is_segment)
 }
 
 impl ArtifactSpec {
-    fn from_fields(artifacts: &Fields, name: &'static str) -> Result<Self, String> {
-        let fields = artifacts
-            .get(name)
-            .and_then(Value::as_object)
-            .ok_or_else(|| format!("artifacts.{name} is missing or no object"))?;
+    fn required(artifacts: &Fields, name: &'static str) -> Result<Self, String> {
+        let value = artifacts.get(name).ok_or_else(|| format!("artifacts.{name} is missing"))?;
+        Self::from_value(value, name)
+    }
+
+    fn from_value(value: &Value, name: &'static str) -> Result<Self, String> {
+        let fields = value.as_object().ok_or_else(|| format!("artifacts.{name} is no object"))?;
         let within = |reason: String| format!("artifacts.{name}: {reason}");
         let hash = string(fields, "hash").map_err(within)?;
         let sha256 = hash
             .strip_prefix("sha256:")
+            .filter(|hex| !hex.bytes().any(|b| b.is_ascii_uppercase()))
             .and_then(unhex)
-            .ok_or_else(|| within("hash is not sha256: and 64 hexadecimal digits".to_owned()))?;
+            .ok_or_else(|| within("hash is not sha256: and 64 lower-case hexadecimal digits".to_owned()))?;
         // plasmd writes size_bytes and download_url.
         let size = fields
             .get("size")
@@ -129,6 +170,13 @@ impl ArtifactSpec {
         if urls.is_empty() {
             return Err(within("urls is empty".to_owned()));
         }
+        // Only looked at: a content identifier is for those who have IPFS.
+        let is_identifier = |ipfs: &str| {
+            (1..=MOST_IPFS_BYTES).contains(&ipfs.len()) && ipfs.bytes().all(|b| b.is_ascii_alphanumeric())
+        };
+        if optional(fields, "ipfs").is_some_and(|ipfs| !ipfs.as_str().is_some_and(is_identifier)) {
+            return Err(within("ipfs is no content identifier".to_owned()));
+        }
         Ok(Self { name, sha256, size, urls })
     }
 }
@@ -137,9 +185,14 @@ fn string<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, String> {
     fields.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is missing or no string"))
 }
 
-fn time(fields: &Fields, name: &str) -> Result<Option<UnixTime>, String> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
+/// A field that may be missing; `null` counts as that.
+fn optional<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+pub(super) fn time(fields: &Fields, name: &str) -> Result<Option<UnixTime>, String> {
+    match optional(fields, name) {
+        None => Ok(None),
         Some(value) => value
             .as_str()
             .and_then(UnixTime::parse_rfc3339)

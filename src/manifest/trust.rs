@@ -1,5 +1,5 @@
-//! What this machine trusts: the folder with `keys/*.pub`, `policy.json` and `build-time`,
-//! `/etc/phaseboot` in an initramfs.
+//! What this machine trusts: the folder with `keys/*.pub`, `policy.json`, `keys.json` and
+//! `build-time`, `/etc/phaseboot` in an initramfs.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,8 @@ use std::path::Path;
 use log::warn;
 
 use crate::config::Policy;
-use crate::manifest::Error;
-use crate::manifest::keys::{self, TrustedKey};
+use crate::manifest::keys::TrustedKey;
+use crate::manifest::{Envelope, Error, KeyList, Keyring, Seen, keyfile, keylist};
 use crate::time::UnixTime;
 
 /// More keys than this are refused.
@@ -20,7 +20,17 @@ pub const MOST_KEYS: usize = 64;
 pub struct Trust {
     keys: Vec<TrustedKey>,
     policy: Policy,
+    /// A key list that was packed beside the keys: its URL, for people, and its bytes.
+    packed_list: Option<(String, Vec<u8>)>,
     clock_floor: Option<UnixTime>,
+}
+
+/// Who may sign a manifest, and the key list that says so.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    pub keyring: Keyring,
+    /// The packed keys sign themselves where there is none.
+    pub list: Option<KeyList>,
 }
 
 impl Trust {
@@ -29,14 +39,15 @@ impl Trust {
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let policy = Self::read_policy(folder)?;
         let keys = read_keys(&folder.join("keys"))?;
-        if keys.len() < policy.threshold && !policy.allow_unsigned {
+        if keys.len() < policy.root_threshold() && !policy.allow_unsigned {
             return Err(match keys.len() {
                 0 => Error::NoKey { folder: folder.join("keys") },
-                have => Error::TooFewKeys { have, threshold: policy.threshold },
+                have => Error::TooFewKeys { have, threshold: policy.root_threshold() },
             });
         }
+        let packed_list = read_list(&folder.join(keylist::FILE_NAME))?;
         let clock_floor = read_clock_floor(&folder.join("build-time"))?;
-        Ok(Self { keys, policy, clock_floor })
+        Ok(Self { keys, policy, packed_list, clock_floor })
     }
 
     /// Reads only the policy of `folder`.
@@ -50,9 +61,60 @@ impl Trust {
         }
     }
 
-    /// The trusted keys, each once.
+    /// The packed keys, each once.
     pub fn keys(&self) -> &[TrustedKey] {
         &self.keys
+    }
+
+    /// The keys that sign where no key list speaks for them: the packed ones, less those that a key
+    /// list revoked when this machine saw it.
+    pub fn roots(&self, seen: &Seen) -> Keyring {
+        let is_revoked = |key: &TrustedKey| seen.revoked.contains(&key.fingerprint());
+        let (revoked, keys): (Vec<_>, Vec<_>) = self.keys.iter().cloned().partition(is_revoked);
+        let barred = revoked.into_iter().map(|key| (key, "is revoked")).collect();
+        Keyring::new(keys, self.policy.root_threshold(), barred)
+    }
+
+    /// Who may sign the manifest beside which `served` was found, a key list with its URL; `url` is
+    /// where one would be. The newer of that and the packed list speaks.
+    pub fn authority(
+        &self,
+        served: Option<&[u8]>,
+        url: &str,
+        seen: &Seen,
+        now: Option<UnixTime>,
+    ) -> Result<Authority, Error> {
+        let packed =
+            self.packed_list.as_ref().map(|(url, bytes)| KeyList::verify(bytes, url, self, seen, now));
+        let list = match (served, packed) {
+            (Some(bytes), packed) => {
+                let list = KeyList::verify(bytes, url, self, seen, now)?;
+                let lowest = packed.and_then(Result::ok).map_or(0, |packed| packed.version());
+                if list.version() < lowest {
+                    return Err(Error::KeysRolledBack {
+                        url: url.to_owned(),
+                        version: list.version(),
+                        lowest,
+                    });
+                }
+                Some(list)
+            }
+            (None, Some(packed)) => Some(packed?),
+            (None, None) => None,
+        };
+        if let Some(list) = list {
+            return Ok(Authority { keyring: list.keyring().clone(), list: Some(list) });
+        }
+        match self.lowest_keys_version(seen) {
+            0 => Ok(Authority { keyring: self.roots(seen), list: None }),
+            lowest => Err(Error::KeysMissing { url: url.to_owned(), lowest }),
+        }
+    }
+
+    /// The lowest `keys_version` that may be believed: what the policy wants and what was seen. Above
+    /// 0, a provider without a key list is not believed either.
+    pub fn lowest_keys_version(&self, seen: &Seen) -> u64 {
+        self.policy.min_keys_version.max(seen.keys_version)
     }
 
     /// The policy.
@@ -80,7 +142,15 @@ impl Trust {
     /// Trust in `keys`, wherever they come from.
     #[cfg(any(test, feature = "host"))]
     pub(crate) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
-        Self { keys, policy, clock_floor: None }
+        Self { keys, policy, packed_list: None, clock_floor: None }
+    }
+}
+
+#[cfg(test)]
+impl Trust {
+    /// The same with a packed key list.
+    pub(super) fn with_packed_list(self, url: &str, bytes: Vec<u8>) -> Self {
+        Self { packed_list: Some((url.to_owned(), bytes)), ..self }
     }
 }
 
@@ -90,6 +160,19 @@ fn read_clock_floor(path: &Path) -> Result<Option<UnixTime>, Error> {
         Ok(text) => match UnixTime::parse_rfc3339(text.trim()) {
             Some(time) => Ok(Some(time)),
             None => Err(unreadable(format!("\"{}\" is no RFC 3339 time", text.trim()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error.to_string())),
+    }
+}
+
+/// A packed key list: one that cannot be taken apart is noticed before the network is up.
+fn read_list(path: &Path) -> Result<Option<(String, Vec<u8>)>, Error> {
+    let unreadable = |reason| Error::UnreadableTrust { path: path.to_owned(), reason };
+    match fs::read(path) {
+        Ok(bytes) => match Envelope::parse(&bytes) {
+            Ok(_) => Ok(Some((path.display().to_string(), bytes))),
+            Err(fault) => Err(unreadable(fault.to_string())),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(error.to_string())),
@@ -114,7 +197,15 @@ fn read_keys(folder: &Path) -> Result<Vec<TrustedKey>, Error> {
     let mut keys: Vec<TrustedKey> = Vec::new();
     for path in files {
         let content = fs::read(&path).map_err(|error| unreadable(&path, error.to_string()))?;
-        for key in keys::parse_file(&content).map_err(|reason| unreadable(&path, reason))? {
+        for key in keyfile::parse_file(&content).map_err(|reason| unreadable(&path, reason))? {
+            if let Some(other) = keys.iter().find(|other| clash(other, &key)) {
+                let reason = format!(
+                    "the keys {} and {} are one with two limits, or named alike",
+                    other.id(),
+                    key.id()
+                );
+                return Err(unreadable(&path, reason));
+            }
             // The same key in two files is still one voice towards the threshold.
             if !keys.contains(&key) {
                 keys.push(key);
@@ -125,6 +216,14 @@ fn read_keys(folder: &Path) -> Result<Vec<TrustedKey>, Error> {
         }
     }
     Ok(keys)
+}
+
+/// Whether nobody could tell which of two is meant, or which limits hold.
+fn clash(one: &TrustedKey, other: &TrustedKey) -> bool {
+    if one.bytes() == other.bytes() {
+        return one != other;
+    }
+    one.id() == other.id()
 }
 
 #[cfg(test)]
@@ -152,6 +251,29 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_cannot_be_told_apart_are_refused() {
+        for (one, other) in [
+            (format!("channels: beta\n{KEY}"), KEY.to_owned()),
+            (format!("id: release\n{KEY}"), format!("id: release\n{OTHER}")),
+        ] {
+            let folder = folder(&[("keys/a.pub", &one), ("keys/b.pub", &other)]);
+            let error = Trust::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("b.pub") && error.contains("named alike"), "{error}");
+        }
+    }
+
+    #[test]
+    fn revoked_keys_count_no_more() {
+        let folder = folder(&[("keys/a.pub", KEY), ("keys/b.pub", OTHER)]);
+        let trust = Trust::read(folder.path()).unwrap();
+        let seen =
+            Seen { revoked: ["21fe31dfa154a261".to_owned()].into(), keys_version: 3, ..Seen::default() };
+        assert_eq!(trust.roots(&Seen::default()).keys().len(), 2);
+        assert_eq!(trust.roots(&seen).keys().len(), 1);
+        assert_eq!(trust.lowest_keys_version(&seen), 3);
+    }
+
+    #[test]
     fn no_key_no_boot() {
         assert_eq!(Trust::read(folder(&[]).path()).unwrap_err().exit(), Exit::NotTrusted);
         assert_eq!(Trust::read(Path::new("/nonexistent")).unwrap_err().exit(), Exit::NotTrusted);
@@ -166,6 +288,7 @@ mod tests {
             ("policy.json", "{\"a\":1}"),
             ("build-time", "yesterday"),
             ("build-time", ""),
+            ("keys.json", "[]"),
         ] {
             let folder = folder(&[("keys/ok.pub", KEY), (name, content)]);
             let error = Trust::read(folder.path()).unwrap_err();

@@ -10,9 +10,11 @@ use log::{debug, info, warn};
 
 pub use candidates::Candidates;
 
+use crate::arch::Arch;
 use crate::error::Exit;
-use crate::manifest::{self, Expected, Trust, VerifiedManifest};
+use crate::manifest::{self, Expected, Seen, Trust, VerifiedManifest, keylist};
 use crate::provider::http::{Client, HttpError};
+use crate::time::UnixTime;
 
 /// A provider that does not answer is asked again after this, doubling each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -41,41 +43,47 @@ impl Error {
     }
 }
 
+/// What a manifest is looked for with.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    pub candidates: &'a Candidates,
+    pub trust: &'a Trust,
+    pub arch: Arch,
+    pub channel: &'a str,
+    /// The time that expiry counts against; `None` where nothing expires.
+    pub now: Option<UnixTime>,
+}
+
+/// Why a URL brought no manifest that may boot.
+enum Miss {
+    /// Something is there that this machine may not boot.
+    Refused(manifest::Error),
+    /// The URL that did not answer, and how.
+    Failed(String, HttpError),
+}
+
 /// Asks the candidates in order; the first manifest that this machine may boot is taken. One that
 /// it may not boot does not keep the others from being asked, but if none is better, it is the
-/// answer, because it tells more than silence elsewhere.
+/// answer, because it tells more than silence elsewhere. Key lists that are met on the way are noted
+/// in `seen`, whatever becomes of the manifest.
 pub fn find(
-    candidates: &Candidates,
+    search: &Search<'_>,
     client: &Client,
-    trust: &Trust,
-    expected: Expected<'_>,
+    seen: &mut Seen,
 ) -> Result<VerifiedManifest, crate::error::Error> {
     let mut pause = FIRST_PAUSE;
     let mut round = 1;
     loop {
         let mut failures = Vec::new();
         let mut refused = None;
-        for url in candidates.providers().flatten() {
-            match client.get_small(url, manifest::MOST_BYTES) {
-                Ok((bytes, found_at)) => match manifest::verify(&bytes, &found_at, trust, expected) {
-                    Ok(verified) => {
-                        let signers = match verified.signers() {
-                            [] => "nobody, which the policy allows".to_owned(),
-                            ids => ids.join(", "),
-                        };
-                        let version = verified.manifest().manifest_version;
-                        info!("{found_at}: version {version}, signed by {signers}");
-                        return Ok(verified);
-                    }
-                    Err(error) => {
-                        warn!("{error}");
-                        refused.get_or_insert(error);
-                    }
-                },
-                Err(HttpError::TooLarge(_)) => {
-                    refused.get_or_insert(manifest::Error::TooLarge { url: url.clone() });
+        for url in search.candidates.providers().flatten() {
+            match ask(url, search, client, seen) {
+                Ok(verified) => return Ok(verified),
+                Err(Miss::Refused(error)) => {
+                    warn!("{error}");
+                    refused.get_or_insert(error);
                 }
-                Err(error) => {
+                Err(Miss::Failed(url, error)) => {
                     debug!("{url}: {error}");
                     failures.push((url, error));
                 }
@@ -99,8 +107,44 @@ pub fn find(
     }
 }
 
+/// The manifest at `url`, verified with the key list beside it.
+fn ask(url: &str, search: &Search<'_>, client: &Client, seen: &mut Seen) -> Result<VerifiedManifest, Miss> {
+    let (bytes, found_at) = match client.get_small(url, manifest::MOST_BYTES) {
+        Ok(found) => found,
+        Err(HttpError::TooLarge(_)) => {
+            return Err(Miss::Refused(manifest::Error::TooLarge { url: url.to_owned() }));
+        }
+        Err(error) => return Err(Miss::Failed(url.to_owned(), error)),
+    };
+    let Search { trust, arch, channel, now, .. } = *search;
+    let list_url = url::resolve(&found_at, keylist::FILE_NAME).unwrap_or_default();
+    let served = match client.get_small(&list_url, manifest::MOST_BYTES) {
+        Ok((bytes, _)) => Some(bytes),
+        Err(HttpError::Status(403 | 404 | 410)) => None,
+        Err(HttpError::TooLarge(_)) => {
+            let reason = "it is larger than 1 MiB".to_owned();
+            return Err(Miss::Refused(manifest::Error::KeysMalformed { url: list_url, reason }));
+        }
+        Err(error) => return Err(Miss::Failed(list_url, error)),
+    };
+    let authority = trust.authority(served.as_deref(), &list_url, seen, now).map_err(Miss::Refused)?;
+    if let Some(list) = &authority.list {
+        info!("key list version {} speaks for {} keys", list.version(), authority.keyring.keys().len());
+        seen.note_keys(list);
+    }
+    let expected = Expected { arch, channel, now, seen: seen.lowest(channel, arch) };
+    let verified = manifest::verify(&bytes, &found_at, &authority.keyring, trust.policy(), expected)
+        .map_err(Miss::Refused)?;
+    let signers = match verified.signers() {
+        [] => "nobody, which the policy allows".to_owned(),
+        ids => ids.join(", "),
+    };
+    info!("{found_at}: version {}, signed by {signers}", verified.manifest().manifest_version);
+    Ok(verified)
+}
+
 /// One entry for neighbours that failed the same way.
-fn summary(failures: &[(&String, HttpError)]) -> String {
+fn summary(failures: &[(String, HttpError)]) -> String {
     let mut parts: Vec<(String, String)> = Vec::new();
     for (url, error) in failures {
         let error = error.to_string();

@@ -20,7 +20,7 @@ use super::signing::KEY_FILE_LIMIT;
 use crate::arch::Arch;
 use crate::config::Policy;
 use crate::error::printable;
-use crate::manifest::{self, MOST_KEYS, keys};
+use crate::manifest::{self, MOST_KEYS, keyfile, keys};
 use crate::time::UnixTime;
 
 pub mod archive;
@@ -212,7 +212,8 @@ fn add_keys(archive: &mut Archive, paths: &[PathBuf]) -> Result<Vec<String>> {
     let mut ids = BTreeSet::new();
     for path in paths {
         let bytes = files::read(path, KEY_FILE_LIMIT)?;
-        let found = keys::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
+        let found =
+            keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
         for key in found {
             let id = key.id();
             ensure!(ids.insert(id.to_owned()), "key {}: {id} was given already", path.display());
