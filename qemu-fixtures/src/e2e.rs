@@ -13,9 +13,9 @@ use crate::faulty::Faulty;
 use crate::judge::{self, Kept, Published};
 use crate::machine::{self, Boot, HOST};
 use crate::publish::Content;
-use crate::scenarios::{Initramfs, Scenario, Serve};
+use crate::scenarios::{Initramfs, Scenario, Serve, Step};
 use crate::serial::{Record, Transcript};
-use crate::stage::{Packing, Stage, Tools};
+use crate::stage::{Packing, Served, Stage, Tools};
 use crate::{folders, peer};
 
 /// A machine that has not ended by then hangs.
@@ -147,18 +147,17 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
 
 /// The server of a scenario, until it is dropped.
 enum Server {
-    Phasectl(crate::stage::Served),
-    Tls(crate::stage::Served, Certificates),
+    Phasectl(Served, Option<Certificates>),
     Faulty(Faulty),
 }
 
 impl Server {
     fn start(scenario: &Scenario, stage: &Stage<'_>) -> Result<Self> {
         Ok(match scenario.serve {
-            Serve::Phasectl => Self::Phasectl(stage.serve(None)?),
+            Serve::Phasectl => Self::Phasectl(stage.serve(None)?, None),
             Serve::Tls => {
                 let certificates = Certificates::make(&stage.path(""))?;
-                Self::Tls(stage.serve(Some(&certificates))?, certificates)
+                Self::Phasectl(stage.serve(Some(&certificates))?, Some(certificates))
             }
             Serve::Faulty(faults) => Self::Faulty(Faulty::start(stage.site(), faults)?),
         })
@@ -167,8 +166,8 @@ impl Server {
     /// As the machine reaches it.
     fn url(&self) -> String {
         match self {
-            Self::Phasectl(server) => format!("http://{HOST}:{}", server.port()),
-            Self::Tls(server, _) => format!("https://{HOST}:{}", server.port()),
+            Self::Phasectl(server, None) => format!("http://{HOST}:{}", server.port()),
+            Self::Phasectl(server, Some(_)) => format!("https://{HOST}:{}", server.port()),
             Self::Faulty(server) => format!("http://{HOST}:{}", server.port()),
         }
     }
@@ -198,33 +197,51 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     }
     let server = Server::start(scenario, &stage)?;
     let initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &server)?)?;
+    let machine = Ready { scenario, stage: &stage, content, published, url: server.url(), initramfs };
     let mut times = Times::default();
     for (index, step) in scenario.steps.iter().enumerate() {
-        let context = || format!("boot {} of {}", index + 1, scenario.steps.len());
-        for change in step.publish {
-            change
-                .make(&stage, &content, arch)
-                .with_context(|| format!("{change:?}"))
-                .with_context(context)?;
-        }
-        remains.log = stage.path(&format!("serial-{}.log", index + 1));
-        let boot = Boot {
-            kernel: tools.kernel(scenario.kernel)?.image.clone(),
-            initramfs: initramfs.clone(),
-            cmdline: cmdline(arch, &server.url(), step.cmdline),
+        let log = stage.path(&format!("serial-{}.log", index + 1));
+        *remains = Remains { log, said: Transcript::default() };
+        let result = machine.boot(step, remains);
+        times = match scenario.steps.len() {
+            1 => result?,
+            count => result.with_context(|| format!("boot {} of {count}", index + 1))?,
         };
-        let kept = Kept::before(&scenario.machine, folder)?;
-        let run = scenario.machine.run(&boot, &remains.log, LIMIT, false)?;
-        let judged = judge::judge(&scenario.machine, step, &run, &published, &kept);
-        times = Times::of(&run.transcript, &initramfs);
-        remains.said = run.transcript;
-        if scenario.steps.len() > 1 {
-            judged.with_context(context)?;
-        } else {
-            judged?;
-        }
     }
     Ok(times)
+}
+
+/// A machine that is ready to be booted.
+struct Ready<'a> {
+    scenario: &'a Scenario,
+    stage: &'a Stage<'a>,
+    content: Content,
+    published: Published,
+    url: String,
+    initramfs: PathBuf,
+}
+
+impl Ready<'_> {
+    fn boot(&self, step: &Step, remains: &mut Remains) -> Result<Times> {
+        let machine = &self.scenario.machine;
+        for change in step.publish {
+            change
+                .make(self.stage, &self.content, machine.arch)
+                .with_context(|| format!("cannot publish {change:?}"))?;
+        }
+        let boot = Boot {
+            kernel: self.stage.kernel(self.scenario.kernel)?.image.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: cmdline(machine.arch, &self.url, step.cmdline),
+        };
+        let folder = self.stage.path("");
+        let kept = Kept::before(machine, &folder)?;
+        let run = machine.run(&boot, &remains.log, LIMIT, false)?;
+        let judged = judge::judge(machine, step, &run, &self.published, &kept);
+        let times = Times::of(&run.transcript, &self.initramfs);
+        remains.said = run.transcript;
+        judged.map(|()| times)
+    }
 }
 
 fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Packing> {
@@ -238,7 +255,7 @@ fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Pa
     if scenario.initramfs == Initramfs::BuiltLater {
         packing.built = Some(SystemTime::now() + LATER);
     }
-    if let Server::Tls(_, certificates) = server {
+    if let Server::Phasectl(_, Some(certificates)) = server {
         packing.policy = packing.policy.map(|policy| policy.replace("{pin}", &certificates.pin));
         packing.files.push((certificates.authority.clone(), "/etc/phaseboot/tls/ca.pem"));
     }
