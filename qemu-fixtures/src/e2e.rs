@@ -257,7 +257,7 @@ fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Pa
     }
     if let Server::Phasectl(_, Some(certificates)) = server {
         packing.policy = packing.policy.map(|policy| policy.replace("{pin}", &certificates.pin));
-        packing.files.push((certificates.authority.clone(), "/etc/phaseboot/tls/ca.pem"));
+        packing.tls_root = Some(certificates.authority.clone());
     }
     Ok(packing)
 }

@@ -104,8 +104,8 @@ pub(crate) struct Packing {
     pub(crate) policy: Option<String>,
     /// Modules besides [`MODULES`].
     pub(crate) modules: &'static [&'static str],
-    /// Files and their places.
-    pub(crate) files: Vec<(PathBuf, &'static str)>,
+    /// The authority that the policy names, if it names one.
+    pub(crate) tls_root: Option<PathBuf>,
     /// When it was built, if not now.
     pub(crate) built: Option<SystemTime>,
     /// Without /dev/console.
@@ -205,8 +205,8 @@ impl<'a> Stage<'a> {
             fs::write(&path, policy)?;
             command.arg("--policy").arg(path);
         }
-        for (source, destination) in &packing.files {
-            command.args(["--file", &format!("{}:{destination}", source.display())]);
+        if let Some(authority) = &packing.tls_root {
+            command.arg("--tls-root").arg(authority);
         }
         if let Some(built) = packing.built {
             let since_1970 = built.duration_since(SystemTime::UNIX_EPOCH)?;
