@@ -3,33 +3,31 @@
 //! phaseboot as /init, trusted keys, policy and build time in /etc/phaseboot, device nodes, and the
 //! kernel modules that lead to the network. The same input at the same time gives the same bytes.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use self::archive::{Archive, Node};
 use self::modules::{Modules, Packed};
+use self::trust::TrustFiles;
 use super::files;
 use super::output;
-use super::signing::KEY_FILE_LIMIT;
 use crate::arch::Arch;
 use crate::config::Policy;
-use crate::error::printable;
-use crate::manifest::{self, MOST_KEYS, keyfile, keys};
+use crate::manifest::keys;
 use crate::time::UnixTime;
 
 pub mod archive;
 mod modules;
 mod program;
+mod trust;
 
 /// A payload or another file of the archive is not larger: machines hold all of it in memory.
 const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
-const POLICY_LIMIT: u64 = 1024 * 1024;
 /// Passes of zopfli: 15 take a third longer than 5 and save 0.1 %.
 const ZOPFLI_PASSES: u64 = 5;
 
@@ -50,6 +48,10 @@ pub struct Arguments {
     /// Trust policy [default: none, which means phaseboot's defaults]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Key list that the keys have signed: the oldest that machines will believe, and the one they
+    /// use where a provider serves none
+    #[arg(long, value_name = "FILE", conflicts_with = "no_keys")]
+    key_list: Option<PathBuf>,
     /// Architecture: x86_64 or arm64 [default: that of the payload]
     #[arg(long)]
     arch: Option<Arch>,
@@ -106,12 +108,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         add_file(&mut archive, source, destination, arch)?;
     }
     add_payload(&mut archive, payload, arguments.init.as_deref())?;
-    let keys = add_keys(&mut archive, &arguments.key)?;
-    let policy = match &arguments.policy {
-        Some(path) => Some(add_policy(&mut archive, path, (!arguments.no_keys).then_some(keys.len()))?),
-        None => None,
-    };
     let build_time = built.map_or_else(UnixTime::now, |seconds| UnixTime(seconds.into()));
+    let mut trust = TrustFiles::default();
+    trust.add_keys(&arguments.key)?;
+    if let Some(path) = &arguments.policy {
+        trust.add_policy(path, !arguments.no_keys)?;
+    }
+    if let Some(path) = &arguments.key_list {
+        trust.add_key_list(path)?;
+    }
+    // Without keys it is not yet what a machine will trust.
+    if !arguments.no_keys {
+        trust.check(build_time)?;
+    }
+    let (keys, policy) = (trust.keys.clone(), trust.policy.clone());
+    trust.pack(&mut archive)?;
     let line = format!("{build_time}\n").into_bytes();
     archive.add("etc/phaseboot/build-time", 0o644, Node::File(line))?;
     let packed = match &arguments.modules {
@@ -204,42 +215,6 @@ fn add_file(archive: &mut Archive, source: &Path, destination: &str, arch: Arch)
         program::check_arch(&bytes, &format!("program {}", source.display()), arch)?;
     }
     archive.add(destination, if is_program { 0o755 } else { 0o644 }, Node::File(bytes))
-}
-
-/// Key files go to /etc/phaseboot/keys/NAME.pub, as they are. Returns the ids of all keys in them.
-fn add_keys(archive: &mut Archive, paths: &[PathBuf]) -> Result<Vec<String>> {
-    archive.add("etc/phaseboot/keys", 0o755, Node::Directory)?;
-    let mut ids = BTreeSet::new();
-    for path in paths {
-        let bytes = files::read(path, KEY_FILE_LIMIT)?;
-        let found =
-            keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
-        for key in found {
-            let id = key.id();
-            ensure!(ids.insert(id.to_owned()), "key {}: {id} was given already", path.display());
-        }
-        let name = path.file_stem().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
-        archive.add(&format!("etc/phaseboot/keys/{name}.pub"), 0o644, Node::File(bytes))?;
-    }
-    ensure!(ids.len() <= MOST_KEYS, "{} keys; phaseboot trusts at most {MOST_KEYS}", ids.len());
-    Ok(ids.into_iter().collect())
-}
-
-/// A policy that phaseboot understands goes to /etc/phaseboot/policy.json, as it is. `keys` is how many
-/// there are; None if they are added later.
-fn add_policy(archive: &mut Archive, path: &Path, keys: Option<usize>) -> Result<Policy> {
-    let bytes = files::read(path, POLICY_LIMIT)?;
-    let refused = |reason: String| anyhow!("policy {}: {}", path.display(), printable(&reason));
-    let text = std::str::from_utf8(&bytes).map_err(|error| refused(error.to_string()))?;
-    let policy = Policy::parse(text).map_err(refused)?;
-    let threshold = policy.threshold;
-    if let Some(have) = keys.filter(|&have| have < threshold && !policy.allow_unsigned) {
-        let error = manifest::Error::TooFewKeys { have, threshold };
-        bail!("policy {}: {error}; {}", path.display(), error.hint());
-    }
-    archive.add("etc/phaseboot/policy.json", 0o644, Node::File(bytes))?;
-    Ok(policy)
 }
 
 fn compress(bytes: &[u8], how: Compress) -> Result<Vec<u8>> {

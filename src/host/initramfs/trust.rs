@@ -1,0 +1,103 @@
+//! /etc/phaseboot of an archive: keys, policy and key list, held against what phaseboot itself will
+//! say of them on the machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::archive::{Archive, Node};
+use crate::config::Policy;
+use crate::error::printable;
+use crate::host::files;
+use crate::host::signing::KEY_FILE_LIMIT;
+use crate::manifest::{self, MOST_BYTES, MOST_KEYS, Seen, Trust, keyfile, keylist};
+use crate::time::UnixTime;
+
+const POLICY_LIMIT: u64 = 1024 * 1024;
+const FOLDER: &str = "etc/phaseboot";
+
+/// The files that a machine will trust, under their names in /etc/phaseboot.
+#[derive(Debug, Default)]
+pub(super) struct TrustFiles {
+    files: Vec<(String, Vec<u8>)>,
+    /// The ids of all keys.
+    pub(super) keys: Vec<String>,
+    pub(super) policy: Option<Policy>,
+}
+
+impl TrustFiles {
+    /// Takes key files as they are, to be keys/NAME.pub.
+    pub(super) fn add_keys(&mut self, paths: &[PathBuf]) -> Result<()> {
+        let mut ids = BTreeSet::new();
+        for path in paths {
+            let bytes = files::read(path, KEY_FILE_LIMIT)?;
+            let found =
+                keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
+            for key in found {
+                let id = key.id();
+                ensure!(ids.insert(id.to_owned()), "key {}: {id} was given already", path.display());
+            }
+            let name = path.file_stem().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
+            self.files.push((format!("keys/{name}.pub"), bytes));
+        }
+        ensure!(ids.len() <= MOST_KEYS, "{} keys; phaseboot trusts at most {MOST_KEYS}", ids.len());
+        self.keys = ids.into_iter().collect();
+        Ok(())
+    }
+
+    /// Takes a policy as it is, to be policy.json. `are_keys_here` is false if they are added later.
+    pub(super) fn add_policy(&mut self, path: &Path, are_keys_here: bool) -> Result<()> {
+        let bytes = files::read(path, POLICY_LIMIT)?;
+        let refused = |reason: String| anyhow!("policy {}: {}", path.display(), printable(&reason));
+        let text = std::str::from_utf8(&bytes).map_err(|error| refused(error.to_string()))?;
+        let policy = Policy::parse(text).map_err(refused)?;
+        let (have, threshold) = (self.keys.len(), policy.root_threshold());
+        if are_keys_here && have < threshold && !policy.allow_unsigned {
+            let error = manifest::Error::TooFewKeys { have, threshold };
+            bail!("policy {}: {error}; {}", path.display(), error.hint());
+        }
+        self.files.push(("policy.json".to_owned(), bytes));
+        self.policy = Some(policy);
+        Ok(())
+    }
+
+    /// Takes a key list as it is, to be keys.json.
+    pub(super) fn add_key_list(&mut self, path: &Path) -> Result<()> {
+        let bytes = files::read(path, u64::try_from(MOST_BYTES)?)?;
+        self.files.push((keylist::FILE_NAME.to_owned(), bytes));
+        Ok(())
+    }
+
+    /// Lets phaseboot's own code read all of it, as on a machine at `built`.
+    pub(super) fn check(&self, built: UnixTime) -> Result<()> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        for (name, bytes) in &self.files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(files::folder(&path))
+                .and_then(|()| fs::write(&path, bytes))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let prefix = format!("{}/", folder.path().display());
+        let refused = |error: manifest::Error| {
+            anyhow!("phaseboot would refuse what it is to trust: {}", error.to_string().replace(&prefix, ""))
+        };
+        let trust = Trust::read(folder.path()).map_err(refused)?;
+        let has_list = self.files.iter().any(|(name, _)| name == keylist::FILE_NAME);
+        if has_list {
+            trust.authority(None, keylist::FILE_NAME, &Seen::default(), Some(built)).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the files into the archive.
+    pub(super) fn pack(self, archive: &mut Archive) -> Result<()> {
+        archive.add(&format!("{FOLDER}/keys"), 0o755, Node::Directory)?;
+        for (name, bytes) in self.files {
+            archive.add(&format!("{FOLDER}/{name}"), 0o644, Node::File(bytes))?;
+        }
+        Ok(())
+    }
+}
