@@ -95,7 +95,7 @@ fn memory() -> Vec<Scenario> {
             &[Check::Release(2), Check::DiskKeeps("\"stable/x86_64\":2")],
         ),
         rollback("rollback-cache-fat", disk(X86, Disk::new(Format::Fat)), &[Check::Release(2)]),
-        damaged("damaged-record", None, vec![fails(&[RELEASE_1], 14, "there is no place that can keep it")]),
+        damaged("damaged-record", None, vec![fails(&[RELEASE_1], 14, "cannot be relied on")]),
         damaged(
             "damaged-record-replaced",
             Some(r#"{"damaged_record":"replace","min_manifest_version":1}"#),
