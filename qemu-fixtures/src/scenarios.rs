@@ -264,9 +264,9 @@ fn refusals(kernel: Id) -> Vec<Scenario> {
     let mut no_nic = fails_with("phase.timeout=15", "no-nic", 10, "no network link");
     no_nic.machine.nics = &[];
     vec![
-        fails_on(BY_STRANGER, "signed-by-stranger", 13, "manifest failed"),
-        fails_on(UNSIGNED, "unsigned-manifest", 13, "manifest failed"),
-        fails_on(OTHER_ARCH, "wrong-architecture", 14, "manifest failed"),
+        fails_on(BY_STRANGER, "signed-by-stranger", 13, "0 of 1 needed"),
+        fails_on(UNSIGNED, "unsigned-manifest", 13, "is not signed"),
+        fails_on(OTHER_ARCH, "wrong-architecture", 14, "this machine is "),
         Scenario { keys: &[], ..fails("no-key", 13, "key") },
         Scenario {
             serve: Serve::Faulty(&[("kernel", Fault::FlipBit)]),

@@ -213,6 +213,18 @@ fn signatures() -> Vec<Scenario> {
         },
         beside_plasmd(X86),
         beside_plasmd(ARM),
+        Scenario {
+            policy: Some(r#"{"allow_unsigned":true}"#),
+            ..Scenario::new(
+                "unsigned-allowed",
+                X86,
+                vec![Step {
+                    // Its manifest has no command line.
+                    cmdline: "phase.append=\"lab.scenario=x86_64-unsigned-allowed panic=-1\"",
+                    ..boots(&[Plasmd], &[Check::Says("signed by nobody")])
+                }],
+            )
+        },
         tls(
             "private-authority-and-pin",
             r#"{"tls_roots":["ca.pem"],"tls_pins":["{pin}"]}"#,
