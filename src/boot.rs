@@ -38,7 +38,7 @@ pub fn run(
     let deadline = Deadline::after(config.timeout);
     let preflight = kexec::preflight(paths, config.method)?;
     net::up_unless_routed(paths, caller, deadline)?;
-    let client = Client::new(deadline);
+    let client = Client::new(deadline, trust.tls());
     let manifest = find(config, trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;

@@ -145,7 +145,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     let (config, trust) = configure(source, paths)?;
     let deadline = Deadline::after(config.timeout);
     net::up_unless_routed(paths, Caller::Command, deadline)?;
-    let client = Client::new(deadline);
+    let client = Client::new(deadline, trust.tls());
     let manifest = boot::find(&config, &trust, &client, NATIVE)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     create_folder(out)?;

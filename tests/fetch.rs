@@ -254,7 +254,7 @@ impl Published {
 
     /// Fetches from this server, and holds the kernel against what was published.
     fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
-        let client = Client::new(Deadline::after(Duration::from_secs(seconds)));
+        let client = Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls());
         let manifest = self.find(&[self.server.url("")], &client)?;
         let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
         assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
@@ -362,7 +362,7 @@ fn redirects_are_followed_but_not_in_circles() {
 #[test]
 fn no_manifest_anywhere_names_every_url() {
     let published = published(&["kernel"]);
-    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
     let error = published.find(&[published.server.url("/elsewhere")], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::NoProvider);
     let line = error.line().to_string();
@@ -373,7 +373,7 @@ fn no_manifest_anywhere_names_every_url() {
 fn a_provider_that_is_not_there_ends_within_the_deadline() {
     let published = published(&["kernel"]);
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let client = Client::new(Deadline::after(Duration::from_secs(2)));
+    let client = Client::new(Deadline::after(Duration::from_secs(2)), published.trust.tls());
     let started = std::time::Instant::now();
     let error = published.find(&[format!("http://127.0.0.1:{unused}/")], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::NoProvider, "{}", error.line());
@@ -384,7 +384,7 @@ fn a_provider_that_is_not_there_ends_within_the_deadline() {
 fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
     let published = published(&["kernel"]);
     published.server.on("/other/stable/x86_64/manifest.signed.json", Answer::File(b"<html>".to_vec()));
-    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
     let providers = [published.server.url("/other"), published.server.url("/")];
     assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
     let error = published.find(&providers[..1], &client).unwrap_err();
@@ -395,7 +395,7 @@ fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
 fn a_provider_that_drips_leaves_time_for_the_next() {
     let published = published(&["kernel"]);
     published.server.on("/slow.json", Answer::Drip);
-    let client = Client::new(Deadline::after(Duration::from_secs(4)));
+    let client = Client::new(Deadline::after(Duration::from_secs(4)), published.trust.tls());
     let providers = [published.server.url("/slow.json"), published.server.url("/")];
     assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
 }
@@ -470,7 +470,7 @@ fn a_key_list_that_is_wrong_does_not_count_as_none() {
 fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     let published = published(&["kernel"]);
     let server = &published.server;
-    let client = Client::new(Deadline::after(Duration::from_secs(20)));
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
     let mut seen = Seen::default();
     let mut find = || {
         let providers = [server.url("")];
@@ -489,4 +489,23 @@ fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     assert_eq!(find(), (Err(Exit::NotForUs), 3));
     server.on(KEYS, Answer::File(key_list(4, 7, &[])));
     assert_eq!(find(), (Ok(()), 4));
+}
+
+#[test]
+fn an_artifact_over_https_says_why_tls_failed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().take(10).flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let published = published(&[&format!("https://127.0.0.1:{port}/kernel")]);
+    let (exit, line) = published.fetch_exit(20);
+    assert_eq!(exit, Exit::NoProvider, "{line}");
+    assert!(
+        line.contains("the TLS handshake failed: ") && line.contains("; check that the server speaks TLS"),
+        "{line}"
+    );
 }

@@ -3,6 +3,7 @@
 
 pub mod cmdline;
 mod policy;
+pub mod tls;
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use crate::config::OnFail;
+use crate::config::tls::{self, Pin};
 
 /// What this machine accepts. Every field has a default, unknown fields are an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,6 +31,11 @@ pub struct Policy {
     pub inherit: Vec<String>,
     /// What PID 1 does when a boot fails, unless `phase.onfail` may and does say otherwise.
     pub on_fail: OnFail,
+    /// The PEM files in the folder `tls` beside the policy whose authorities https believes; none
+    /// named means those of the public web.
+    pub tls_roots: Vec<String>,
+    /// The keys of which a TLS server's verified chain must have one; none named means any.
+    pub tls_pins: Vec<Pin>,
 }
 
 impl Default for Policy {
@@ -53,6 +59,8 @@ impl Default for Policy {
                 "phase.nowrite",
             ]),
             on_fail: OnFail::Retry,
+            tls_roots: Vec::new(),
+            tls_pins: Vec::new(),
         }
     }
 }
@@ -73,6 +81,11 @@ impl Policy {
         }
         if let Some(name) = policy.settable.iter().find(|name| !super::PARAMETERS.contains(&name.as_str())) {
             return Err(format!("settable names \"{name}\", which is no phase.* parameter"));
+        }
+        if let Some(name) = policy.tls_roots.iter().find(|name| !tls::is_file_name(name)) {
+            return Err(format!(
+                "tls_roots names \"{name}\", which is not the name of a file in the folder tls"
+            ));
         }
         Ok(policy)
     }
@@ -122,6 +135,14 @@ mod tests {
             ("[1,true]", "no JSON object"),
             ("[]", "no JSON object"),
             ("{\"threshold\":2,\"threshold\":1}", "duplicate"),
+            ("{\"tls_roots\":\"ca.pem\"}", "expected a sequence"),
+            ("{\"tls_roots\":[\"\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"ca.pem\",\"..\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"/etc/ca.pem\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"a/b\"]}", "tls_roots"),
+            ("{\"tls_roots\":[\"a\\u0000\"]}", "tls_roots"),
+            ("{\"tls_pins\":[\"sha256//\"]}", "no pin"),
+            ("{\"tls_pins\":[7]}", "expected a string"),
         ] {
             let error = Policy::parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");

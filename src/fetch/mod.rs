@@ -26,7 +26,7 @@ const HEADROOM: u64 = 16 << 20;
 pub enum Error {
     /// Every URL failed, and trying again brought no further byte.
     #[error("{name}: {got} of {size} bytes arrived from {url}: {reason}")]
-    NotDelivered { name: &'static str, url: String, got: u64, size: u64, reason: String },
+    NotDelivered { name: &'static str, url: String, got: u64, size: u64, reason: String, hint: &'static str },
     /// Something arrived that is not what was signed.
     #[error("{name} from {url} does not match the manifest: {reason}")]
     Mismatch { name: &'static str, url: String, reason: String },
@@ -68,7 +68,7 @@ impl Error {
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotDelivered { .. } => "check the provider and the way to it",
+            Self::NotDelivered { hint, .. } => hint,
             Self::Mismatch { .. } => "publish again: the file is not the one that was signed",
             Self::Url { .. } => "publish again with a correct URL",
             Self::Memory { .. } | Self::MemoryFile { errno: Errno::NOMEM | Errno::NOSPC, .. } => {

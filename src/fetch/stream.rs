@@ -13,7 +13,7 @@ use crate::error::printable;
 use crate::fetch::{Error, VerifiedArtifact};
 use crate::log::bytes;
 use crate::manifest::ArtifactSpec;
-use crate::provider::http::{Client, Download};
+use crate::provider::http::{Client, Download, HttpError};
 use crate::sys::memfd::{self, Sealed};
 use crate::time::Deadline;
 
@@ -55,11 +55,10 @@ pub(super) fn fetch(
                     transfer.restart()?;
                     mismatch = Some(Error::Mismatch { name, url: (*url).clone(), reason });
                 }
-                Err(Fault::Broken(reason)) => {
-                    let got = transfer.received;
-                    warn!("{name} from {}: {reason} after {got} of {} bytes", printable(url), spec.size);
-                    broken =
-                        Some(Error::NotDelivered { name, url: (*url).clone(), got, size: spec.size, reason });
+                Err(Fault::Broken { reason, hint }) => {
+                    let (url, got, size) = ((*url).clone(), transfer.received, spec.size);
+                    warn!("{name} from {}: {reason} after {got} of {size} bytes", printable(&url));
+                    broken = Some(Error::NotDelivered { name, url, got, size, reason, hint });
                 }
                 Err(Fault::Cancelled) => return Err(Error::Cancelled { name }),
                 Err(Fault::MemoryFile(errno)) => return Err(Error::MemoryFile { name, errno }),
@@ -81,19 +80,36 @@ pub(super) fn fetch(
         got: transfer.received,
         size: spec.size,
         reason: OVER.to_owned(),
+        hint: CHECK_PROVIDER,
     }))
 }
 
 const OVER: &str = "the time for this boot attempt is over";
+const CHECK_PROVIDER: &str = "check the provider and the way to it";
 
 /// Why one request did not complete the artifact.
 enum Fault {
     /// What arrived is not what was signed.
     Mismatch(String),
     /// The transfer ended early; what arrived is kept.
-    Broken(String),
+    Broken {
+        reason: String,
+        hint: &'static str,
+    },
     Cancelled,
     MemoryFile(Errno),
+}
+
+impl Fault {
+    fn broken(reason: impl Into<String>) -> Self {
+        Self::Broken { reason: reason.into(), hint: CHECK_PROVIDER }
+    }
+}
+
+impl From<HttpError> for Fault {
+    fn from(error: HttpError) -> Self {
+        Self::Broken { hint: error.hint().unwrap_or(CHECK_PROVIDER), reason: error.to_string() }
+    }
 }
 
 /// The bytes so far. Invariant: `file` holds exactly the `received` bytes that `hash` has seen.
@@ -131,10 +147,10 @@ impl<'a> Transfer<'a> {
     ) -> Result<(), Fault> {
         let from = self.resumable.clone().filter(|(resumable, _)| resumable == url && self.received > 0);
         let resume = from.as_ref().map(|(_, etag)| (self.received, etag.as_str()));
-        let mut download = client.download(url, resume).map_err(|error| Fault::Broken(error.to_string()))?;
+        let mut download = client.download(url, resume)?;
         if download.offset != self.received {
             if download.offset != 0 {
-                return Err(Fault::Broken(format!(
+                return Err(Fault::broken(format!(
                     "the server sent from byte {} on, unasked",
                     download.offset
                 )));
@@ -165,23 +181,23 @@ impl<'a> Transfer<'a> {
                 return Err(Fault::Cancelled);
             }
             if client.deadline().passed() {
-                return Err(Fault::Broken(OVER.to_owned()));
+                return Err(Fault::broken(OVER));
             }
             if self.received >= expected {
                 patience = Deadline::after(PATIENCE);
                 expected = self.received.saturating_add(FRUIT);
             } else if patience.passed() && self.received < self.spec.size {
-                return Err(Fault::Broken("the server is too slow".to_owned()));
+                return Err(Fault::broken("the server is too slow"));
             }
             let count = match reader.read(&mut buffer) {
                 Ok(0) if self.received == self.spec.size => return Ok(()),
-                Ok(0) => return Err(Fault::Broken("the connection was closed".to_owned())),
+                Ok(0) => return Err(Fault::broken("the connection was closed")),
                 Ok(count) => count,
                 // All of it is here; that the connection did not end well changes nothing.
                 Err(_) if self.received == self.spec.size => return Ok(()),
                 Err(error) => {
                     let error = crate::error::printable(&error.to_string());
-                    return Err(Fault::Broken(format!("the connection broke: {error}")));
+                    return Err(Fault::broken(format!("the connection broke: {error}")));
                 }
             };
             let total = self.received.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));

@@ -1,4 +1,4 @@
-//! What this machine trusts: the folder with `keys/*.pub`, `policy.json`, `keys.json` and
+//! What this machine trusts: the folder with `keys/*.pub`, `policy.json`, `keys.json`, `tls/` and
 //! `build-time`, `/etc/phaseboot` in an initramfs.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::path::Path;
 use log::warn;
 
 use crate::config::Policy;
+use crate::config::tls::TlsTrust;
 use crate::manifest::keys::TrustedKey;
 use crate::manifest::{Envelope, Error, KeyList, Keyring, Seen, keyfile, keylist};
 use crate::time::UnixTime;
@@ -23,6 +24,7 @@ pub struct Trust {
     /// A key list that was packed beside the keys: its URL, for people, and its bytes.
     packed_list: Option<(String, Vec<u8>)>,
     clock_floor: Option<UnixTime>,
+    tls: TlsTrust,
 }
 
 /// Who may sign a manifest, and the key list that says so.
@@ -47,7 +49,9 @@ impl Trust {
         }
         let packed_list = read_list(&folder.join(keylist::FILE_NAME))?;
         let clock_floor = read_clock_floor(&folder.join("build-time"))?;
-        Ok(Self { keys, policy, packed_list, clock_floor })
+        let tls = TlsTrust::read(&folder.join("tls"), &policy, clock_floor)
+            .map_err(|(path, reason)| Error::UnreadableTrust { path, reason })?;
+        Ok(Self { keys, policy, packed_list, clock_floor, tls })
     }
 
     /// Reads only the policy of `folder`.
@@ -122,6 +126,11 @@ impl Trust {
         &self.policy
     }
 
+    /// Which servers https believes.
+    pub fn tls(&self) -> &TlsTrust {
+        &self.tls
+    }
+
     /// When the initramfs was built, if it says so: no later moment is before that.
     pub fn clock_floor(&self) -> Option<UnixTime> {
         self.clock_floor
@@ -142,7 +151,7 @@ impl Trust {
     /// Trust in `keys`, wherever they come from.
     #[cfg(any(test, feature = "host"))]
     pub(crate) fn new(keys: Vec<TrustedKey>, policy: Policy) -> Self {
-        Self { keys, policy, packed_list: None, clock_floor: None }
+        Self { keys, policy, packed_list: None, clock_floor: None, tls: TlsTrust::default() }
     }
 }
 
@@ -286,6 +295,7 @@ mod tests {
         for (name, content) in [
             ("keys/a.pub", "x"),
             ("policy.json", "{\"a\":1}"),
+            ("policy.json", "{\"tls_roots\":[\"policy.json\"]}"),
             ("build-time", "yesterday"),
             ("build-time", ""),
             ("keys.json", "[]"),

@@ -1,13 +1,17 @@
-//! The one HTTP client: ureq with rustls, bounded in time, redirects and header size.
+//! The one HTTP client: ureq over TCP and TLS, bounded in time, redirects and header size.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use log::info;
 use ureq::http::{Response, StatusCode, header};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body};
 
+use crate::config::tls::TlsTrust;
 use crate::error::printable;
+use crate::provider::tls::{TlsConnector, TlsError};
 use crate::provider::url;
 use crate::sys::random;
 use crate::time::Deadline;
@@ -27,6 +31,7 @@ const RANDOM_RETRY: Duration = Duration::from_millis(100);
 pub struct Client {
     agent: Agent,
     deadline: Deadline,
+    is_tls_demanded: bool,
 }
 
 /// What a request ended in instead of a body.
@@ -35,7 +40,11 @@ pub enum HttpError {
     #[error("HTTP status {0}")]
     Status(u16),
     #[error("{}", printable(&.0.to_string()))]
-    Transport(#[from] ureq::Error),
+    Transport(ureq::Error),
+    #[error(transparent)]
+    Tls(TlsError),
+    #[error("the policy names TLS roots or pins, so this is only taken over https")]
+    WithoutTls,
     #[error("it redirects more than {MOST_REDIRECTS} times")]
     Redirects,
     #[error("it redirects to \"{}\", which is not followed", printable(.0))]
@@ -48,6 +57,46 @@ pub enum HttpError {
     Random,
     #[error("the answer broke off: {0}")]
     Broken(io::Error),
+}
+
+impl HttpError {
+    /// Whether asking again within seconds would only bring the same answer.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Status(code) => matches!(code, 404 | 410),
+            Self::Tls(error) => error.is_about_certificate(),
+            Self::WithoutTls => true,
+            Self::Transport(_)
+            | Self::Redirects
+            | Self::RedirectTarget(_)
+            | Self::TooLarge(_)
+            | Self::Deadline
+            | Self::Random
+            | Self::Broken(_) => false,
+        }
+    }
+
+    /// What the person can do, if there is more to say than for any provider that does not answer.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(error) => Some(error.hint()),
+            Self::WithoutTls => Some("give the provider as an https:// URL"),
+            Self::Status(_)
+            | Self::Transport(_)
+            | Self::Redirects
+            | Self::RedirectTarget(_)
+            | Self::TooLarge(_)
+            | Self::Deadline
+            | Self::Random
+            | Self::Broken(_) => None,
+        }
+    }
+}
+
+impl From<ureq::Error> for HttpError {
+    fn from(error: ureq::Error) -> Self {
+        TlsError::within(&error).map_or(Self::Transport(error), Self::Tls)
+    }
 }
 
 /// A response whose body can be read.
@@ -74,8 +123,8 @@ impl Download {
 }
 
 impl Client {
-    /// A client for requests that end before `deadline`.
-    pub fn new(deadline: Deadline) -> Self {
+    /// A client for requests that end before `deadline`, and for the TLS servers that `tls` believes.
+    pub fn new(deadline: Deadline, tls: &TlsTrust) -> Self {
         let config = Agent::config_builder()
             .timeout_connect(Some(CONNECT))
             .timeout_resolve(Some(CONNECT))
@@ -92,7 +141,10 @@ impl Client {
             .accept_encoding("identity")
             .user_agent(concat!("phaseboot/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), deadline }
+        // https over a connector that leaves it without TLS is an error in ureq.
+        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(tls.clone()));
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        Self { agent, deadline, is_tls_demanded: tls.names_servers() }
     }
 
     /// The deadline of every request.
@@ -101,7 +153,12 @@ impl Client {
     }
 
     /// The whole body of a small file, of at most `most` bytes, and the URL it came from in the end.
+    /// These say what boots, so they come over https, on every hop, if the policy names TLS servers;
+    /// what [`Self::download`] brings is held against a hash.
     pub fn get_small(&self, url: &str, most: usize) -> Result<(Vec<u8>, String), HttpError> {
+        if self.is_tls_demanded && !url::is_https(url) {
+            return Err(HttpError::WithoutTls);
+        }
         // Half of what is left: a server that drips must leave time to ask the others.
         let budget = Deadline::after(SMALL_FILE.min(self.deadline.remaining() / 2));
         let (mut response, url) = self.request(url, None, budget)?;

@@ -2,6 +2,7 @@
 
 mod candidates;
 pub mod http;
+pub mod tls;
 pub mod url;
 
 use std::time::Duration;
@@ -19,26 +20,27 @@ use crate::time::UnixTime;
 /// A provider that does not answer is asked again after this, doubling each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const ROUNDS: u32 = 4;
+const CHECK_PROVIDER: &str = "check phase.provider= and phase.channel=, and that the provider runs";
 
 /// No provider had a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no provider answered with a manifest: {0}")]
-    NoAnswer(String),
+    #[error("no provider answered with a manifest: {reasons}")]
+    NoAnswer { reasons: String, hint: &'static str },
 }
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NoAnswer(_) => Exit::NoProvider,
+            Self::NoAnswer { .. } => Exit::NoProvider,
         }
     }
 
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoAnswer(_) => "check phase.provider= and phase.channel=, and that the provider runs",
+            Self::NoAnswer { hint, .. } => hint,
         }
     }
 }
@@ -92,10 +94,10 @@ pub fn find(
         if let Some(error) = refused {
             return Err(error.into());
         }
-        let missing_everywhere =
-            failures.iter().all(|(_, error)| matches!(error, HttpError::Status(404 | 410)));
-        if missing_everywhere || round == ROUNDS || client.deadline().remaining() <= pause {
-            return Err(Error::NoAnswer(summary(&failures)).into());
+        let lasts = failures.iter().all(|(_, error)| error.is_lasting());
+        if lasts || round == ROUNDS || client.deadline().remaining() <= pause {
+            let hint = failures.iter().find_map(|(_, error)| error.hint()).unwrap_or(CHECK_PROVIDER);
+            return Err(Error::NoAnswer { reasons: summary(&failures), hint }.into());
         }
         if let Some((url, error)) = failures.iter().find(|(_, error)| !matches!(error, HttpError::Status(_)))
         {

@@ -280,3 +280,29 @@ fn a_tree_without_indexes_is_indexed_elsewhere() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!tree.join("modules.dep").exists(), "the tree is not written to");
 }
+
+#[test]
+fn tls_roots_are_packed_as_the_policy_names_them() {
+    let folder = workshop();
+    let at = folder.path();
+    let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/testdata/ca.pem");
+    fs::copy(authority, at.join("ca.pem")).unwrap();
+    fs::write(at.join("policy.json"), r#"{"tls_roots":["ca.pem"]}"#).unwrap();
+    let pack = format!("{PACK} --policy policy.json");
+    done(at, &format!("{pack} --tls-root ca.pem"));
+    assert!(done(at, "inspect out.img").contains(" etc/phaseboot/tls/ca.pem"));
+    done(at, &format!("{pack} --file ca.pem:/etc/phaseboot/tls/ca.pem"));
+
+    refused(at, &pack, 1, "the policy's tls_roots name ca.pem: give it with --tls-root");
+    fs::copy(authority, at.join("other.pem")).unwrap();
+    let line = format!("{pack} --tls-root ca.pem --tls-root other.pem");
+    refused(at, &line, 1, "the policy's tls_roots do not name other.pem");
+    refused(at, &format!("{PACK} --tls-root ca.pem"), 2, "--policy");
+    refused(at, &format!("{pack} --tls-root none/ca.pem"), 1, "cannot open none/ca.pem");
+    for (content, said) in
+        [("", "it holds no PEM certificate"), ("-----BEGIN CERTIFICATE-----", "it is damaged")]
+    {
+        fs::write(at.join("ca.pem"), content).unwrap();
+        refused(at, &format!("{pack} --tls-root ca.pem"), 1, &format!("tls/ca.pem: {said}"));
+    }
+}

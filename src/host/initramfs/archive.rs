@@ -117,6 +117,17 @@ impl Archive {
         self.nodes.keys().any(|path| path.rsplit('/').next() == Some(name))
     }
 
+    /// The regular files below `folder`, with their paths from there.
+    pub fn files_below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.nodes.iter().filter_map(move |(path, (_, node))| {
+            let name = path.strip_prefix(folder)?.strip_prefix('/')?;
+            match node {
+                Node::File(bytes) => Some((name, bytes.as_slice())),
+                _ => None,
+            }
+        })
+    }
+
     /// Writes the archive. Everything belongs to root, and the same content gives the same bytes.
     pub fn write<W: Write>(&self, mut to: W, mtime: u32) -> Result<W> {
         for (ino, (path, (mode, node))) in (1..).zip(&self.nodes) {

@@ -52,6 +52,9 @@ pub struct Arguments {
     /// use where a provider serves none
     #[arg(long, value_name = "FILE", conflicts_with = "no_keys")]
     key_list: Option<PathBuf>,
+    /// Authority for https that the policy's tls_roots names, as a PEM file; several may be given
+    #[arg(long, value_name = "PEM", requires = "policy")]
+    tls_root: Vec<PathBuf>,
     /// Architecture: x86_64 or arm64 [default: that of the payload]
     #[arg(long)]
     arch: Option<Arch>,
@@ -117,14 +120,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.key_list {
         trust.add_key_list(path)?;
     }
-    // Without keys it is not yet what a machine will trust.
-    if !arguments.no_keys {
-        trust.check(build_time)?;
-    }
+    trust.add_tls_roots(&arguments.tls_root, &archive)?;
+    let line = format!("{build_time}\n").into_bytes();
+    trust.add("build-time", line);
     let (keys, policy) = (trust.keys.clone(), trust.policy.clone());
     trust.pack(&mut archive)?;
-    let line = format!("{build_time}\n").into_bytes();
-    archive.add("etc/phaseboot/build-time", 0o644, Node::File(line))?;
+    // Without keys it is not yet what a machine will trust.
+    if !arguments.no_keys {
+        trust::check(&archive, build_time)?;
+    }
     let packed = match &arguments.modules {
         Some(folder) => Some(Modules::open(folder)?.pack(&arguments.module, &mut archive, arch)?),
         None => None,

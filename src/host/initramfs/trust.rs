@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::archive::{Archive, Node};
-use crate::config::Policy;
+use crate::config::{Policy, tls};
 use crate::error::printable;
 use crate::host::files;
 use crate::host::signing::KEY_FILE_LIMIT;
@@ -71,25 +71,30 @@ impl TrustFiles {
         Ok(())
     }
 
-    /// Lets phaseboot's own code read all of it, as on a machine at `built`.
-    pub(super) fn check(&self, built: UnixTime) -> Result<()> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        for (name, bytes) in &self.files {
-            let path = folder.path().join(name);
-            fs::create_dir_all(files::folder(&path))
-                .and_then(|()| fs::write(&path, bytes))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+    /// Takes authorities for https as they are, to be tls/NAME: those that the policy names, all of
+    /// which must be there in the end.
+    pub(super) fn add_tls_roots(&mut self, paths: &[PathBuf], archive: &Archive) -> Result<()> {
+        let named = self.policy.as_ref().map_or(&[][..], |policy| policy.tls_roots.as_slice());
+        for path in paths {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
+            ensure!(named.iter().any(|named| named == name), "the policy's tls_roots do not name {name}");
+            self.files.push((format!("tls/{name}"), files::read(path, tls::MOST_BYTES)?));
         }
-        let prefix = format!("{}/", folder.path().display());
-        let refused = |error: manifest::Error| {
-            anyhow!("phaseboot would refuse what it is to trust: {}", error.to_string().replace(&prefix, ""))
+        let is_here = |name: &str| {
+            let name = format!("tls/{name}");
+            self.files.iter().any(|(file, _)| *file == name)
+                || archive.file(&format!("{FOLDER}/{name}")).is_some()
         };
-        let trust = Trust::read(folder.path()).map_err(refused)?;
-        let has_list = self.files.iter().any(|(name, _)| name == keylist::FILE_NAME);
-        if has_list {
-            trust.authority(None, keylist::FILE_NAME, &Seen::default(), Some(built)).map_err(refused)?;
+        if let Some(name) = named.iter().find(|name| !is_here(name)) {
+            bail!("the policy's tls_roots name {name}: give it with --tls-root");
         }
         Ok(())
+    }
+
+    /// Adds one more file.
+    pub(super) fn add(&mut self, name: &str, bytes: Vec<u8>) {
+        self.files.push((name.to_owned(), bytes));
     }
 
     /// Puts the files into the archive.
@@ -100,4 +105,25 @@ impl TrustFiles {
         }
         Ok(())
     }
+}
+
+/// Lets phaseboot's own code read what the archive makes a machine trust, as on a machine at `built`.
+pub(super) fn check(archive: &Archive, built: UnixTime) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    for (name, bytes) in archive.files_below(FOLDER) {
+        let path = folder.path().join(name);
+        fs::create_dir_all(files::folder(&path))
+            .and_then(|()| fs::write(&path, bytes))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let prefix = format!("{}/", folder.path().display());
+    let refused = |error: manifest::Error| {
+        let (text, hint) = (error.to_string().replace(&prefix, ""), error.hint());
+        anyhow!("phaseboot would refuse what it is to trust: {text}; {hint}")
+    };
+    let trust = Trust::read(folder.path()).map_err(refused)?;
+    if folder.path().join(keylist::FILE_NAME).exists() {
+        trust.authority(None, keylist::FILE_NAME, &Seen::default(), Some(built)).map_err(refused)?;
+    }
+    Ok(())
 }

@@ -1,10 +1,10 @@
-//! `phasectl serve`: a published tree over HTTP/1.1, for boot clients.
+//! `phasectl serve`: a published tree over HTTP/1.1, with or without TLS, for boot clients.
 //!
 //! Everything that a client could use up is bounded: connections, threads, time without progress,
 //! memory for each response. A client that is slow holds its own connection and nothing else.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +13,23 @@ use clap::Args;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
+use self::log::Format;
 use self::tree::Tree;
 use super::output;
+use crate::error::printable;
 
+mod log;
 mod range;
 mod reply;
+mod tls;
 mod tree;
 
 /// At the same time; further ones wait in the kernel's queue.
@@ -31,6 +38,8 @@ const CONNECTIONS: usize = 256;
 const READERS: usize = 16;
 /// For a request's headers, also between two requests of a connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// For a TLS handshake.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of headers that a connection may send at once.
 const BUFFER: usize = 64 * 1024;
 /// A client that takes no byte for so long is gone, in milliseconds.
@@ -46,11 +55,26 @@ pub struct Arguments {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Serve https with this certificate chain: PEM, the server's own first
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of that certificate: PEM
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Print the start line and the access log as JSON, an object a line
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let folder = arguments.folder.display();
-    let tree = Tree::open(&arguments.folder).with_context(|| format!("cannot serve {folder}"))?;
+    let folder = arguments.folder.as_path();
+    let tree = Tree::open(folder).with_context(|| format!("cannot serve {}", folder.display()))?;
+    let tls = match (&arguments.tls_cert, &arguments.tls_key) {
+        (Some(chain), Some(key)) => Some(tls::acceptor(chain, key)?),
+        _ => None,
+    };
+    let log = if arguments.json { Format::Json } else { Format::Text };
+    let server = Server { tree: Arc::new(tree), tls, log };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(READERS)
@@ -63,17 +87,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let address = listener.local_addr().context("cannot tell the port")?;
-        output::line(format_args!("serving {folder} on http://{address}"))?;
+        server.announce(folder, address)?;
 
         let open = GracefulShutdown::new();
+        let (running, closing) = watch::channel(());
         tokio::select! {
-            () = accept(listener, Arc::new(tree), &open) => {}
+            () = server.accept(listener, &open, &closing) => {}
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        drop(running);
         tokio::select! {
             () = open.shutdown() => {}
-            () = tokio::time::sleep(GRACE) => output::note("transfers were cut off"),
+            () = tokio::time::sleep(GRACE) => log.note(None, "transfers were cut off"),
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
@@ -81,34 +107,74 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// Takes connections, for ever.
-async fn accept(listener: TcpListener, tree: Arc<Tree>, open: &GracefulShutdown) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: some will be free again soon.
-                output::note(&format!("cannot accept a connection: {error}"));
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        tune(&stream);
-        let tree = Arc::clone(&tree);
-        let service = service_fn(move |request| reply::answer(Arc::clone(&tree), peer, request));
+/// What every connection needs.
+#[derive(Clone)]
+struct Server {
+    tree: Arc<Tree>,
+    tls: Option<TlsAcceptor>,
+    log: Format,
+}
+
+impl Server {
+    fn announce(&self, folder: &Path, address: SocketAddr) -> Result<()> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        match self.log {
+            Format::Text => output::line(format_args!("serving {} on {url}", folder.display())),
+            Format::Json => output::line(json!({ "listening": url, "folder": folder })),
+        }
+    }
+
+    /// Takes connections, for ever. `closing` ends handshakes, `open` everything after them.
+    async fn accept(&self, listener: TcpListener, open: &GracefulShutdown, closing: &watch::Receiver<()>) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: some will be free again soon.
+                    self.log.note(None, &format!("cannot accept a connection: {error}"));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            };
+            tune(&stream);
+            let (server, watcher, mut closing) = (self.clone(), open.watcher(), closing.clone());
+            tokio::spawn(async move {
+                match &server.tls {
+                    None => server.serve(stream, peer, watcher).await,
+                    Some(tls) => tokio::select! {
+                        result = tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => match result {
+                            Ok(Ok(stream)) => server.serve(stream, peer, watcher).await,
+                            Ok(Err(error)) => server.refuse(peer, &error.to_string()),
+                            Err(_) => server.refuse(peer, "it took too long"),
+                        },
+                        _ = closing.changed() => {}
+                    },
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn serve<S>(&self, stream: S, peer: SocketAddr, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let (tree, log) = (&self.tree, self.log);
+        let service = service_fn(move |request| reply::answer(Arc::clone(tree), peer, log, request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_WITHIN)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            // The access log says how each transfer ended.
-            let _ = connection.await;
-            drop(slot);
-        });
+        // The access log says how each transfer ended.
+        let _ = watcher.watch(connection).await;
+    }
+
+    fn refuse(&self, peer: SocketAddr, reason: &str) {
+        self.log.note(Some(peer), &format!("TLS handshake failed: {}", printable(reason)));
     }
 }
 

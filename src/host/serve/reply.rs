@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
@@ -17,10 +17,10 @@ use hyper::http::response::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::JoinHandle;
 
+use super::log::{Access, Format};
 use super::range::{self, Part};
 use super::tree::{Entry, Tree};
 use crate::error::printable;
-use crate::time::UnixTime;
 
 /// Bytes read from a file at once, and kept for a client that is slow.
 const CHUNK: u64 = 128 * 1024;
@@ -29,6 +29,7 @@ const CHUNK: u64 = 128 * 1024;
 pub(super) async fn answer<T>(
     tree: Arc<Tree>,
     peer: SocketAddr,
+    log: Format,
     request: Request<T>,
 ) -> Result<Response<Reply>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -55,11 +56,11 @@ pub(super) async fn answer<T>(
     };
     let content = if request.method() == Method::HEAD { Content::Empty } else { content };
     let access = Access {
+        format: log,
         peer,
-        request: format!("{} {}", printable(request.method().as_str()), printable(&path)),
-        range: header(&request, header::RANGE)
-            .map(|range| format!(" {}", printable(range)))
-            .unwrap_or_default(),
+        method: printable(request.method().as_str()),
+        path: printable(&path),
+        range: header(&request, header::RANGE).map(printable),
         status: StatusCode::OK,
         expected: content.remaining(),
         sent: 0,
@@ -215,33 +216,5 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.content.remaining())
-    }
-}
-
-/// A line of the access log, written when the response is done with.
-#[derive(Debug)]
-struct Access {
-    peer: SocketAddr,
-    /// Method and path.
-    request: String,
-    range: String,
-    status: StatusCode,
-    expected: u64,
-    sent: u64,
-    since: Instant,
-}
-
-impl Drop for Access {
-    fn drop(&mut self) {
-        let Self { peer, request, range, expected, sent, .. } = self;
-        let cut = if sent < expected { format!(" of {expected}, cut off") } else { String::new() };
-        // A log that nobody can read is no reason to serve nobody.
-        let _ = writeln!(
-            io::stderr().lock(),
-            "{} {peer} {request}{range} {} {sent} bytes{cut} in {:.3} s",
-            UnixTime::now(),
-            self.status.as_u16(),
-            self.since.elapsed().as_secs_f64(),
-        );
     }
 }
