@@ -53,15 +53,16 @@ fn memory() -> Vec<Scenario> {
     const EXT4: Disk = Disk::new(Format::Ext4);
     const DAMAGED: Disk = Disk { record: Some("{\"keys_version\":0,\"manifests\":{}}"), ..EXT4 };
     const REQUIRED: Option<&str> = Some(r#"{"rollback_record":"required"}"#);
-    // The newest release, the one before it put back by the mirror, the newest again.
-    let rollback = |name, machine: Machine, kept: &'static [Check]| Scenario {
+    // The newest release, the one before it put back by the mirror while somebody at the console adds
+    // `cmdline`, the newest again.
+    let rollback = |name, machine: Machine, cmdline, kept: &'static [Check]| Scenario {
         machine,
         ..Scenario::new(
             name,
             X86,
             vec![
                 boots(&[RELEASE_1, RELEASE_2], kept),
-                fails(&[ReplayManifest(1)], 14, ROLLED_BACK),
+                Step { cmdline, ..fails(&[ReplayManifest(1)], 14, ROLLED_BACK) },
                 boots(&[ReplayManifest(2)], &[Check::Release(2)]),
             ],
         )
@@ -83,18 +84,25 @@ fn memory() -> Vec<Scenario> {
                 ],
             )
         },
-        rollback("rollback-firmware", uefi(X86), &[Check::Release(2), IN_FIRMWARE]),
+        rollback("rollback-firmware", uefi(X86), "phase.cache=off", &[Check::Release(2), IN_FIRMWARE]),
         rollback(
             "rollback-cache-ext4",
             disk(X86, EXT4),
+            "",
             &[Check::Release(2), Check::DiskKeeps("\"stable/x86_64\":2")],
         ),
         rollback(
             "rollback-cache-gpt",
             disk(X86, Disk::new(Format::GptName)),
+            "phase.cache=off",
             &[Check::Release(2), Check::DiskKeeps("\"stable/x86_64\":2")],
         ),
-        rollback("rollback-cache-fat", disk(X86, Disk::new(Format::Fat)), &[Check::Release(2)]),
+        rollback(
+            "rollback-cache-fat",
+            disk(X86, Disk::new(Format::Fat)),
+            "phase.nowrite",
+            &[Check::Release(2)],
+        ),
         damaged("damaged-record", None, vec![fails(&[RELEASE_1], 14, "cannot be relied on")]),
         damaged(
             "damaged-record-replaced",
@@ -230,6 +238,14 @@ fn signatures() -> Vec<Scenario> {
             r#"{"tls_roots":["ca.pem"],"tls_pins":["{pin}"]}"#,
             boots(&[RELEASE_1], &[Check::Release(1)]),
         ),
+        Scenario {
+            policy: Some(r#"{"tls_pins":["sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]}"#),
+            ..Scenario::new(
+                "http-in-spite-of-pin",
+                X86,
+                vec![fails(&[RELEASE_1], 11, "only taken over https")],
+            )
+        },
         tls(
             "wrong-pin",
             r#"{"tls_roots":["ca.pem"],"tls_pins":["sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]}"#,
