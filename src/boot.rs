@@ -1,6 +1,6 @@
 //! The whole chain, from the network to the next kernel.
 
-use log::info;
+use log::{info, warn};
 
 use crate::arch::Arch;
 use crate::config::{self, Config};
@@ -8,11 +8,12 @@ use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target, cmdline};
-use crate::manifest::{Seen, Trust, VerifiedManifest};
+use crate::manifest::{Sightings, Trust, VerifiedManifest};
 use crate::net::{self, Caller};
 use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::provider::{self, Candidates, Search};
+use crate::rollback::{self, Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
 
@@ -38,8 +39,13 @@ pub fn run(
     let deadline = Deadline::after(config.timeout);
     let preflight = kexec::preflight(paths, config.method)?;
     net::up_unless_routed(paths, caller, deadline)?;
+    // Disks have had the network's time to appear.
+    let mut memory = Memory::open(config, trust.policy(), paths, purpose(caller, ending), deadline)?;
     let client = Client::new(deadline, trust.tls());
-    let manifest = find(config, trust, &client, NATIVE)?;
+    let found = find(config, trust, &client, NATIVE, memory.sightings());
+    // A key list that was met counts from now on, even if no manifest under it may boot.
+    memory.keep()?;
+    let manifest = found?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &manifest, &kernel, paths)?;
@@ -49,21 +55,59 @@ pub fn run(
         return Ok(Some(plan));
     }
     let loaded = plan.load()?;
+    if let Err(error) = remember(&mut memory, &manifest) {
+        // What may not be booted must not lie ready to be.
+        kexec::unload()?;
+        return Err(error.into());
+    }
     if ending == Ending::LoadOnly {
         return Ok(None);
     }
     match loaded.exec()? {}
 }
 
+/// What nobody signed is held against the record, and leaves none: anybody could say any version.
+fn remember(memory: &mut Memory, verified: &VerifiedManifest) -> Result<(), rollback::Error> {
+    let manifest = verified.manifest();
+    if verified.signers().is_empty() {
+        return Ok(());
+    }
+    memory.sightings().add_manifest(&manifest.channel, NATIVE, manifest.manifest_version);
+    memory.keep()
+}
+
+fn purpose(caller: Caller, ending: Ending) -> Purpose {
+    match (caller, ending) {
+        (Caller::Init, _) => Purpose::Init,
+        (Caller::Command, Ending::Exec | Ending::LoadOnly) => Purpose::Boot,
+        (Caller::Command, Ending::DryRun) => Purpose::DryRun,
+    }
+}
+
 /// The first manifest of the configured providers that this machine may boot.
-pub fn find(config: &Config, trust: &Trust, client: &Client, arch: Arch) -> Result<VerifiedManifest, Error> {
+pub fn find(
+    config: &Config,
+    trust: &Trust,
+    client: &Client,
+    arch: Arch,
+    sightings: &mut Sightings,
+) -> Result<VerifiedManifest, Error> {
     if config.providers.is_empty() {
         return Err(config::Error::NoProvider.into());
     }
     let candidates = Candidates::new(&config.providers, &config.channel, arch);
-    let now = Some(trust.now(UnixTime::now()));
+    let now = now(config, trust);
     let search = Search { candidates: &candidates, trust, arch, channel: &config.channel, now };
-    provider::find(&search, client, &mut Seen::default())
+    provider::find(&search, client, sightings)
+}
+
+/// The time that expiry counts against; none where somebody said that it does not.
+pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
+    if config.no_expiry {
+        warn!("nothing expires: --no-expiry");
+        return None;
+    }
+    Some(trust.now(UnixTime::now()))
 }
 
 /// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.

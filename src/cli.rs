@@ -14,13 +14,14 @@ phaseboot boots the next, verified kernel over the network.
 
 usage:
   phaseboot boot   [--provider URL]... [--channel C] [--append STR] [--method auto|file|load]
-                   [--trust DIR] [--load-only] [--dry-run] [--json]
+                   [--trust DIR] [--record FILE] [--no-expiry] [--load-only] [--dry-run] [--json]
                    find, verify, load and start the next kernel
   phaseboot net    [up [IFACE]] [--json]
                    bring the network up and print the lease
-  phaseboot fetch  --out DIR [--provider URL]... [--channel C] [--trust DIR] [--json]
+  phaseboot fetch  --out DIR [--provider URL]... [--channel C] [--trust DIR] [--record FILE]
+                   [--no-expiry] [--json]
                    the manifest and its artifacts, verified, into DIR
-  phaseboot verify MANIFEST [--channel C] [--trust DIR] [--json]
+  phaseboot verify MANIFEST [--channel C] [--trust DIR] [--record FILE] [--no-expiry] [--json]
                    whether this machine would trust a manifest
   phaseboot kexec  --kernel K [--initrd I]... [--cmdline C] [--dtb D] [--method auto|file|load]
                    [--load-only|--exec|--unload|--dry-run]
@@ -28,6 +29,9 @@ usage:
   phaseboot fdt    [--in FILE] [--out FILE] [--print]
                    copy the device tree with the seeds in /chosen zeroed
   phaseboot --help | --version
+
+--record FILE holds the highest versions booted: older ones are refused, and boot keeps it up to
+date. --no-expiry lets an expired manifest pass.
 
 As PID 1, phaseboot does the whole boot, told by phase.* on the kernel command line.
 
@@ -57,6 +61,10 @@ pub struct Source {
     pub providers: Vec<String>,
     pub channel: Option<String>,
     pub trust: Option<PathBuf>,
+    /// The file of the rollback record.
+    pub record: Option<PathBuf>,
+    /// An expired manifest will do.
+    pub no_expiry: bool,
 }
 
 /// `phaseboot boot`
@@ -163,12 +171,23 @@ fn method(parser: &mut lexopt::Parser) -> Result<Method, Error> {
 }
 
 impl Source {
-    /// Takes `--provider`, `--channel` and `--trust`; false if the option is another.
+    /// Takes `--provider` and what [`take_held_against`](Self::take_held_against) takes; false if the
+    /// option is another.
     fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<bool, Error> {
         match option {
             "provider" => self.providers.push(parser.value()?.string()?),
+            _ => return self.take_held_against(option, parser),
+        }
+        Ok(true)
+    }
+
+    /// Takes `--channel`, `--trust`, `--record` and `--no-expiry`; false if the option is another.
+    fn take_held_against(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<bool, Error> {
+        match option {
             "channel" => self.channel = Some(parser.value()?.string()?),
             "trust" => self.trust = Some(parser.value()?.into()),
+            "record" => self.record = Some(parser.value()?.into()),
+            "no-expiry" => self.no_expiry = true,
             _ => return Ok(false),
         }
         Ok(true)
@@ -242,9 +261,13 @@ fn verify(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("json") => json = true,
-            Long("channel") => source.channel = Some(parser.value()?.string()?),
-            Long("trust") => source.trust = Some(parser.value()?.into()),
             Long("help") | Short('h') => return Ok(Command::Help),
+            Long(option) => {
+                let option = option.to_owned();
+                if !source.take_held_against(&option, parser)? {
+                    return Err(Long(&option).unexpected().into());
+                }
+            }
             Value(path) if manifest.is_none() => manifest = Some(path.into()),
             other => return Err(other.unexpected().into()),
         }
@@ -326,6 +349,28 @@ mod tests {
         assert_eq!(boot.source.trust, Some("/t".into()));
         assert_eq!(boot.method, Some(Method::File));
         assert!(boot.load_only && boot.json && !boot.dry_run);
+        assert_eq!((boot.source.record, boot.source.no_expiry), (None, false));
+    }
+
+    #[test]
+    fn a_manifest_can_be_held_against_a_record_and_without_its_expiry() {
+        for line in ["boot", "fetch --out o", "verify m"] {
+            let line = format!("{line} --record r --no-expiry --channel c --trust t");
+            let (Command::Boot(Boot { source, .. })
+            | Command::Fetch { source, .. }
+            | Command::Verify { source, .. }) = parsed(&line).unwrap()
+            else {
+                panic!("{line}")
+            };
+            let expected = Source {
+                channel: Some("c".to_owned()),
+                trust: Some("t".into()),
+                record: Some("r".into()),
+                no_expiry: true,
+                ..Source::default()
+            };
+            assert_eq!(source, expected, "{line}");
+        }
     }
 
     #[test]
@@ -348,6 +393,10 @@ mod tests {
             "fetch",
             "verify",
             "verify a b",
+            "verify a --provider http://a",
+            "verify a --record",
+            "net --no-expiry",
+            "kexec --kernel k --record r",
             "kexec",
             "kexec --exec --unload",
             "kexec --kernel k --exec",

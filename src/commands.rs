@@ -14,12 +14,13 @@ use crate::fetch::{self, VerifiedArtifact, operator};
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
-use crate::manifest::{self, Expected, Seen, Trust, VerifiedManifest, keylist};
+use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
 use crate::net::{self, Caller, Lease};
 use crate::paths::Paths;
 use crate::provider::http::Client;
+use crate::rollback::{Memory, Purpose};
 use crate::sys::arch::NATIVE;
-use crate::time::{Deadline, UnixTime};
+use crate::time::Deadline;
 
 /// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
 const MOST_FILE_BYTES: u64 = 4 << 30;
@@ -92,6 +93,8 @@ fn configure(source: &Source, paths: &Paths) -> Result<(Config, Trust), Error> {
     if let Some(channel) = &source.channel {
         config.set("phase.channel", Some(channel))?;
     }
+    config.record.clone_from(&source.record);
+    config.no_expiry = source.no_expiry;
     Ok((config, trust))
 }
 
@@ -144,9 +147,10 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let deadline = Deadline::after(config.timeout);
+    let mut memory = Memory::open(&config, trust.policy(), paths, Purpose::Look, deadline)?;
     net::up_unless_routed(paths, Caller::Command, deadline)?;
     let client = Client::new(deadline, trust.tls());
-    let manifest = boot::find(&config, &trust, &client, NATIVE)?;
+    let manifest = boot::find(&config, &trust, &client, NATIVE, memory.sightings())?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     create_folder(out)?;
     write_artifact(&out.join("kernel"), &artifacts.kernel)?;
@@ -167,13 +171,15 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
 fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
     json_log(json);
     let (config, trust) = configure(source, paths)?;
+    let deadline = Deadline::after(config.timeout);
+    let mut memory = Memory::open(&config, trust.policy(), paths, Purpose::Look, deadline)?;
+    let seen = memory.sightings().all();
     let bytes = read_bounded(path, manifest::MOST_BYTES)?;
-    let now = Some(trust.now(UnixTime::now()));
-    let seen = Seen::default();
+    let now = boot::now(&config, &trust);
     let list_path = path.with_file_name(keylist::FILE_NAME);
     let served =
         if list_path.exists() { Some(read_bounded(&list_path, manifest::MOST_BYTES)?) } else { None };
-    let authority = trust.authority(served.as_deref(), &list_path.display().to_string(), &seen, now)?;
+    let authority = trust.authority(served.as_deref(), &list_path.display().to_string(), seen, now)?;
     let expected =
         Expected { arch: NATIVE, channel: &config.channel, now, seen: seen.lowest(&config.channel, NATIVE) };
     let url = path.display().to_string();

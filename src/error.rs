@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{cli, commands, config, devicetree, fetch, image, init, kexec, manifest, net, provider};
+use crate::{
+    cli, commands, config, devicetree, fetch, image, init, kexec, manifest, net, provider, rollback,
+};
 
 /// The exit codes of the `phaseboot` command. They are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub enum Exit {
     NoProvider = 11,
     ManifestMalformed = 12,
     NotTrusted = 13,
-    /// Expired, rolled back, or for another architecture or channel.
+    /// Expired, rolled back, or for another architecture or channel; or no way to know.
     NotForUs = 14,
     /// An artifact does not match its hash or size.
     ArtifactMismatch = 15,
@@ -100,6 +102,8 @@ pub enum Error {
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
     #[error(transparent)]
+    Rollback(#[from] rollback::Error),
+    #[error(transparent)]
     Fetch(#[from] fetch::Error),
     #[error(transparent)]
     Image(#[from] image::Error),
@@ -120,6 +124,7 @@ impl Error {
             Self::Net(_) => "net",
             Self::Provider(_) => "provider",
             Self::Manifest(_) => "manifest",
+            Self::Rollback(_) => "rollback",
             Self::Fetch(_) => "fetch",
             Self::Image(_) => "image",
             Self::DeviceTree(_) => "devicetree",
@@ -138,6 +143,7 @@ impl Error {
             Self::Net(e) => e.exit(),
             Self::Provider(e) => e.exit(),
             Self::Manifest(e) => e.exit(),
+            Self::Rollback(e) => e.exit(),
             Self::Fetch(e) => e.exit(),
             Self::Image(e) => e.exit(),
             Self::DeviceTree(e) => e.exit(),
@@ -156,6 +162,7 @@ impl Error {
             Self::Net(e) => e.hint(),
             Self::Provider(e) => e.hint(),
             Self::Manifest(e) => e.hint(),
+            Self::Rollback(e) => e.hint(),
             Self::Fetch(e) => e.hint(),
             Self::Image(e) => e.hint(),
             Self::DeviceTree(e) => e.hint(),

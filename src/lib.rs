@@ -8,7 +8,8 @@
 //! | configure | kernel command line, `/etc/phaseboot` | [`config::Config`], [`manifest::Trust`] | [`config`], [`manifest`] |
 //! | network | `Config` | [`net::Lease`] | [`net`] |
 //! | find | `Config` | [`provider::Candidates`] | [`provider`] |
-//! | verify | `Candidates`, `Trust` | [`manifest::VerifiedManifest`] | [`manifest`] |
+//! | recall | `Config`, policy | [`rollback::Memory`] | [`rollback`] |
+//! | verify | `Candidates`, `Trust`, `Memory` | [`manifest::VerifiedManifest`] | [`manifest`] |
 //! | fetch | `VerifiedManifest` | [`fetch::VerifiedArtifact`] | [`fetch`] |
 //! | recognise | `VerifiedArtifact` | [`image::KernelImage`] | [`image`] |
 //! | plan | `KernelImage` | [`kexec::Plan`] | [`kexec`], [`devicetree`] |
@@ -36,5 +37,6 @@ pub mod manifest;
 pub mod net;
 pub mod paths;
 pub mod provider;
+pub mod rollback;
 pub mod sys;
 pub mod time;

@@ -71,6 +71,10 @@ paths! {
     devicetree = "sys/firmware/fdt";
     /// Where every bus lists its devices.
     buses = "sys/bus";
+    /// Disks and their partitions.
+    block_devices = "sys/class/block";
+    /// The firmware's variables: Documentation/filesystems/efivarfs.rst.
+    efi_variables = "sys/firmware/efi/efivars";
     /// Network interfaces.
     interfaces = "sys/class/net";
     /// The names of the consoles the kernel writes to.
@@ -85,6 +89,10 @@ paths! {
     resolv_conf = "etc/resolv.conf";
     /// State of this boot.
     run = "run/phaseboot";
+    /// Where the cache partition is mounted while it is read or written.
+    cache = "run/phaseboot/cache";
+    /// What earlier attempts of this boot have seen.
+    seen = "run/phaseboot/seen.json";
     /// The lease this boot runs on.
     lease = "run/phaseboot/lease.json";
     /// Every log record of this boot, a JSON object a line.

@@ -148,6 +148,28 @@ fn verify_says_who_signed_or_why_not() {
 }
 
 #[test]
+fn a_record_that_cannot_be_relied_on_is_refused() {
+    let folder = published();
+    let at = folder.path();
+    let verify = format!("verify www/stable/{NATIVE}/manifest.signed.json --trust trust");
+    assert!(phaseboot(at, &format!("{verify} --record none.json")).status.success());
+    assert!(!at.join("none.json").exists(), "verify only reads");
+    fs::write(at.join("seen.json"), "").unwrap();
+    let (code, line) = failure(at, &format!("{verify} --record seen.json"));
+    assert_eq!(code, 14, "{line}");
+    assert!(line.contains("rollback failed") && line.contains("seen.json"), "{line}");
+    // Before anything is asked of the network.
+    let (code, line) =
+        failure(at, "fetch --out none --provider http://127.0.0.1:9 --trust trust --record seen.json");
+    assert_eq!(code, 14, "{line}");
+    fs::write(at.join("trust/policy.json"), r#"{"rollback_record":"required"}"#).unwrap();
+    let (code, line) = failure(at, &verify);
+    assert_eq!(code, 14, "{line}");
+    assert!(line.contains("--record FILE"), "{line}");
+    assert!(phaseboot(at, &format!("{verify} --record none.json")).status.success());
+}
+
+#[test]
 fn fetch_leaves_verified_files_or_none() {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     if routes.lines().count() < 2 {

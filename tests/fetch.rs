@@ -19,7 +19,7 @@ use phaseboot::config::Config;
 use phaseboot::error::Exit;
 use phaseboot::fetch;
 use phaseboot::manifest::keys::{hex, key_id};
-use phaseboot::manifest::{Seen, Trust, VerifiedManifest};
+use phaseboot::manifest::{Sightings, Trust, VerifiedManifest};
 use phaseboot::paths::Paths;
 use phaseboot::provider::http::Client;
 use phaseboot::provider::{self, Candidates, Search};
@@ -249,7 +249,7 @@ impl Published {
         client: &Client,
     ) -> Result<VerifiedManifest, phaseboot::error::Error> {
         let config = Config { providers: providers.to_vec(), ..Config::default() };
-        boot::find(&config, &self.trust, client, Arch::X86_64)
+        boot::find(&config, &self.trust, client, Arch::X86_64, &mut Sightings::default())
     }
 
     /// Fetches from this server, and holds the kernel against what was published.
@@ -471,15 +471,15 @@ fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     let published = published(&["kernel"]);
     let server = &published.server;
     let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
-    let mut seen = Seen::default();
+    let mut sightings = Sightings::default();
     let mut find = || {
         let providers = [server.url("")];
         let candidates = Candidates::new(&providers, "stable", Arch::X86_64);
         let trust = &published.trust;
         let search =
             Search { candidates: &candidates, trust, arch: Arch::X86_64, channel: "stable", now: None };
-        let result = provider::find(&search, &client, &mut seen);
-        (result.map(drop).map_err(|error| error.exit()), seen.keys_version)
+        let result = provider::find(&search, &client, &mut sightings);
+        (result.map(drop).map_err(|error| error.exit()), sightings.all().keys_version)
     };
     server.on(KEYS, Answer::File(key_list(3, 8, &[])));
     assert_eq!(find(), (Err(Exit::NotTrusted), 3));

@@ -1,17 +1,20 @@
 //! What this boot is asked to do: the kernel command line's `phase.*` parameters, or the arguments
 //! of `phaseboot boot`, within what the [`Policy`] allows.
 
+mod cache;
 pub mod cmdline;
 mod policy;
 pub mod tls;
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use log::warn;
 use serde::Deserialize;
 
-pub use policy::Policy;
+pub use cache::Cache;
+pub use policy::{DamagedRecord, Policy, RollbackRecord};
 
 use crate::error::{Exit, printable};
 use crate::log::Format;
@@ -52,6 +55,16 @@ pub struct Config {
     pub kaslr: Kaslr,
     /// The budget of one attempt.
     pub timeout: Duration,
+    /// Where this machine's state is kept, besides where the policy says.
+    pub cache: Option<Cache>,
+    /// `phase.nowrite`: see [`Config::may_write`].
+    pub nowrite: bool,
+    /// `phase.mode=private`: see [`Config::may_write`].
+    pub private: bool,
+    /// `--record`: a file for the rollback record. The kernel command line cannot name one.
+    pub record: Option<PathBuf>,
+    /// `--no-expiry`: an expired manifest will do. The kernel command line cannot ask for it.
+    pub no_expiry: bool,
     pub log: Format,
     pub debug: bool,
 }
@@ -133,6 +146,11 @@ impl Default for Config {
             method: Method::Auto,
             kaslr: Kaslr::Seed,
             timeout: DEFAULT_TIMEOUT,
+            cache: None,
+            nowrite: false,
+            private: false,
+            record: None,
+            no_expiry: false,
             log: Format::Text,
             debug: false,
         }
@@ -226,10 +244,24 @@ impl Config {
                 }
             }
             "phase.debug" => self.debug = !matches!(text, "0" | "false" | "off"),
-            // phase.mode, phase.cache and phase.nowrite are for the next system; they are inherited.
+            "phase.cache" => self.cache = Some(value.unwrap_or("on").parse().map_err(wrong)?),
+            "phase.nowrite" => {
+                self.nowrite = match value.unwrap_or("true") {
+                    "true" | "on" | "1" => true,
+                    "false" | "off" | "0" => false,
+                    _ => return Err(wrong("expected true or false")),
+                }
+            }
+            // The other modes differ only in the next system.
+            "phase.mode" => self.private = text == "private",
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether anything may be written to a disk or into the firmware.
+    pub fn may_write(&self) -> bool {
+        !self.nowrite && !self.private
     }
 }
 
@@ -279,7 +311,8 @@ mod tests {
     fn every_parameter_is_read() {
         let config = config(
             "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
-             phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug",
+             phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug \
+             phase.cache=LABEL=x phase.mode=lab phase.nowrite",
         )
         .unwrap();
         assert_eq!(config.providers, ["http://a/", "https://b"]);
@@ -291,16 +324,34 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(15));
         assert_eq!(config.log, Format::Json);
         assert!(config.debug);
+        assert_eq!(config.cache, Some(Cache::Label("x".to_owned())));
+        assert!(config.nowrite && !config.private);
+    }
+
+    #[test]
+    fn what_may_write() {
+        let may_write = |line: &str| config(line).unwrap().may_write();
+        assert!(may_write("phase.mode=internet phase.cache=on"));
+        assert!(may_write("phase.nowrite phase.nowrite=false"));
+        assert!(!may_write("phase.mode=private phase.nowrite=false"));
+        assert!(!may_write("phase.nowrite=true phase.mode=local"));
+    }
+
+    #[test]
+    fn what_only_arguments_can_ask_for() {
+        let config = config("phase.record=/x phase.no_expiry --record=/x --no-expiry record=/x").unwrap();
+        assert_eq!((config.record, config.no_expiry), (None, false));
     }
 
     #[test]
     fn the_policy_decides_what_the_command_line_may_set() {
         let policy = Policy::parse(r#"{"settable":["phase.provider"],"on_fail":"reboot"}"#).unwrap();
-        let line = "phase.provider=http://a phase.append=init=/bin/sh phase.onfail=shell";
+        let line = "phase.provider=http://a phase.append=init=/bin/sh phase.onfail=shell phase.cache=off";
         let config = Config::from_kernel_cmdline(line, &policy).unwrap();
         assert_eq!(config.providers, ["http://a"]);
         assert_eq!(config.append, "");
         assert_eq!(config.on_fail, OnFail::Reboot);
+        assert_eq!(config.cache, None);
     }
 
     #[test]
@@ -318,6 +369,10 @@ mod tests {
             "phase.timeout",
             "phase.log=xml",
             "phase.kaslr=1",
+            "phase.cache=",
+            "phase.cache=maybe",
+            "phase.cache=/dev/../etc",
+            "phase.nowrite=maybe",
         ] {
             let error = config(line).unwrap_err();
             assert_eq!(error.exit(), Exit::Usage, "{line}");

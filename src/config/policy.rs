@@ -3,8 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::config::OnFail;
 use crate::config::tls::{self, Pin};
+use crate::config::{Cache, OnFail};
 
 /// What this machine accepts. Every field has a default, unknown fields are an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,6 +36,32 @@ pub struct Policy {
     pub tls_roots: Vec<String>,
     /// The keys of which a TLS server's verified chain must have one; none named means any.
     pub tls_pins: Vec<Pin>,
+    /// Whether nothing boots without a place that keeps the rollback record.
+    pub rollback_record: RollbackRecord,
+    /// What a damaged rollback record means.
+    pub damaged_record: DamagedRecord,
+    /// Where the rollback record is kept; `phase.cache` can only name a further place.
+    pub cache: Cache,
+}
+
+/// Whether a machine must be able to keep the versions it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RollbackRecord {
+    /// They are kept where there is a place for them.
+    Optional,
+    /// Nothing boots where they cannot be kept.
+    Required,
+}
+
+/// What a rollback record that cannot be read means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DamagedRecord {
+    /// Nothing boots until somebody has looked at it.
+    Refuse,
+    /// It is written afresh; until then the other places count, and `min_manifest_version`.
+    Replace,
 }
 
 impl Default for Policy {
@@ -61,6 +87,9 @@ impl Default for Policy {
             on_fail: OnFail::Retry,
             tls_roots: Vec::new(),
             tls_pins: Vec::new(),
+            rollback_record: RollbackRecord::Optional,
+            damaged_record: DamagedRecord::Refuse,
+            cache: Cache::On,
         }
     }
 }
@@ -78,6 +107,11 @@ impl Policy {
         }
         if policy.root_threshold() < policy.threshold {
             return Err("root_threshold is lower than threshold".to_owned());
+        }
+        if policy.damaged_record == DamagedRecord::Replace && policy.min_manifest_version == 0 {
+            return Err(
+                "damaged_record is replace, and no min_manifest_version holds in its place".to_owned()
+            );
         }
         if let Some(name) = policy.settable.iter().find(|name| !super::PARAMETERS.contains(&name.as_str())) {
             return Err(format!("settable names \"{name}\", which is no phase.* parameter"));
@@ -117,6 +151,21 @@ mod tests {
         assert!(!policy.allow_unsigned);
         assert!(policy.may_set("phase.provider"));
         assert!(policy.allows_channel("anything"));
+        assert_eq!(policy.rollback_record, RollbackRecord::Optional);
+        assert_eq!(policy.damaged_record, DamagedRecord::Refuse);
+        assert_eq!((policy.cache, policy.min_keys_version), (Cache::On, 0));
+    }
+
+    #[test]
+    fn the_rollback_record() {
+        let policy = Policy::parse(
+            r#"{"rollback_record":"required","damaged_record":"replace","min_manifest_version":1,"cache":"LABEL=x",
+                "min_keys_version":3}"#,
+        )
+        .unwrap();
+        assert_eq!(policy.rollback_record, RollbackRecord::Required);
+        assert_eq!(policy.damaged_record, DamagedRecord::Replace);
+        assert_eq!((policy.cache, policy.min_keys_version), (Cache::Label("x".to_owned()), 3));
     }
 
     #[test]
@@ -129,6 +178,11 @@ mod tests {
             ("{\"threshold\":2,\"root_threshold\":1}", "root_threshold is lower"),
             ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
             ("{\"on_fail\":\"panic\"}", "panic"),
+            ("{\"rollback_record\":\"maybe\"}", "maybe"),
+            ("{\"rollback_record\":true}", "expected value"),
+            ("{\"damaged_record\":\"ignore\"}", "ignore"),
+            ("{\"damaged_record\":\"replace\"}", "min_manifest_version"),
+            ("{\"cache\":\"/etc\"}", "PARTLABEL"),
             ("{", "EOF"),
             ("", "no JSON object"),
             ("{}{}", "trailing"),

@@ -83,6 +83,7 @@ pub fn run() -> ! {
     let mut failures = FailurePolicy::default();
     loop {
         hotplug.load_all();
+        mounts::mount_variables();
         let (on_fail, exit) = match configure(&paths) {
             Ok((config, trust)) => (config.on_fail, attempt(&config, &trust, &paths, &mut hotplug)),
             Err((on_fail, error)) => {

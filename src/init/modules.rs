@@ -14,8 +14,19 @@ use crate::paths::Paths;
 const COMPRESSED: i32 = 4;
 /// A driver can make new devices appear, which need drivers in turn; this often at most.
 const MOST_ROUNDS: u32 = 8;
-/// Aliases that no device carries: AF_PACKET sockets, for DHCP.
-const WANTED: [&str; 1] = ["net-pf-17"];
+/// Aliases and names that no device carries, and the kernel would ask modprobe for: AF_PACKET sockets
+/// for DHCP, and for the rollback record file systems with what they need.
+const WANTED: [&str; 9] = [
+    "net-pf-17",
+    "crypto-crc32c",
+    "fs-ext4",
+    "fs-vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859_1",
+    "nls_utf8",
+    "fs-efivarfs",
+];
 
 /// The modules of an initramfs: what is in modules.dep and modules.alias.
 #[derive(Debug, Default)]
@@ -195,11 +206,11 @@ impl Index {
         index
     }
 
-    /// The file lists of every module that a device with this modalias can use.
+    /// The file lists of every module that a device with this modalias can use, or that is called so.
     fn matching<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a Vec<String>> {
         let matching =
             self.aliases.iter().filter(|(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
-        matching.filter_map(|(_, module)| self.files.get(module))
+        matching.filter_map(|(_, module)| self.files.get(module)).chain(self.files.get(modalias))
     }
 }
 
@@ -308,6 +319,19 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0][0], "kernel/drivers/net/virtio_net.ko.xz");
         assert_eq!(found[0].len(), 3);
+    }
+
+    #[test]
+    fn what_the_kernel_asks_for_by_name_is_found() {
+        let index = Index::parse(
+            "kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko\nkernel/fs/jbd2/jbd2.ko:\n\
+             kernel/fs/nls/nls_iso8859-1.ko:\nkernel/fs/nls/nls_cp437.ko:\n",
+            "alias fs-ext4 ext4\nalias fs-ext2 ext4\n",
+        );
+        let found: Vec<&str> =
+            WANTED.iter().flat_map(|name| index.matching(name)).map(|files| files[0].as_str()).collect();
+        let expected = ["ext4/ext4", "nls/nls_cp437", "nls/nls_iso8859-1"];
+        assert_eq!(found, expected.map(|name| format!("kernel/fs/{name}.ko")));
     }
 
     #[test]

@@ -36,3 +36,13 @@ pub(super) fn mount_all() {
         }
     }
 }
+
+/// Mounts the firmware's variables, where there are any. The driver can be a module.
+pub(super) fn mount_variables() {
+    let target = "/sys/firmware/efi/efivars";
+    match rustix::mount::mount("efivarfs", target, "efivarfs", SAFE, None) {
+        // Without UEFI there is no such folder; the next attempt finds it mounted.
+        Ok(()) | Err(Errno::NOENT | Errno::BUSY) => {}
+        Err(errno) => debug!("cannot mount efivarfs on {target}: {errno}"),
+    }
+}

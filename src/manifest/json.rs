@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// Objects and arrays within each other.
 const MOST_LEVELS: u32 = 32;
 /// 2^53 - 1: the largest integer that every reader of JSON keeps (RFC 8259, section 6).
-const MOST: u64 = (1 << 53) - 1;
+pub(super) const MOST: u64 = (1 << 53) - 1;
 
 /// Parses one JSON value that fills all of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {

@@ -19,7 +19,7 @@ pub use keylist::{KeyList, KeyListContent};
 pub use keyring::Keyring;
 pub use keys::TrustedKey;
 pub use schema::{ArtifactSpec, Manifest, is_dtb_name};
-pub use seen::Seen;
+pub use seen::{MOST_SEEN_BYTES, Seen, Sightings};
 pub use trust::{MOST_KEYS, Trust};
 pub use verify::{Expected, VerifiedManifest, verify};
 

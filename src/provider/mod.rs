@@ -13,7 +13,7 @@ pub use candidates::Candidates;
 
 use crate::arch::Arch;
 use crate::error::Exit;
-use crate::manifest::{self, Expected, Seen, Trust, VerifiedManifest, keylist};
+use crate::manifest::{self, Expected, Sightings, Trust, VerifiedManifest, keylist};
 use crate::provider::http::{Client, HttpError};
 use crate::time::UnixTime;
 
@@ -67,11 +67,11 @@ enum Miss {
 /// Asks the candidates in order; the first manifest that this machine may boot is taken. One that
 /// it may not boot does not keep the others from being asked, but if none is better, it is the
 /// answer, because it tells more than silence elsewhere. Key lists that are met on the way are noted
-/// in `seen`, whatever becomes of the manifest.
+/// in `sightings`, whatever becomes of the manifest.
 pub fn find(
     search: &Search<'_>,
     client: &Client,
-    seen: &mut Seen,
+    sightings: &mut Sightings,
 ) -> Result<VerifiedManifest, crate::error::Error> {
     let mut pause = FIRST_PAUSE;
     let mut round = 1;
@@ -79,7 +79,7 @@ pub fn find(
         let mut failures = Vec::new();
         let mut refused = None;
         for url in search.candidates.providers().flatten() {
-            match ask(url, search, client, seen) {
+            match ask(url, search, client, sightings) {
                 Ok(verified) => return Ok(verified),
                 Err(Miss::Refused(error)) => {
                     warn!("{error}");
@@ -110,7 +110,12 @@ pub fn find(
 }
 
 /// The manifest at `url`, verified with the key list beside it.
-fn ask(url: &str, search: &Search<'_>, client: &Client, seen: &mut Seen) -> Result<VerifiedManifest, Miss> {
+fn ask(
+    url: &str,
+    search: &Search<'_>,
+    client: &Client,
+    sightings: &mut Sightings,
+) -> Result<VerifiedManifest, Miss> {
     let (bytes, found_at) = match client.get_small(url, manifest::MOST_BYTES) {
         Ok(found) => found,
         Err(HttpError::TooLarge(_)) => {
@@ -129,12 +134,13 @@ fn ask(url: &str, search: &Search<'_>, client: &Client, seen: &mut Seen) -> Resu
         }
         Err(error) => return Err(Miss::Failed(list_url, error)),
     };
-    let authority = trust.authority(served.as_deref(), &list_url, seen, now).map_err(Miss::Refused)?;
+    let authority =
+        trust.authority(served.as_deref(), &list_url, sightings.all(), now).map_err(Miss::Refused)?;
     if let Some(list) = &authority.list {
         info!("key list version {} speaks for {} keys", list.version(), authority.keyring.keys().len());
-        seen.note_keys(list);
+        sightings.add_keys(list.version(), list.revoked_roots());
     }
-    let expected = Expected { arch, channel, now, seen: seen.lowest(channel, arch) };
+    let expected = Expected { arch, channel, now, seen: sightings.all().lowest(channel, arch) };
     let verified = manifest::verify(&bytes, &found_at, &authority.keyring, trust.policy(), expected)
         .map_err(Miss::Refused)?;
     let signers = match verified.signers() {

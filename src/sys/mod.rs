@@ -2,6 +2,7 @@
 //! small safe function. Nothing here decides anything.
 
 pub mod arch;
+pub mod block;
 pub mod early;
 pub mod kexec;
 pub mod memfd;
