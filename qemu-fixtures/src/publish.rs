@@ -1,6 +1,7 @@
 //! What happens to the published tree before a boot: what its owner publishes with phasectl, and what
 //! somebody does to it who has the mirror and no key.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,8 @@ use crate::kernels::Id;
 use crate::run;
 use crate::stage::Stage;
 
-/// The manifest and the list of keys beside it, as the machine asks for them.
+/// The manifest and the list of keys beside it, as the machine asks for them. The owner has the list at
+/// the root of the tree, too: a tree without a release has it nowhere else.
 const MANIFEST: &str = "manifest.signed.json";
 const KEYS: &str = "keys.json";
 
@@ -63,13 +65,13 @@ impl Change {
         match self {
             Self::Release { version, keys } => {
                 tree.release(content, Some(version), keys)?;
-                tree.keep(MANIFEST, "manifest_version")
+                tree.keep(&tree.folder.join(MANIFEST), "manifest_version")
             }
             Self::Sign { key } => {
                 let mut sign = stage.phasectl("sign");
                 sign.arg(tree.folder.join(MANIFEST)).arg("--key").arg(stage.key(key)?.private);
                 run::quiet(&mut sign)?;
-                tree.keep(MANIFEST, "manifest_version")
+                tree.keep(&tree.folder.join(MANIFEST), "manifest_version")
             }
             Self::Add { root, keys } => {
                 let mut rotate = tree.key_command("rotate", root)?;
@@ -77,13 +79,13 @@ impl Change {
                     rotate.arg("--add").arg(stage.key(key)?.public);
                 }
                 run::quiet(&mut rotate)?;
-                tree.keep(KEYS, "keys_version")
+                tree.keep(&stage.site().join(KEYS), "keys_version")
             }
             Self::Revoke { root, key } => {
                 let mut revoke = tree.key_command("revoke", root)?;
                 revoke.arg("--force").arg(stage.key(key)?.public);
                 run::quiet(&mut revoke)?;
-                tree.keep(KEYS, "keys_version")
+                tree.keep(&stage.site().join(KEYS), "keys_version")
             }
             Self::Plasmd => tree.plasmd(content),
             Self::OtherArch { key } => {
@@ -131,12 +133,12 @@ impl Tree<'_> {
     }
 
     /// Remembers what is served now, as anybody can who is served.
-    fn keep(&self, document: &str, version: &str) -> Result<()> {
-        let path = self.folder.join(document);
-        let text = fs::read(&path).with_context(|| format!("nothing published as {}", path.display()))?;
+    fn keep(&self, document: &Path, version: &str) -> Result<()> {
+        let text = fs::read(document).with_context(|| format!("cannot read {}", document.display()))?;
         let content: Value = serde_json::from_slice(&text)?;
-        let version = content[version].as_u64().with_context(|| format!("{document} has no {version}"))?;
-        let kept = self.kept(document, version);
+        let version = content[version].as_u64().with_context(|| format!("no {version}"))?;
+        let name = document.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let kept = self.kept(name, version);
         fs::write(&kept, text).with_context(|| format!("cannot write {}", kept.display()))
     }
 
