@@ -153,7 +153,11 @@ fn lists_of_keys() -> Vec<Scenario> {
     vec![
         scenario("rotated-key", X86, vec![boots(&[ADD_NEW, RELEASE_BY_NEW], &[Check::Release(1)])]),
         scenario("rotated-key", ARM, vec![boots(&[ADD_NEW, RELEASE_BY_NEW], &[Check::Release(1)])]),
-        scenario("revoked-key", X86, vec![fails(&[ADD_NEW, RELEASE_BY_NEW, REVOKE_NEW], 13, "signed, but")]),
+        scenario(
+            "revoked-key",
+            X86,
+            vec![fails(&[ADD_NEW, RELEASE_BY_NEW, ADD_NEWER, REVOKE_NEW], 13, "signed, but")],
+        ),
         scenario(
             "tampered-keys",
             X86,
