@@ -190,7 +190,7 @@ fn fetch_leaves_verified_files_or_none() {
     assert_eq!(code, 11, "{line}");
     let kernel_file = fs::read_dir(at.join(format!("www/stable/{NATIVE}")))
         .unwrap()
-        .find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.to_string_lossy().contains("kernel-")))
+        .find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.to_string_lossy().ends_with(".kernel")))
         .unwrap();
     fs::write(kernel_file, kernel(8)).unwrap();
     let (code, line) = failure(at, &format!("fetch --out none --provider {url} --trust trust"));

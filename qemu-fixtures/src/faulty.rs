@@ -32,7 +32,7 @@ pub(crate) enum Fault {
     MissingAtFirst(usize),
 }
 
-/// Files whose name begins so have the fault.
+/// Files with this in their name have the fault.
 pub(crate) type Faults = &'static [(&'static str, Fault)];
 
 /// What is served, and how often each fault was met.
@@ -47,7 +47,7 @@ impl Site {
     /// The fault of this file, and how often it was met before.
     fn fault(&self, name: &str) -> Option<(Fault, usize)> {
         let mut all = self.faults.iter().zip(&self.met);
-        let ((_, fault), met) = all.find(|((start, _), _)| name.starts_with(start))?;
+        let ((_, fault), met) = all.find(|((part, _), _)| name.contains(part))?;
         Some((*fault, met.fetch_add(1, Ordering::Relaxed)))
     }
 }
@@ -203,7 +203,7 @@ mod tests {
     fn each_fault_is_what_its_name_says() {
         let folder = std::env::temp_dir().join(format!("phaseboot-faulty-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("stable")).unwrap();
-        for name in ["fine", "kernel-1", "initramfs-1", "half", "cut", "late"] {
+        for name in ["fine", "1.kernel", "1.initramfs", "half", "cut", "late"] {
             std::fs::write(folder.join("stable").join(name), "abcdefghi").unwrap();
         }
         let faults: Faults = &[
@@ -219,8 +219,8 @@ mod tests {
             answer.split_once("\r\n\r\n").unwrap().1.to_owned()
         };
         assert_eq!(body("fine"), "abcdefghi");
-        assert_eq!(body("kernel-1"), "abcdufghi");
-        assert_eq!(body("initramfs-1"), "abcdef");
+        assert_eq!(body("1.kernel"), "abcdufghi");
+        assert_eq!(body("1.initramfs"), "abcdef");
         assert_eq!(body("half"), "abcd");
         assert_eq!([body("cut"), body("cut")], ["abcd", ""]);
         let rest = get(server.port(), "GET /stable/cut HTTP/1.1\r\nRange: bytes=4-\r\n\r\n");

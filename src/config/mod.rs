@@ -71,6 +71,7 @@ pub struct Config {
 
 /// What PID 1 does when a boot fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum OnFail {
     /// Try again, ever more rarely; reboot if trying again cannot help.

@@ -8,6 +8,7 @@ use crate::config::{Cache, OnFail};
 
 /// What this machine accepts. Every field has a default, unknown fields are an error.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// How many distinct trusted keys must have signed a manifest; at least 1.
@@ -46,6 +47,7 @@ pub struct Policy {
 
 /// Whether a machine must be able to keep the versions it has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum RollbackRecord {
     /// They are kept where there is a place for them.
@@ -56,6 +58,7 @@ pub enum RollbackRecord {
 
 /// What a rollback record that cannot be read means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum DamagedRecord {
     /// Nothing boots until somebody has looked at it.

@@ -14,6 +14,8 @@ use crate::manifest::keys::hex;
 
 /// Published files and archives are for everybody to read.
 const PUBLIC_MODE: u32 = 0o644;
+/// Of files that are being written.
+const PREFIX: &str = ".phasectl-";
 
 /// Opens a regular file (or a pipe, which has no size) for reading.
 pub fn open(path: &Path) -> Result<File> {
@@ -21,6 +23,14 @@ pub fn open(path: &Path) -> Result<File> {
     let metadata = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
     ensure!(!metadata.is_dir(), "{} is a directory", path.display());
     Ok(file)
+}
+
+/// Reads a file, but not more than `limit` bytes of it.
+pub fn read_start(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(limit).read_to_end(&mut bytes);
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes)
 }
 
 /// Reads all of a file that may have at most `limit` bytes.
@@ -51,7 +61,7 @@ impl Pending {
     /// Starts a file that will be `path`, under a hidden name in the same folder.
     pub fn new(path: &Path) -> Result<Self> {
         let temporary = tempfile::Builder::new()
-            .prefix(".phasectl-")
+            .prefix(PREFIX)
             .tempfile_in(folder(path))
             .with_context(|| format!("cannot create a file in {}", folder(path).display()))?;
         Ok(Self { temporary, path: path.to_owned() })
@@ -70,10 +80,34 @@ impl Pending {
         sync_folder(folder(&path))
     }
 
-    /// [`Self::commit`] under another name in the same folder.
-    pub fn commit_as(mut self, path: &Path) -> Result<()> {
-        path.clone_into(&mut self.path);
-        self.commit()
+    /// A file that has all its `bytes` already.
+    pub fn whole(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let mut pending = Self::new(path)?;
+        pending.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        pending.sync(path)?;
+        Ok(pending)
+    }
+
+    /// The same file, to be `path` in the same folder.
+    pub fn named(self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
+    /// Brings what was written to the disk, so that a full one is noticed while nothing has changed.
+    pub fn sync(&self, path: &Path) -> Result<()> {
+        self.temporary.as_file().sync_all().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes what programs that were killed have left in `folder`.
+    pub fn sweep(folder: &Path) -> Result<()> {
+        let listed = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        for entry in listed.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                let path = entry.path();
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -89,9 +123,7 @@ impl Write for Pending {
 
 /// Writes `bytes` to `path`, atomically.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut pending = Pending::new(path)?;
-    pending.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    pending.commit()
+    Pending::whole(path, bytes)?.commit()
 }
 
 /// The size in bytes and the SHA-256 of what was copied.

@@ -1,52 +1,47 @@
 //! `phasectl inspect`: what a file is. It says what stands in a manifest; whether that can be
-//! trusted depends on keys, and is `phaseboot verify`'s to say.
+//! trusted depends on keys, and is `phasectl verify`'s to say.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::initramfs::archive::{self, Listed};
+use super::options::Output;
+use super::publish::identify;
 use super::{files, output};
-use crate::arch::Arch;
 use crate::error::printable;
 use crate::image::{self, Header};
-use crate::manifest::MOST_BYTES;
+use crate::manifest::keys::Limits;
+use crate::manifest::{Envelope, Error, KeyListContent};
 
 /// Larger files are nothing that machines boot.
 const FILE_LIMIT: u64 = 2 * 1024 * 1024 * 1024;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// A manifest, a kernel or an initramfs
+    /// A manifest, a key list, a kernel or an initramfs
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// The file is a manifest, but not a well-formed one.
-#[derive(Debug, thiserror::Error)]
-#[error("manifest {} is malformed: {why}", path.display())]
-pub struct Malformed {
-    path: PathBuf,
-    why: String,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.file;
     let bytes = files::read(path, FILE_LIMIT)?;
     if bytes.trim_ascii_start().starts_with(b"{") {
-        return manifest(path, &bytes, arguments.json);
+        return document(path, &bytes, arguments.output.json);
     }
-    match kernel(&bytes) {
-        Ok((arch, format)) => {
+    match identify("it", &bytes, None) {
+        Ok((arch, header)) => {
+            let format = match header {
+                Header::BzImage(_) => "bzImage",
+                Header::Arm64(_) => "Image",
+            };
             let size = bytes.len();
-            if arguments.json {
+            if arguments.output.json {
                 let arch = arch.name();
                 return output::json(
                     &json!({ "kind": "kernel", "arch": arch, "format": format, "size": size }),
@@ -55,91 +50,103 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let size = output::bytes(u64::try_from(size).unwrap_or(u64::MAX));
             output::line(format_args!("kernel for {arch}: {format}, {size}"))
         }
-        Err(foreign @ image::Error::Foreign { .. }) => initramfs(path, &bytes, &foreign, arguments.json),
+        Err(foreign @ image::Error::Foreign { .. }) => {
+            initramfs(path, &bytes, &foreign, arguments.output.json)
+        }
         Err(error) => bail!("{}: {error}", path.display()),
     }
 }
 
-/// The architecture and the format of a kernel.
-fn kernel(bytes: &[u8]) -> Result<(Arch, &'static str), image::Error> {
-    let parse = |native| Header::parse("it", bytes, native);
-    let header = match parse(Arch::X86_64) {
-        Err(image::Error::WrongArch { .. }) => parse(Arch::Aarch64),
-        parsed => parsed,
-    };
-    Ok(match header? {
-        Header::BzImage(_) => (Arch::X86_64, "bzImage"),
-        Header::Arm64(_) => (Arch::Aarch64, "Image"),
-    })
+/// A manifest or a key list. It may lack what a machine wants of it: only the envelope must be whole.
+pub fn document(path: &Path, bytes: &[u8], as_json: bool) -> Result<()> {
+    let name = path.display().to_string();
+    let fault = |fault| Error::of_manifest(&name, fault);
+    let envelope = Envelope::parse(bytes).map_err(fault)?;
+    let content = envelope.content().map_err(fault)?;
+    let is_signed = envelope.signed().is_some_and(|signed| !signed.signatures().is_empty());
+    let outer: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let signatures = outer.get("signatures").and_then(Value::as_array).into_iter().flatten();
+    let id = |signature: &Value| Some(signature.get("keyid")?.as_str()?.to_owned());
+    let ids: Vec<String> = signatures.filter_map(id).collect();
+    if as_json {
+        let kind = if is_key_list(&content) { "keys" } else { "manifest" };
+        return output::json(&json!({ "kind": kind, "signed": is_signed, "keyids": ids, kind: content }));
+    }
+    describe(&name, &content)?;
+    if !is_signed {
+        return output::line("  UNSIGNED");
+    }
+    let ids: Vec<String> = ids.iter().map(|id| printable(id)).collect();
+    output::line(format_args!("  signed by  {} (not verified here)", ids.join(", ")))
 }
 
-fn manifest(path: &Path, text: &[u8], as_json: bool) -> Result<()> {
-    let malformed = |why: String| Malformed { path: path.to_owned(), why };
-    if text.len() > MOST_BYTES {
-        return Err(malformed(format!("it has more than {MOST_BYTES} bytes")).into());
-    }
-    let outer: Value = serde_json::from_slice(text).map_err(|error| malformed(error.to_string()))?;
-    let release = match outer.pointer("/signed/data") {
-        None => None,
-        Some(data) => {
-            let data = data.as_str().ok_or_else(|| malformed("signed.data is not text".to_owned()))?;
-            let data =
-                STANDARD.decode(data).map_err(|e| malformed(format!("signed.data is not base64: {e}")))?;
-            let release: Value = serde_json::from_slice(&data)
-                .map_err(|error| malformed(format!("signed.data is not JSON: {error}")))?;
-            let mut copy = outer.clone();
-            if let Some(fields) = copy.as_object_mut() {
-                fields.retain(|name, _| name != "signatures" && name != "signed");
-            }
-            if copy != release {
-                return Err(malformed("the outer copy differs from signed.data".to_owned()).into());
-            }
-            Some(release)
-        }
-    };
-    let ids: Vec<&str> = outer
-        .get("signatures")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|signature| signature.get("keyid")?.as_str())
-        .collect();
-    let shown = release.as_ref().unwrap_or(&outer);
-    if as_json {
-        return output::json(&json!({
-            "kind": "manifest",
-            "signed": release.is_some(),
-            "keyids": ids,
-            "manifest": shown,
-        }));
-    }
-    let field = |name: &str| match shown.get(name) {
+/// What a manifest or a key list says, line by line.
+pub fn describe(name: &str, content: &Value) -> Result<()> {
+    if is_key_list(content) { key_list(name, content) } else { manifest(content) }
+}
+
+fn is_key_list(content: &Value) -> bool {
+    content.get("kind").and_then(Value::as_str) == Some("keys")
+}
+
+/// A field of a document, for people.
+fn field(value: &Value, name: &str) -> String {
+    match value.get(name) {
         Some(Value::String(text)) => printable(text),
         Some(other) => printable(&other.to_string()),
         None => "-".to_owned(),
-    };
-    output::line(format_args!(
-        "manifest {}/{} version {}",
-        field("channel"),
-        field("arch"),
-        field("manifest_version")
-    ))?;
-    output::line(format_args!("  created    {}\n  expires    {}", field("created_at"), field("expires_at")))?;
-    for (name, artifact) in shown.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
-        let text = |name: &str| artifact.get(name).and_then(Value::as_str).map_or("-".to_owned(), printable);
-        let size = artifact.get("size").or_else(|| artifact.get("size_bytes")).and_then(Value::as_u64);
-        let size = size.map_or("-".to_owned(), output::bytes);
-        output::line(format_args!("  {:<10} {size}, {}", printable(name), text("hash")))?;
-        for url in artifact.get("urls").and_then(Value::as_array).into_iter().flatten() {
-            output::line(format_args!("             {}", printable(url.as_str().unwrap_or("-"))))?;
+    }
+}
+
+fn dates(content: &Value) -> Result<()> {
+    let (created, expires) = (field(content, "created_at"), field(content, "expires_at"));
+    output::line(format_args!("  created    {created}\n  expires    {expires}"))
+}
+
+fn manifest(content: &Value) -> Result<()> {
+    let (channel, arch) = (field(content, "channel"), field(content, "arch"));
+    output::line(format_args!("manifest {channel}/{arch} version {}", field(content, "manifest_version")))?;
+    dates(content)?;
+    for (name, artifact) in content.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
+        let trees = artifact.as_object().filter(|_| name == "dtbs");
+        for (name, artifact) in trees.into_iter().flatten() {
+            line_of_artifact(name, artifact)?;
+        }
+        if trees.is_none() {
+            line_of_artifact(name, artifact)?;
         }
     }
-    output::line(format_args!("  cmdline    {}", field("cmdline")))?;
-    if ids.is_empty() || release.is_none() {
-        return output::line("  UNSIGNED");
+    output::line(format_args!("  cmdline    {}", field(content, "cmdline")))
+}
+
+fn line_of_artifact(name: &str, artifact: &Value) -> Result<()> {
+    let size = artifact.get("size").or_else(|| artifact.get("size_bytes")).and_then(Value::as_u64);
+    let size = size.map_or("-".to_owned(), output::bytes);
+    output::line(format_args!("  {:<10} {size}, {}", printable(name), field(artifact, "hash")))?;
+    for url in artifact.get("urls").and_then(Value::as_array).into_iter().flatten() {
+        output::line(format_args!("             {}", printable(url.as_str().unwrap_or("-"))))?;
     }
-    let ids: Vec<String> = ids.into_iter().map(printable).collect();
-    output::line(format_args!("  signed by  {} (not verified here)", ids.join(", ")))
+    Ok(())
+}
+
+fn key_list(name: &str, content: &Value) -> Result<()> {
+    let malformed = |reason| Error::KeysMalformed { url: name.to_owned(), reason };
+    let list = KeyListContent::from_value(content).map_err(malformed)?;
+    let KeyListContent { keys_version, threshold, keys, revoked, .. } = &list;
+    output::line(format_args!("key list version {keys_version}, {threshold} of {} must sign", keys.len()))?;
+    dates(content)?;
+    for key in keys {
+        let Limits { channels, not_after } = key.limits();
+        let channels = if channels.is_empty() { "every channel".to_owned() } else { channels.join(", ") };
+        let until = not_after.map(|time| format!(", until {time}")).unwrap_or_default();
+        let fingerprint = key.fingerprint();
+        let named = if key.id() == fingerprint { String::new() } else { format!(" {}", key.id()) };
+        output::line(format_args!("  key        {fingerprint}{named}, {channels}{until}"))?;
+    }
+    for id in revoked {
+        output::line(format_args!("  revoked    {id}"))?;
+    }
+    Ok(())
 }
 
 /// An archive; `otherwise` says what the file is if it is none.

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::json;
 
+use super::options::Output;
 use super::signing::Signing;
-use super::{files, output};
+use super::{files, output, passphrase};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -20,9 +21,14 @@ pub struct Arguments {
     /// Name of the key files when --out is a folder [default: phaseboot]
     #[arg(long, value_parser = parse_name)]
     name: Option<String>,
-    /// Print the result as JSON
+    /// Encrypt the private key with a passphrase, asked for on the terminal
     #[arg(long)]
-    json: bool,
+    passphrase: bool,
+    /// Encrypt the private key with the first line of this file, or of standard input for -
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn parse_name(name: &str) -> Result<String> {
@@ -53,8 +59,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = files::folder(&stem);
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
 
+    for path in [&private, &public] {
+        ensure!(!path.exists(), "{}", taken(path));
+    }
+    let passphrase = match &arguments.passphrase_file {
+        Some(path) => Some(passphrase::from_file(path)?),
+        None if arguments.passphrase => Some(passphrase::ask_new()?),
+        None => None,
+    };
     let key = Signing::generate()?;
-    create(&private, 0o600, key.private_pem()?.as_bytes())?;
+    let pem = match &passphrase {
+        Some(passphrase) => key.encrypted_pem(passphrase)?,
+        None => key.private_pem()?,
+    };
+    create(&private, 0o600, pem.as_bytes())?;
     if let Err(error) = create(&public, 0o644, key.public_pem()?.as_bytes()) {
         // A private key whose public half belongs to another one would only confuse.
         let _ = std::fs::remove_file(&private);
@@ -62,15 +80,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     files::sync_folder(folder)?;
 
-    if arguments.json {
-        return output::json(&json!({ "keyid": key.id(), "private": private, "public": public }));
+    if arguments.output.json {
+        return output::json(
+            &json!({ "keyid": key.id(), "private": private, "public": public, "encrypted": passphrase.is_some() }),
+        );
     }
     output::line(format_args!(
-        "key id {}\n  private {} (keep it secret)\n  public  {}",
+        "key id {}\n  private {} ({})\n  public  {}",
         key.id(),
         private.display(),
+        if passphrase.is_some() { "encrypted; keep it secret all the same" } else { "keep it secret" },
         public.display()
     ))
+}
+
+fn taken(path: &Path) -> String {
+    format!("{} exists and is never overwritten; choose another --name or --out", path.display())
 }
 
 /// Writes a file that must not exist yet.
@@ -78,7 +103,7 @@ fn create(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|error| {
             if error.kind() == std::io::ErrorKind::AlreadyExists {
-                anyhow!("{} exists and is never overwritten; choose another --name or --out", path.display())
+                anyhow!(taken(path))
             } else {
                 anyhow!(error).context(format!("cannot create {}", path.display()))
             }

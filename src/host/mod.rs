@@ -3,29 +3,44 @@
 //! | command | what it makes | room |
 //! |---|---|---|
 //! | `keygen` | a key pair | [`keygen`] |
-//! | `publish` | a signed manifest and its artifacts, as a tree for any static HTTP server | [`publish`] |
+//! | `publish` | signed manifests and their artifacts, as a tree for any static HTTP server | [`publish`] |
+//! | `sign` | one more signature on a manifest or a key list | [`sign`] |
+//! | `verify` | a machine's verdict on one of these | [`verify`] |
+//! | `keys` | a key list: which keys may sign manifests | [`keys`] |
+//! | `policy` | a verdict on a trust policy | [`policy`] |
 //! | `serve` | that tree over HTTP | [`serve`] |
 //! | `initramfs` | an archive with phaseboot, keys, policy and kernel modules | [`initramfs`] |
 //! | `inspect` | a description of a manifest, a kernel or an archive | [`inspect`] |
 //!
-//! What several commands share: [`signing`] (private keys and signatures), [`files`] (reading with
-//! limits, writing atomically), [`output`]. What a key, a policy, a kernel or a manifest has to be is
-//! for the library to say: phasectl makes nothing that phaseboot would refuse.
+//! What several commands share: [`options`], [`signing`] (keys), [`passphrase`], [`document`] (what is
+//! signed), [`judge`] (what machines would say to it), [`place`] (where it lives), [`files`] (reading
+//! with limits, writing atomically), [`output`]. What a key, a policy, a kernel or a manifest has to be
+//! is for the library to say: phasectl makes nothing that phaseboot would refuse.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::Exit;
+use crate::manifest;
 
+pub mod document;
 pub mod files;
 pub mod initramfs;
 pub mod inspect;
+pub mod judge;
 pub mod keygen;
+pub mod keys;
+pub mod options;
 pub mod output;
+pub mod passphrase;
+pub mod place;
+pub mod policy;
 pub mod publish;
 pub mod serve;
+pub mod sign;
 pub mod signing;
+pub mod verify;
 
 /// Keys, publishing, serving and packing for phaseboot.
 #[derive(Debug, Parser)]
@@ -41,11 +56,21 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Sign a kernel and an initramfs and lay them out for a static HTTP server
     Publish(publish::Arguments),
+    /// Add a signature to a manifest or a key list, and put it into its place
+    Sign(sign::Arguments),
+    /// Say what a machine would say to a manifest or a key list
+    Verify(verify::Arguments),
+    /// Replace or withdraw the keys that sign manifests
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Check a trust policy
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Serve a published tree over HTTP
     Serve(serve::Arguments),
     /// Pack phaseboot, keys, policy and kernel modules into an initramfs
     Initramfs(initramfs::Arguments),
-    /// Say what a manifest, a kernel or an initramfs is
+    /// Say what a manifest, a key list, a kernel or an initramfs is
     Inspect(inspect::Arguments),
 }
 
@@ -54,6 +79,10 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Keys(command) => keys::run(&command),
+        Command::Policy(command) => policy::run(&command),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Initramfs(arguments) => initramfs::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
@@ -63,11 +92,19 @@ pub fn main() -> ExitCode {
         // The reader of our output went away: its choice, not a fault.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(&format!("{error:#}"));
-            let exit = error
-                .downcast_ref::<inspect::Malformed>()
-                .map_or(Exit::Internal, |_| Exit::ManifestMalformed);
+            match error.downcast_ref::<manifest::Error>() {
+                Some(refused) => output::note(&format!("{refused}; {}", refused.hint())),
+                None => output::note(&format!("{error:#}")),
+            }
+            let exit = exit_of(&error);
             ExitCode::from(exit.code())
         }
     }
+}
+
+/// The exit code of what phaseboot would refuse is phaseboot's own.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let refused = error.downcast_ref::<manifest::Error>().map(manifest::Error::exit);
+    let mismatch = error.downcast_ref::<place::Mismatch>().map(place::Mismatch::exit);
+    refused.or(mismatch).unwrap_or(Exit::Internal)
 }

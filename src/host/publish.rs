@@ -1,325 +1,414 @@
-//! `phasectl publish`: artifacts and a signed manifest in DIR/CHANNEL/ARCH, ready for any static
+//! `phasectl publish`: artifacts and signed manifests in DIR/CHANNEL/ARCH, ready for any static
 //! HTTP server.
 //!
-//! Artifacts get names that never change their content, and the manifest takes its name last: a
+//! Artifacts get names that never change their content, and manifests take their names last: a
 //! client that reads the tree at any moment sees one complete release, the old one or the new one.
-//! What phaseboot would refuse is not published: its own code judges kernel, command line and
-//! manifest.
+//! Everything is on the disk and verified before the first name is given. What phaseboot would
+//! refuse is not published: its own code judges kernel, command line and manifest.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Map, Value, json};
 
-use super::files::{self, Content, Pending};
+use super::document::Document;
+use super::files::{self, Pending};
+use super::judge::Judge;
+use super::options::{self, Machines, Output, PerArch};
 use super::output;
+use super::passphrase::PassphraseFiles;
+use super::place::{Last, Place, Stored, Tree};
 use super::signing::Signing;
 use crate::arch::Arch;
-use crate::config::{Policy, is_channel};
-use crate::image::Header;
+use crate::devicetree;
+use crate::image::{self, Header};
 use crate::kexec::{self, cmdline};
-use crate::manifest::{self, Expected, MOST_BYTES, Seen, Trust};
+use crate::manifest::{self, is_dtb_name};
 use crate::time::UnixTime;
 
-/// The manifest's name in its folder.
-pub const MANIFEST: &str = "manifest.signed.json";
 /// The version of the manifest format.
 const FORMAT: &str = "0.1";
 /// 1 GiB: no kernel is larger.
 const KERNEL_LIMIT: u64 = 1 << 30;
+/// 2 MiB: Documentation/arch/arm64/booting.rst.
+const DTB_LIMIT: u64 = 2 << 20;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Private key to sign with; several make several signatures
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "draft")]
     key: Vec<PathBuf>,
+    #[command(flatten)]
+    passphrase: PassphraseFiles,
     /// Root of the tree that is served
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
     /// Channel the release belongs to
-    #[arg(long, default_value = "stable", value_parser = parse_channel)]
+    #[arg(long, default_value = "stable", value_parser = options::channel)]
     channel: String,
-    /// Architecture of the kernel: x86_64 or arm64
+    /// Architecture of what is given without ARCH= in front: x86_64 or arm64 [default: that of the
+    /// kernel]
     #[arg(long)]
-    arch: Arch,
-    /// Kernel: a bzImage (x86_64) or an uncompressed Image (arm64)
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
-    /// Initramfs, as the kernel takes it
-    #[arg(long, value_name = "FILE")]
-    initramfs: PathBuf,
-    /// Kernel command line
-    #[arg(long, value_name = "STR", default_value = "")]
-    cmdline: String,
+    arch: Option<Arch>,
+    /// Kernel: a bzImage (x86_64) or an uncompressed Image (arm64); one for each architecture
+    #[arg(long, value_name = "[ARCH=]FILE", required = true)]
+    kernel: Vec<PerArch>,
+    /// Initramfs, as the kernel takes it; one for each architecture
+    #[arg(long, value_name = "[ARCH=]FILE", required = true)]
+    initramfs: Vec<PerArch>,
+    /// Root file system for the next system
+    #[arg(long, value_name = "[ARCH=]FILE")]
+    rootfs: Vec<PerArch>,
+    /// Device tree, under its file name; several may be given
+    #[arg(long, value_name = "[ARCH=]FILE")]
+    dtb: Vec<PerArch>,
+    /// Kernel command line; without ARCH= for every architecture that has none of its own
+    #[arg(long, value_name = "[ARCH=]STR")]
+    cmdline: Vec<PerArch>,
     /// How long the manifest is valid: a number of minutes, hours, days or weeks (90m, 12h, 30d, 4w)
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = options::duration)]
     expires: Duration,
     /// Version of the release [default: one more than the last one published there]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     manifest_version: Option<u64>,
     /// URL of the tree's root, for absolute artifact URLs; several are mirrors of each other
     /// [default: URLs relative to the manifest, so that the tree can be moved]
-    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    #[arg(long, value_name = "URL", value_parser = options::url)]
     url_base: Vec<String>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-fn parse_channel(name: &str) -> Result<String> {
-    ensure!(is_channel(name), "1 to 64 letters, digits, '.', '_' and '-', and no dot in front");
-    Ok(name.to_owned())
-}
-
-fn parse_duration(text: &str) -> Result<Duration> {
-    let unit = |ending| match ending {
-        'm' => Some(60),
-        'h' => Some(3600),
-        'd' => Some(86_400),
-        'w' => Some(7 * 86_400),
-        _ => None,
-    };
-    let seconds = text.char_indices().next_back().and_then(|(at, ending)| {
-        let number = text.get(..at)?;
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| number.parse::<u64>().ok()?.checked_mul(unit(ending)?)).flatten()
-    });
-    match seconds {
-        // A century: more is a slip, and dates must stay in four digits.
-        Some(seconds @ 1..=3_153_600_000) => Ok(Duration::from_secs(seconds)),
-        _ => Err(anyhow!("a number and m, h, d or w, of at most 100 years, such as 30d")),
-    }
-}
-
-fn parse_url(text: &str) -> Result<String> {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let plain = rest.is_some_and(|rest| {
-        !rest.is_empty()
-            && !rest.starts_with('/')
-            && rest.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
-    });
-    ensure!(plain, "an http:// or https:// URL without query and fragment");
-    Ok(text.trim_end_matches('/').to_owned())
+    /// URL of a copy of the tree, to be tried after those; several may be given
+    #[arg(long, value_name = "URL", value_parser = options::url)]
+    mirror: Vec<String>,
+    /// Put the artifacts into the tree, but the manifest into this file, for others to sign before
+    /// `phasectl sign --into` makes it live; of several architectures each has its own, FILE-ARCH
+    #[arg(long, value_name = "FILE")]
+    draft: Option<PathBuf>,
+    #[command(flatten)]
+    machines: Machines,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let keys = read_keys(&arguments.key)?;
-    let kernel = read_kernel(&arguments.kernel, arguments.arch, &arguments.cmdline)?;
+    let trust = arguments.machines.trust()?;
+    let keys = Signing::read_all(&arguments.key, arguments.passphrase.passphrases())?;
+    let sources = sources(arguments)?;
 
-    let relative = Path::new(&arguments.channel).join(arguments.arch.name());
-    let folder = arguments.into.join(&relative);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // The lock goes with the process; the folder itself is the lock file, so nothing stays behind.
-    let lock = File::open(&folder).with_context(|| format!("cannot open {}", folder.display()))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another phasectl publishes into {} at this moment", folder.display()))?;
-
-    let manifest_path = folder.join(MANIFEST);
-    let last = last_published(&manifest_path)?;
-    let version = next_version(last.as_ref(), arguments.manifest_version)?;
-
-    let size = u64::try_from(kernel.len())?;
-    let kernel = store(&arguments.kernel, &mut kernel.as_slice(), size, "kernel", &folder)?;
-    let mut initramfs = files::open(&arguments.initramfs)?;
-    let size = initramfs.metadata()?.len();
-    let initramfs = store(&arguments.initramfs, &mut initramfs, size, "initramfs", &folder)?;
-    let urls = |name: &str| -> Vec<String> {
-        if arguments.url_base.is_empty() {
-            return vec![name.to_owned()];
+    let tree = Tree::share(&arguments.into)?;
+    let key_list = tree.read_key_list()?;
+    let judge = Judge::of_tree(&tree, trust, keys.iter().map(Signing::trusted).collect::<Result<_>>()?)?;
+    let now = UnixTime::now();
+    let mut releases = Vec::new();
+    for source in &sources {
+        let place = tree.place(&arguments.channel, source.arch)?;
+        let last = last(&place, &judge, &keys, arguments)?;
+        let mut release = Release::store(source, place, last.as_ref(), arguments, now)?;
+        for key in &keys {
+            release.document.sign(key)?;
         }
-        arguments.url_base.iter().map(|base| format!("{base}/{}/{name}", relative.display())).collect()
-    };
-    let artifact = |stored: &Stored| {
-        json!({
-            "hash": format!("sha256:{}", stored.content.hex()),
-            "size": stored.content.size,
-            "urls": urls(&stored.name),
-        })
-    };
-    let created = UnixTime::now();
-    let expires = UnixTime(created.0.saturating_add(arguments.expires.as_secs()));
-    let release = json!({
-        "version": FORMAT,
-        "manifest_version": version,
-        "channel": arguments.channel,
-        "arch": arguments.arch.name(),
-        "created_at": created.to_string(),
-        "expires_at": expires.to_string(),
-        "artifacts": { "kernel": artifact(&kernel), "initramfs": artifact(&initramfs) },
-        "cmdline": arguments.cmdline,
-    });
-    if let Some(last) = last.filter(|last| last.version == version) {
-        ensure!(
-            same_release(&last.release, &release),
-            "manifest version {version} is published already, with other content; publish a higher one"
-        );
+        if arguments.draft.is_none() {
+            let name = release.place.manifest().display().to_string();
+            let expected = release.place.expected(Some(now));
+            judge.manifest(&release.document.bytes()?, &name, expected).map_err(refused)?;
+        }
+        releases.push(release);
     }
-    let manifest = signed(release, &keys)?;
-    let mut text = serde_json::to_string_pretty(&manifest)?;
-    text.push('\n');
-    accepted(text.as_bytes(), &manifest_path, &keys, arguments, created)?;
-    files::write(&manifest_path, text.as_bytes())?;
 
-    let ids: Vec<String> = keys.iter().map(Signing::id).collect();
-    if arguments.json {
-        return output::json(&json!({
-            "manifest": manifest_path,
-            "manifest_version": version,
-            "expires_at": expires.to_string(),
-            "keyids": ids,
-            "kernel": kernel.describe(),
-            "initramfs": initramfs.describe(),
-        }));
+    let mut manifests = Vec::new();
+    for release in &mut releases {
+        let bytes = release.document.bytes()?;
+        match &arguments.draft {
+            Some(path) => {
+                release.path = if sources.len() > 1 { with_arch(path, release.arch) } else { path.clone() };
+                manifests.push(Pending::whole(&release.path, &bytes)?);
+            }
+            None => manifests.append(&mut release.place.prepare(&bytes, key_list.as_deref())?),
+        }
     }
-    output::line(format_args!("published {} version {version}", relative.display()))?;
-    for stored in [&kernel, &initramfs] {
-        let Stored { name, content } = stored;
+    let artifacts = releases.iter_mut().flat_map(|release| &mut release.artifacts);
+    let artifacts: Vec<Pending> = artifacts.filter_map(|stored| stored.pending.take()).collect();
+    artifacts.into_iter().chain(manifests).try_for_each(Pending::commit)?;
+    print(&releases, &keys, arguments)
+}
+
+/// What was published last. Its version is only counted on if it is one of ours: anybody who can
+/// write into the tree could have set it to the highest there is.
+fn last(place: &Place, judge: &Judge, keys: &[Signing], arguments: &Arguments) -> Result<Option<Last>> {
+    let Some(last) = place.last()? else { return Ok(None) };
+    let trusted = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
+    let is_ours = trusted.iter().any(|key| last.document.is_signed_by(key)) || {
+        let expected = place.expected(None);
+        arguments.machines.are_known() && judge.manifest(&last.document.bytes()?, "", expected).is_ok()
+    };
+    ensure!(
+        is_ours || arguments.manifest_version.is_some(),
+        "cannot tell which version was published last: {} is signed by none of the keys; \
+         give --trust or --manifest-version",
+        place.manifest().display()
+    );
+    Ok(Some(last))
+}
+
+fn refused(error: manifest::Error) -> anyhow::Error {
+    anyhow!("not published, because phaseboot would refuse it: {error}; {}", error.hint())
+}
+
+/// `draft.json` of `arm64` is `draft-arm64.json`.
+fn with_arch(path: &Path, arch: Arch) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{arch}"));
+    if let Some(ending) = path.extension() {
+        name.push(".");
+        name.push(ending);
+    }
+    path.with_file_name(name)
+}
+
+/// What is to be published for one architecture.
+struct Source<'a> {
+    arch: Arch,
+    kernel: (&'a Path, Vec<u8>),
+    initramfs: &'a Path,
+    rootfs: Option<&'a Path>,
+    dtbs: Vec<(String, &'a Path, Vec<u8>)>,
+    cmdline: String,
+}
+
+/// The architectures of a publication, and how the values of an option are spread over them.
+struct Arches {
+    known: Vec<Arch>,
+    default: Option<Arch>,
+}
+
+impl Arches {
+    /// The values of an option that are for `arch`.
+    fn all<'a>(&self, arch: Arch, option: &str, given: &'a [PerArch]) -> Result<Vec<&'a str>> {
+        let mut values = Vec::new();
+        for PerArch { arch: named, value } in given {
+            let belongs = match (named.or(self.default), self.known.as_slice()) {
+                (Some(named), known) if known.contains(&named) => named,
+                (Some(named), _) => bail!("--{option} is given for {named}, which has no --kernel"),
+                (None, &[only]) => only,
+                (None, _) => bail!("--{option} {value}: for which architecture? Put ARCH= in front"),
+            };
+            if belongs == arch {
+                values.push(value.as_str());
+            }
+        }
+        Ok(values)
+    }
+
+    /// [`Self::all`] of an option that may be given once for each architecture.
+    fn one<'a>(&self, arch: Arch, option: &str, given: &'a [PerArch]) -> Result<Option<&'a str>> {
+        match self.all(arch, option, given)?.as_slice() {
+            [] => Ok(None),
+            &[value] => Ok(Some(value)),
+            _ => bail!("--{option} is given twice for {arch}"),
+        }
+    }
+}
+
+/// Sorts the arguments by architecture, and refuses what phaseboot could not load there.
+fn sources(arguments: &Arguments) -> Result<Vec<Source<'_>>> {
+    let mut kernels: Vec<(Arch, Header, &Path, Vec<u8>)> = Vec::new();
+    for PerArch { arch, value } in &arguments.kernel {
+        let path = Path::new(value);
+        let bytes = files::read(path, KERNEL_LIMIT)?;
+        let (arch, header) = identify("kernel", &bytes, arch.or(arguments.arch))
+            .map_err(|error| anyhow!("{value}: {error}; {}", error.hint()))?;
+        ensure!(kernels.iter().all(|kernel| kernel.0 != arch), "--kernel is given twice for {arch}");
+        kernels.push((arch, header, path, bytes));
+    }
+    let arches = Arches { known: kernels.iter().map(|kernel| kernel.0).collect(), default: arguments.arch };
+    let mut sources = Vec::new();
+    for (arch, header, path, bytes) in kernels {
+        let (own, common): (Vec<PerArch>, Vec<PerArch>) =
+            arguments.cmdline.iter().cloned().partition(|given| given.arch.is_some());
+        let line = arches.one(arch, "cmdline", &own)?.map(str::to_owned);
+        ensure!(common.len() < 2, "--cmdline is given twice");
+        let cmdline = line.or_else(|| common.first().map(|given| given.value.clone())).unwrap_or_default();
+        // Machines may add to it: this is the least that has to fit.
+        cmdline::compose(&cmdline, "", &[], "", kexec::cmdline_limit(&header))
+            .map_err(|error| anyhow!("--cmdline: {error}; {}", error.hint()))?;
+        let initramfs = arches
+            .one(arch, "initramfs", &arguments.initramfs)?
+            .ok_or_else(|| anyhow!("--initramfs is missing for {arch}"))?;
+        let dtbs = arches.all(arch, "dtb", &arguments.dtb)?.into_iter().map(Path::new);
+        sources.push(Source {
+            arch,
+            kernel: (path, bytes),
+            initramfs: Path::new(initramfs),
+            rootfs: arches.one(arch, "rootfs", &arguments.rootfs)?.map(Path::new),
+            dtbs: dtbs.map(read_dtb).collect::<Result<_>>()?,
+            cmdline,
+        });
+    }
+    Ok(sources)
+}
+
+/// What the kernel `name` is, and for which architecture; for `wanted` if that is given.
+pub fn identify(
+    name: &'static str,
+    bytes: &[u8],
+    wanted: Option<Arch>,
+) -> Result<(Arch, Header), image::Error> {
+    let parse = |native| Header::parse(name, bytes, native);
+    let header = match parse(wanted.unwrap_or(Arch::X86_64)) {
+        Err(image::Error::WrongArch { .. }) if wanted.is_none() => parse(Arch::Aarch64),
+        parsed => parsed,
+    }?;
+    let arch = match header {
+        Header::BzImage(_) => Arch::X86_64,
+        Header::Arm64(_) => Arch::Aarch64,
+    };
+    Ok((arch, header))
+}
+
+/// A device tree that phaseboot can read, under the name of its file.
+fn read_dtb(path: &Path) -> Result<(String, &Path, Vec<u8>)> {
+    let bytes = files::read(path, DTB_LIMIT)?;
+    devicetree::source(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_dtb_name(name));
+    let name = name.ok_or_else(|| {
+        anyhow!(
+            "{}: letters, digits, '.', '_', ',', '+' and '-' only in a device tree's name",
+            path.display()
+        )
+    })?;
+    Ok((name.to_owned(), path, bytes))
+}
+
+/// A release whose artifacts are on the disk, without names as yet.
+struct Release {
+    arch: Arch,
+    place: Place,
+    document: Document,
+    artifacts: Vec<Stored>,
+    version: u64,
+    expires: UnixTime,
+    /// Where its manifest goes.
+    path: PathBuf,
+}
+
+impl Release {
+    fn store(
+        source: &Source<'_>,
+        place: Place,
+        last: Option<&Last>,
+        arguments: &Arguments,
+        now: UnixTime,
+    ) -> Result<Self> {
+        let version = next_version(last.map(|last| last.version), arguments.manifest_version)?;
+        let bases: Vec<&String> = arguments.url_base.iter().chain(&arguments.mirror).collect();
+        let mut stored = Vec::new();
+        let mut describe = |artifact: Stored| {
+            let name = &artifact.name;
+            let absolute = |base: &&String| format!("{base}/{}/{name}", place.relative().display());
+            let mut urls: Vec<String> = bases.iter().map(absolute).collect();
+            if arguments.url_base.is_empty() {
+                urls.insert(0, name.clone());
+            }
+            let description = json!({
+                "hash": format!("sha256:{}", artifact.content.hex()),
+                "size": artifact.content.size,
+                "urls": urls,
+            });
+            stored.push(artifact);
+            description
+        };
+        let file = |path: &Path, kind: &str| -> Result<Stored> {
+            let mut file = files::open(path)?;
+            let size = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?.len();
+            Stored::copy(path, &mut file, size, kind, kind, &place)
+        };
+        let bytes = |path: &Path, bytes: &[u8], kind: &str, label: &str| -> Result<Stored> {
+            Stored::copy(path, &mut &*bytes, u64::try_from(bytes.len())?, kind, label, &place)
+        };
+        let mut artifacts = Map::new();
+        let kernel = describe(bytes(source.kernel.0, &source.kernel.1, "kernel", "kernel")?);
+        artifacts.insert("kernel".to_owned(), kernel);
+        artifacts.insert("initramfs".to_owned(), describe(file(source.initramfs, "initramfs")?));
+        if let Some(path) = source.rootfs {
+            artifacts.insert("rootfs".to_owned(), describe(file(path, "rootfs")?));
+        }
+        let mut dtbs = Map::new();
+        for (name, path, tree) in &source.dtbs {
+            let is_new = dtbs.insert(name.clone(), describe(bytes(path, tree, "dtb", name)?)).is_none();
+            ensure!(is_new, "--dtb {name} is given twice for {}", source.arch);
+        }
+        if !dtbs.is_empty() {
+            artifacts.insert("dtbs".to_owned(), dtbs.into());
+        }
+        let expires = UnixTime(now.0.saturating_add(arguments.expires.as_secs()));
+        let release = json!({
+            "version": FORMAT,
+            "manifest_version": version,
+            "channel": arguments.channel,
+            "arch": source.arch.name(),
+            "created_at": now.to_string(),
+            "expires_at": expires.to_string(),
+            "artifacts": artifacts,
+            "cmdline": source.cmdline,
+        });
+        if let Some(last) = last {
+            last.permits(version, &release)?;
+        }
+        let path = place.manifest();
+        let document = Document::new(release, &path.display().to_string()).map_err(refused)?;
+        Ok(Self { arch: source.arch, place, document, artifacts: stored, version, expires, path })
+    }
+
+    fn describe(&self, keys: &[Signing], channel: &str) -> Value {
+        let artifacts = self.artifacts.iter().map(|stored| (stored.label.clone(), stored.describe()));
+        json!({
+            "manifest": self.path,
+            "manifest_version": self.version,
+            "channel": channel,
+            "arch": self.arch.name(),
+            "expires_at": self.expires.to_string(),
+            "keyids": keys.iter().map(Signing::id).collect::<Vec<_>>(),
+            "artifacts": artifacts.collect::<Map<_, _>>(),
+        })
+    }
+}
+
+fn next_version(last: Option<u64>, wanted: Option<u64>) -> Result<u64> {
+    let last = last.unwrap_or(0);
+    let next = last.checked_add(1).ok_or_else(|| anyhow!("manifest version {last} leaves no higher one"))?;
+    Ok(wanted.unwrap_or(next))
+}
+
+fn print(releases: &[Release], keys: &[Signing], arguments: &Arguments) -> Result<()> {
+    if arguments.output.json {
+        let releases: Vec<Value> =
+            releases.iter().map(|release| release.describe(keys, &arguments.channel)).collect();
+        return output::json(&json!({ "draft": arguments.draft.is_some(), "releases": releases }));
+    }
+    let done = if arguments.draft.is_some() { "drafted" } else { "published" };
+    for release in releases {
         output::line(format_args!(
-            "  {name:<26} {:>9}  sha256:{}",
-            output::bytes(content.size),
-            content.hex()
+            "{done} {} version {}",
+            release.place.relative().display(),
+            release.version
+        ))?;
+        for Stored { name, content, .. } in &release.artifacts {
+            let size = output::bytes(content.size);
+            output::line(format_args!("  {name:<26} {size:>9}  sha256:{}", content.hex()))?;
+        }
+        let ids: Vec<String> = keys.iter().map(Signing::id).collect();
+        let signed = if ids.is_empty() {
+            "not signed yet".to_owned()
+        } else {
+            format!("signed by {}", ids.join(", "))
+        };
+        output::line(format_args!(
+            "  {}  {signed}, valid until {}",
+            release.path.display(),
+            release.expires
         ))?;
     }
-    output::line(format_args!(
-        "  {}  signed by {}, valid until {expires}",
-        manifest_path.display(),
-        ids.join(", ")
-    ))
-}
-
-/// All keys, each once: a signature made twice counts once.
-fn read_keys(paths: &[PathBuf]) -> Result<Vec<Signing>> {
-    let mut seen = BTreeSet::new();
-    let mut keys = Vec::new();
-    for path in paths {
-        let key = Signing::read(path)?;
-        ensure!(seen.insert(key.id()), "{} is the key {}, which was given already", path.display(), key.id());
-        keys.push(key);
-    }
-    Ok(keys)
-}
-
-/// Reads a kernel that phaseboot can load on `arch` with `line` as its whole command line.
-fn read_kernel(path: &Path, arch: Arch, line: &str) -> Result<Vec<u8>> {
-    let bytes = files::read(path, KERNEL_LIMIT)?;
-    let header = Header::parse("kernel", &bytes, arch)
-        .map_err(|error| anyhow!("{}: {error}; {}", path.display(), error.hint()))?;
-    // Machines may add to it: this is the least that has to fit.
-    cmdline::compose(line, "", &[], "", kexec::cmdline_limit(&header))
-        .map_err(|error| anyhow!("--cmdline: {error}; {}", error.hint()))?;
-    Ok(bytes)
-}
-
-/// Holds a manifest against what phaseboot holds it to on a machine that wants a signature by each
-/// of `keys`.
-fn accepted(
-    text: &[u8],
-    path: &Path,
-    keys: &[Signing],
-    arguments: &Arguments,
-    created: UnixTime,
-) -> Result<()> {
-    let trusted = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
-    let trust = Trust::new(trusted, Policy { threshold: keys.len(), ..Policy::default() });
-    let expected =
-        Expected { arch: arguments.arch, channel: &arguments.channel, now: Some(created), seen: 0 };
-    manifest::verify(
-        text,
-        &path.display().to_string(),
-        &trust.roots(&Seen::default()),
-        trust.policy(),
-        expected,
-    )
-    .map(drop)
-    .map_err(|error| anyhow!("not published, because phaseboot would refuse it: {error}"))
-}
-
-/// What was published last.
-struct Last {
-    version: u64,
-    release: Value,
-}
-
-fn last_published(path: &Path) -> Result<Option<Last>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot stat {}", path.display())),
-        Ok(_) => {}
-    }
-    let release: Option<Value> = serde_json::from_slice(&files::read(path, u64::try_from(MOST_BYTES)?)?).ok();
-    let version = release.as_ref().and_then(|release| release.get("manifest_version")?.as_u64());
-    match (release, version) {
-        (Some(release), Some(version)) => Ok(Some(Last { version, release })),
-        _ => bail!(
-            "cannot tell which version was published last: {} is damaged; move it away and give --manifest-version",
-            path.display()
-        ),
-    }
-}
-
-fn next_version(last: Option<&Last>, wanted: Option<u64>) -> Result<u64> {
-    let last = last.map_or(0, |last| last.version);
-    let next = last.checked_add(1).ok_or_else(|| anyhow!("manifest version {last} leaves no higher one"))?;
-    let version = wanted.unwrap_or(next);
-    ensure!(version >= last, "manifest version {version} is lower than {last}, which was published before");
-    Ok(version)
-}
-
-/// Whether two releases differ in nothing but their dates.
-fn same_release(one: &Value, other: &Value) -> bool {
-    ["channel", "arch", "artifacts", "cmdline"].iter().all(|field| one.get(field) == other.get(field))
-}
-
-/// An artifact in the tree.
-struct Stored {
-    name: String,
-    content: Content,
-}
-
-impl Stored {
-    fn describe(&self) -> Value {
-        json!({ "file": self.name, "size": self.content.size, "hash": format!("sha256:{}", self.content.hex()) })
-    }
-}
-
-/// Copies an artifact of about `size` bytes into `folder`, under a name made of `kind` and its hash.
-fn store(source: &Path, from: &mut impl Read, size: u64, kind: &str, folder: &Path) -> Result<Stored> {
-    let mut pending = Pending::new(&folder.join(kind))?;
-    let content = files::copy_hashed(from, size, &mut pending, kind)
-        .with_context(|| format!("cannot copy {} to {}", source.display(), folder.display()))?;
-    ensure!(content.size > 0, "{kind} {} is empty", source.display());
-    let name = format!("{kind}-{}", content.hex().get(..16).unwrap_or_default());
-    let target = folder.join(&name);
-    // A file that is there already stays, so that nobody who is fetching it has to start again.
-    if files::content(&target, kind).is_ok_and(|present| present == content) {
-        return Ok(Stored { name, content });
-    }
-    pending.commit_as(&target)?;
-    Ok(Stored { name, content })
-}
-
-/// The manifest: the release, its canonical form in base64, and a signature of that by each key.
-///
-/// Canonical is: object keys sorted by their bytes, no white space, which is how `serde_json` writes
-/// a [`Value`].
-fn signed(release: Value, keys: &[Signing]) -> Result<Value> {
-    let canonical = serde_json::to_vec(&release)?;
-    let signatures: Vec<Value> =
-        keys.iter().map(|key| json!({ "keyid": key.id(), "sig": key.sign(&canonical) })).collect();
-    let Value::Object(mut manifest) = release else { bail!("a release is a JSON object") };
-    let mut data = Map::new();
-    data.insert("data".to_owned(), STANDARD.encode(&canonical).into());
-    manifest.insert("signatures".to_owned(), signatures.into());
-    manifest.insert("signed".to_owned(), data.into());
-    Ok(Value::Object(manifest))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -327,47 +416,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
-        let seconds = |text| parse_duration(text).ok().map(|duration| duration.as_secs());
-        assert_eq!(seconds("90m"), Some(5400));
-        assert_eq!(seconds("30d"), Some(30 * 86_400));
-        assert_eq!(seconds("2w"), Some(14 * 86_400));
-        for wrong in
-            ["", "d", "30", "0d", "-1d", "+1d", "1.5d", "30 d", "99999999999999999999d", "5215w", "3\u{e9}"]
-        {
-            assert_eq!(seconds(wrong), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn channels_and_urls() {
-        for wrong in ["", ".", "..", "a/b", ".a", "a b", &"a".repeat(65)] {
-            assert!(parse_channel(wrong).is_err(), "{wrong:?}");
-        }
-        assert!(parse_channel("stable-2.1_x").is_ok());
-        for wrong in ["", "ftp://a", "http://", "http:///a", "http://a b", "http://a?b", "/a"] {
-            assert!(parse_url(wrong).is_err(), "{wrong:?}");
-        }
-        assert_eq!(parse_url("https://a.example/x/").unwrap(), "https://a.example/x");
-    }
-
-    #[test]
     fn versions_only_rise() {
-        let last = |version| Last { version, release: Value::Null };
         assert_eq!(next_version(None, None).unwrap(), 1);
         assert_eq!(next_version(None, Some(7)).unwrap(), 7);
-        assert_eq!(next_version(Some(&last(7)), None).unwrap(), 8);
-        assert_eq!(next_version(Some(&last(7)), Some(7)).unwrap(), 7);
-        assert!(next_version(Some(&last(7)), Some(6)).is_err());
-        assert!(next_version(Some(&last(u64::MAX)), None).is_err());
+        assert_eq!(next_version(Some(7), None).unwrap(), 8);
+        assert!(next_version(Some(u64::MAX), None).is_err());
     }
 
     #[test]
-    fn what_is_signed_is_canonical() {
-        let key = Signing::generate().unwrap();
-        let manifest = signed(json!({ "b": [1, "\u{e9}"], "a": { "d": null, "c": true } }), &[key]).unwrap();
-        let data = STANDARD.decode(manifest["signed"]["data"].as_str().unwrap()).unwrap();
-        assert_eq!(String::from_utf8(data).unwrap(), "{\"a\":{\"c\":true,\"d\":null},\"b\":[1,\"\u{e9}\"]}");
-        assert_eq!(manifest["signatures"].as_array().unwrap().len(), 1);
+    fn values_go_to_their_architecture() {
+        let given = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<PerArch>>();
+        let both = Arches { known: vec![Arch::X86_64, Arch::Aarch64], default: None };
+        let files = given(&["x86_64=a", "arm64=b"]);
+        assert_eq!(both.one(Arch::Aarch64, "initramfs", &files).unwrap(), Some("b"));
+        assert!(both.one(Arch::Aarch64, "initramfs", &given(&["b"])).is_err(), "of which?");
+        let one = Arches { known: vec![Arch::Aarch64], default: None };
+        assert_eq!(one.one(Arch::Aarch64, "rootfs", &given(&["b"])).unwrap(), Some("b"));
+        assert!(one.one(Arch::Aarch64, "rootfs", &files).is_err(), "no kernel for the other");
+        assert!(one.one(Arch::Aarch64, "rootfs", &given(&["a", "b"])).is_err(), "twice");
+        let named = Arches { default: Some(Arch::X86_64), ..both };
+        assert_eq!(named.all(Arch::X86_64, "dtb", &given(&["a", "b", "arm64=c"])).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn drafts_of_several_architectures_have_their_own_names() {
+        assert_eq!(with_arch(Path::new("a/d.json"), Arch::Aarch64), Path::new("a/d-arm64.json"));
+        assert_eq!(with_arch(Path::new("d"), Arch::X86_64), Path::new("d-x86_64"));
     }
 }

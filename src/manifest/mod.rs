@@ -100,7 +100,7 @@ fn also(uncounted: &[String]) -> String {
 }
 
 impl Error {
-    fn of_manifest(url: &str, fault: Fault) -> Self {
+    pub(crate) fn of_manifest(url: &str, fault: Fault) -> Self {
         let url = url.to_owned();
         match fault {
             Fault::TooLarge => Self::TooLarge { url },

@@ -29,7 +29,12 @@ fn files_are_described() {
     let path = at.join(manifest);
     let changed = fs::read_to_string(&path).unwrap().replace("quiet", "loud");
     fs::write(&path, changed).unwrap();
-    refused(at, &format!("inspect {manifest}"), 12, "the outer copy differs from signed.data");
+    refused(
+        at,
+        &format!("inspect {manifest}"),
+        12,
+        "what stands outside signed.data differs from what was signed",
+    );
     fs::write(&path, "{").unwrap();
     refused(at, &format!("inspect {manifest}"), 12, "is malformed");
     let plain =
@@ -58,7 +63,7 @@ fn files_are_described() {
         refused(at, &format!("inspect {name}"), 1, said);
     }
     fs::write(&path, format!("{{{}", " ".repeat(1 << 20))).unwrap();
-    refused(at, &format!("inspect {manifest}"), 12, "it has more than 1048576 bytes");
+    refused(at, &format!("inspect {manifest}"), 12, "is larger than 1 MiB");
     refused(at, "inspect none", 1, "cannot open none");
 }
 

@@ -1,10 +1,13 @@
 //! Key pairs.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use crate::{done, json, mode, refused, run};
+use crate::{PUBLISH, done, json, mode, phasectl, private, refused, run, workshop};
 
 #[test]
 fn a_key_is_made_once_and_kept_private() {
@@ -34,4 +37,131 @@ fn the_folder_for_a_key_can_be_unusable() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     refused(folder.path(), "keygen --out file/k", 1, "cannot create");
+}
+
+#[test]
+fn an_encrypted_key_is_openssl_s_too() {
+    let folder = workshop();
+    let at = folder.path();
+    private(&at.join("words"), b"open sesame\nsecond line\n");
+    let said = json(done(at, "keygen --out e --passphrase-file words --json").as_bytes());
+    assert_eq!(said["encrypted"], true);
+    assert_eq!(mode(&at.join("e.key")), 0o600);
+    assert!(
+        fs::read_to_string(at.join("e.key")).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    );
+    let openssl = run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open sesame", "-pubout"]);
+    assert_eq!(openssl.stdout, fs::read(at.join("e.pub")).unwrap());
+    assert!(
+        !run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open", "-pubout"]).status.success()
+    );
+
+    let with = |key: &str, words: &str| {
+        PUBLISH
+            .replace("k.key", &format!("{key} {words}"))
+            .replace("--into tree", &format!("--into {key}.tree"))
+    };
+    done(at, &with("e.key", "--passphrase-file words"));
+    private(&at.join("wrong"), b"open\n");
+    refused(at, &with("e.key", "--passphrase-file wrong"), 1, "wrong passphrase for private key e.key");
+    done(at, &with("e.key", "--passphrase-file wrong --passphrase-file words"));
+    let twice = "--passphrase-file wrong --passphrase-file wrong";
+    refused(at, &with("e.key", twice), 1, "none of the 2 passphrases fits private key e.key");
+
+    let way = ["-scrypt", "-v2 aes-256-cbc", "-v2 aes-128-cbc -v2prf hmacWithSHA512", "-v1 PBE-SHA1-3DES"];
+    for (number, way) in way.iter().enumerate() {
+        let name = format!("o{number}.key");
+        let make = format!(
+            "openssl genpkey -algorithm ed25519 | openssl pkcs8 -topk8 {way} -passout file:words -out {name} && chmod 600 {name}"
+        );
+        assert!(run(at, "sh", &["-c", &make]).status.success());
+        if way.contains("-v1") {
+            let why = "cannot decrypt o3.key: ";
+            refused(at, &with(&name, "--passphrase-file words"), 1, why);
+        } else {
+            done(at, &with(&name, "--passphrase-file words"));
+        }
+    }
+}
+
+#[test]
+fn passphrase_files_are_secrets_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (name, bytes, said) in [
+        ("empty", &b"\nsecond"[..], "the passphrase in empty is empty"),
+        ("long", &[b'x'; 1025], "cannot read long: the first line has more than 1024 bytes"),
+    ] {
+        private(&at.join(name), bytes);
+        refused(at, &format!("keygen --out e --passphrase-file {name}"), 1, said);
+    }
+    fs::write(at.join("open"), "x").unwrap();
+    let why = "passphrase file open is open to others (mode 0644); chmod 600 open";
+    refused(at, "keygen --out e --passphrase-file open", 1, why);
+    refused(at, "keygen --out e --passphrase-file none", 1, "cannot open none");
+    refused(at, "keygen --out e --passphrase --passphrase-file open", 2, "cannot be used with");
+    // Standard input is empty here.
+    refused(at, "keygen --out e --passphrase-file -", 1, "the passphrase in - is empty");
+    assert!(!at.join("e.key").exists() && !at.join("e.pub").exists());
+}
+
+/// Runs a command on a terminal of its own and answers each question. Returns what the terminal
+/// showed, and whether the command succeeded.
+fn on_a_terminal(at: &Path, line: &str, answers: &[&str]) -> (String, bool) {
+    let line = format!("{} {line}", env!("CARGO_BIN_EXE_phasectl"));
+    let mut script = Command::new("timeout")
+        .args(["20", "script", "--quiet", "--return", "--command", &line, "/dev/null"])
+        .current_dir(at)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keyboard, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    for answer in answers {
+        let asked = shown.len();
+        while !shown[asked..].ends_with(b": ") {
+            let mut byte = [0];
+            screen.read_exact(&mut byte).unwrap();
+            shown.push(byte[0]);
+        }
+        keyboard.write_all(answer.as_bytes()).unwrap();
+    }
+    screen.read_to_end(&mut shown).unwrap();
+    (String::from_utf8(shown).unwrap(), script.wait().unwrap().success())
+}
+
+#[test]
+fn a_terminal_is_asked_and_shows_nothing() {
+    let folder = workshop();
+    let at = folder.path();
+    let (shown, done) = on_a_terminal(at, "keygen --out e --passphrase", &["open sesame\n", "open sesame\n"]);
+    assert!(done && !shown.contains("sesame"), "{shown}");
+    let publish = PUBLISH.replace("k.key", "e.key");
+    let (shown, done) = on_a_terminal(at, &publish, &["open sesame\n"]);
+    assert!(done && shown.starts_with("passphrase of e.key: ") && !shown.contains("sesame"), "{shown}");
+    for (line, answers, said) in [
+        (publish.as_str(), &["open\n"][..], "wrong passphrase for private key e.key"),
+        (&publish, &["open\x03"], "interrupted"),
+        ("keygen --out f --passphrase", &["a\n", "b\n"], "the two passphrases differ"),
+        ("keygen --out f --passphrase", &["\n"], "the passphrase is empty"),
+    ] {
+        let (shown, done) = on_a_terminal(at, line, answers);
+        assert!(!done && shown.contains(said), "{shown}");
+    }
+    assert!(!at.join("f.key").exists());
+
+    // A session without a terminal has nobody to ask.
+    let alone = run(
+        at,
+        "setsid",
+        &[&["-w", env!("CARGO_BIN_EXE_phasectl")][..], &publish.split(' ').collect::<Vec<_>>()].concat(),
+    );
+    let said = String::from_utf8(alone.stderr).unwrap();
+    assert_eq!((alone.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains(
+        "cannot ask for the passphrase of e.key: there is no terminal; give it with --passphrase-file"
+    ));
+    let output = phasectl(at, ["keygen", "--out", "k", "--passphrase"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("k.key exists"), "before it asks");
 }

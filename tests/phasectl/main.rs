@@ -5,20 +5,28 @@
 //! here.
 
 // The lints that keep PID 1 from panicking: a test that panics is a test that fails.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout
+)]
 
 mod initramfs;
 mod inspect;
 mod keygen;
+mod keys;
+mod policy;
 mod publish;
 mod serve;
+mod sign;
 mod verify;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,6 +43,7 @@ fn phasectl<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = 
     Command::new(env!("CARGO_BIN_EXE_phasectl"))
         .current_dir(folder)
         .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::null())
         .args(arguments)
         .output()
         .unwrap()
@@ -56,6 +65,22 @@ fn refused(folder: &Path, line: &str, code: i32, part: &str) {
     if code != 2 {
         assert_eq!(said.lines().count(), 1, "{line}: {said}");
     }
+}
+
+/// Publishes to `channel` and returns the path of the manifest.
+fn publish(folder: &Path, channel: &str, more: &str) -> String {
+    done(folder, &format!("{PUBLISH} --channel {channel} {more}"));
+    format!("tree/{channel}/x86_64/manifest.signed.json")
+}
+
+/// A trust folder with these public keys.
+fn trust(folder: &Path, name: &str, keys: &[&str], policy: &str) {
+    let at = folder.join(name);
+    fs::create_dir_all(at.join("keys")).unwrap();
+    for key in keys {
+        fs::copy(folder.join(key), at.join("keys").join(key)).unwrap();
+    }
+    fs::write(at.join("policy.json"), policy).unwrap();
 }
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> Output {
@@ -109,6 +134,12 @@ fn image() -> Vec<u8> {
     let mut bytes = include_bytes!("../../src/image/testdata/debian-6.1-arm64.head").to_vec();
     bytes.resize(70_000, 0);
     bytes
+}
+
+/// Writes a file that only its owner can read.
+fn private(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn program(path: &Path, bytes: &[u8]) {

@@ -1,5 +1,6 @@
 //! The published tree and its signatures.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,7 +25,7 @@ fn openssl_verifies_what_is_published() {
     let signed = manifest["signed"]["data"].as_str().unwrap().to_owned();
     let data = STANDARD.decode(signed).unwrap();
     let signature = manifest["signatures"][0].clone();
-    assert_eq!(signature["keyid"], said["keyids"][0]);
+    assert_eq!(signature["keyid"], said["releases"][0]["keyids"][0]);
     fs::write(at.join("digest"), Sha256::digest(&data)).unwrap();
     fs::write(at.join("sig"), STANDARD.decode(signature["sig"].as_str().unwrap()).unwrap()).unwrap();
     let verify =
@@ -50,7 +51,7 @@ fn openssl_verifies_what_is_published() {
         assert_eq!(artifact["size"], bytes.len());
         let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(artifact["hash"], format!("sha256:{hash}").as_str());
-        assert_eq!(stored.file_name().unwrap().to_str().unwrap(), format!("{name}-{}", &hash[..16]));
+        assert_eq!(stored.file_name().unwrap().to_str().unwrap(), format!("{}.{name}", &hash[..16]));
         assert_eq!(mode(&stored), 0o644);
     }
     let left = fs::read_dir(at.join("tree/stable/x86_64")).unwrap().count();
@@ -111,8 +112,9 @@ fn two_keys_make_two_signatures_and_a_base_makes_urls_absolute() {
     let manifest = json(&fs::read(at.join("tree/beta/x86_64/manifest.signed.json")).unwrap());
     assert_eq!(manifest["signatures"].as_array().unwrap().len(), 2);
     let urls = manifest["artifacts"]["kernel"]["urls"].as_array().unwrap();
-    assert!(urls[0].as_str().unwrap().starts_with("https://a.example/x/beta/x86_64/kernel-"));
-    assert!(urls[1].as_str().unwrap().starts_with("http://b/beta/x86_64/kernel-"));
+    let name = urls[0].as_str().unwrap().strip_prefix("https://a.example/x/beta/x86_64/").unwrap();
+    assert!(name.ends_with(".kernel"));
+    assert_eq!(urls[1], format!("http://b/beta/x86_64/{name}").as_str());
     refused(at, &format!("{PUBLISH} --key k.key"), 1, "which was given already");
 }
 
@@ -167,7 +169,7 @@ fn what_cannot_boot_is_not_published() {
     assert!(!at.join("tree/stable/x86_64/manifest.signed.json").exists());
     let left = fs::read_dir(at.join("tree/stable/x86_64")).map_or(0, |files| {
         files
-            .filter(|file| !file.as_ref().unwrap().file_name().to_str().unwrap().starts_with("kernel-"))
+            .filter(|file| !file.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".kernel"))
             .count()
     });
     assert_eq!(left, 0, "no temporary files");
@@ -228,4 +230,202 @@ fn one_publisher_at_a_time() {
     refused(at, PUBLISH, 1, "another phasectl publishes into tree/stable/x86_64");
     drop(lock);
     done(at, PUBLISH);
+}
+
+const DTB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/devicetree/testdata/qemu-virt-gicv3.dtb");
+
+/// A release of both architectures, with everything that one can have.
+fn both() -> String {
+    format!(
+        "publish --key k.key --into tree --kernel bzimage --kernel image --initramfs x86_64=initrd \
+         --initramfs arm64=initrd --rootfs arm64=initrd --dtb arm64={DTB} --cmdline quiet \
+         --cmdline x86_64=console=ttyS0 --mirror http://m.example"
+    )
+}
+
+#[test]
+fn several_architectures_are_published_together() {
+    let folder = workshop();
+    let at = folder.path();
+    let said = json(done(at, &format!("{} --json", both())).as_bytes());
+    let manifest =
+        |arch| json(&fs::read(at.join(format!("tree/stable/{arch}/manifest.signed.json"))).unwrap());
+    let (x86, arm) = (manifest("x86_64"), manifest("arm64"));
+    assert_eq!((&x86["cmdline"], &arm["cmdline"]), (&"console=ttyS0".into(), &"quiet".into()));
+    assert!(x86["artifacts"].get("rootfs").is_none() && x86["artifacts"].get("dtbs").is_none());
+    let tree = &arm["artifacts"]["dtbs"]["qemu-virt-gicv3.dtb"];
+    assert_eq!(tree["size"], fs::metadata(DTB).unwrap().len());
+    let urls: Vec<&str> = tree["urls"].as_array().unwrap().iter().map(|url| url.as_str().unwrap()).collect();
+    assert_eq!(urls[1], format!("http://m.example/stable/arm64/{}", urls[0]), "here first, then the mirror");
+    assert!(arm["artifacts"]["rootfs"]["urls"][0].as_str().unwrap().ends_with(".rootfs"));
+    assert_eq!(said["releases"][1]["artifacts"]["qemu-virt-gicv3.dtb"]["file"], urls[0]);
+    // plasmd takes files with these names for artifacts of its own manifest.
+    for file in fs::read_dir(at.join("tree/stable/arm64")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(
+            !["initramfs", "initrd", "vmlinuz", "bzImage", "rootfs", "."].iter().any(|p| name.starts_with(p)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn what_belongs_to_no_architecture_is_refused() {
+    let folder = workshop();
+    let at = folder.path();
+    fs::write(at.join("x.dtb"), [0xd0, 0x0d, 0xfe, 0xed]).unwrap();
+    let kernels = "publish --key k.key --into tree --kernel bzimage --kernel arm64=image";
+    for (options, said) in [
+        ("--initramfs initrd", "--initramfs initrd: for which architecture? Put ARCH= in front"),
+        ("--initramfs x86_64=initrd", "--initramfs is missing for arm64"),
+        ("--kernel image --initramfs initrd", "--kernel is given twice for arm64"),
+        (
+            "--initramfs x86_64=initrd --initramfs arm64=initrd --initramfs arm64=initrd",
+            "--initramfs is given twice for arm64",
+        ),
+        ("--initramfs x86_64=initrd --initramfs arm64=initrd --dtb arm64=x.dtb", "x.dtb: "),
+        (
+            "--initramfs x86_64=initrd --initramfs arm64=initrd --cmdline a --cmdline b",
+            "--cmdline is given twice",
+        ),
+    ] {
+        refused(at, &format!("{kernels} {options}"), 1, said);
+    }
+    refused(
+        at,
+        &format!("{PUBLISH} --rootfs arm64=initrd"),
+        1,
+        "--rootfs is given for arm64, which has no --kernel",
+    );
+    refused(at, &PUBLISH.replace("--kernel bzimage", "--kernel arm64=bzimage"), 1, "not for arm64");
+    assert!(!at.join("tree").exists());
+    done(at, &PUBLISH.replace("--arch x86_64", ""));
+    assert_eq!(published(at)["arch"], "x86_64", "as the kernel is");
+}
+
+#[test]
+fn nothing_goes_live_unless_everything_can() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, &both());
+    let before = snapshot(&at.join("tree"));
+    fs::write(at.join("bzimage"), [bzimage(), vec![1]].concat()).unwrap();
+    // Only the second of the two manifests is one that phaseboot would refuse.
+    let long = format!("{} --cmdline arm64={}", both(), "x".repeat(3000));
+    refused(at, &long, 1, "--cmdline: ");
+    fs::write(at.join("tree/stable/arm64/manifest.signed.json"), "{").unwrap();
+    refused(at, &both(), 1, "arm64/manifest.signed.json is damaged");
+    fs::remove_file(at.join("tree/stable/arm64/manifest.signed.json")).unwrap();
+    let mut after = before.clone();
+    after.remove("stable/arm64/manifest.signed.json");
+    assert_eq!(snapshot(&at.join("tree")), after);
+}
+
+/// Every file below `folder`, with its content.
+fn snapshot(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let found = run(folder, "find", &[".", "-type", "f", "-printf", "%P\\n"]);
+    let names = String::from_utf8(found.stdout).unwrap();
+    names.lines().map(|name| (name.to_owned(), fs::read(folder.join(name)).unwrap())).collect()
+}
+
+/// Runs a script in which `tree` is a file system of 400 kB of its own; None if that cannot be had.
+fn on_a_small_disk(at: &Path, script: &str) -> Option<String> {
+    fs::create_dir_all(at.join("tree")).unwrap();
+    let small = |script: &str| {
+        let mount = format!("mount -t tmpfs -o size=400k none tree && {script}");
+        run(at, "unshare", &["-m", "-r", "sh", "-c", &mount])
+    };
+    if !small("true").status.success() {
+        println!("skipped: no mount namespace with a file system of its own can be made here");
+        return None;
+    }
+    let output = small(&format!("PATH=\"$PATH\":$(dirname {}); {script}", env!("CARGO_BIN_EXE_phasectl")));
+    Some(String::from_utf8(output.stderr).unwrap())
+}
+
+const LIST: &str = "(cd tree && find . -type f | sort | xargs sha256sum)";
+
+#[test]
+fn a_full_disk_leaves_the_old_release() {
+    let folder = workshop();
+    let at = folder.path();
+    fs::write(at.join("big"), vec![7; 400_000]).unwrap();
+    let big = PUBLISH.replace("initrd", "big");
+    let both = both().replace("arm64=initrd", "arm64=big");
+    for line in [big, both] {
+        let script = format!(
+            "phasectl {PUBLISH} >&2 && {LIST} > before; phasectl {line}; echo $? > code; {LIST} > after"
+        );
+        let Some(said) = on_a_small_disk(at, &script) else { return };
+        assert_eq!(fs::read_to_string(at.join("code")).unwrap(), "1\n", "{said}");
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("phasectl: ")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("No space left on device"), "{said}");
+        assert_eq!(fs::read(at.join("after")).unwrap(), fs::read(at.join("before")).unwrap());
+        assert_eq!(fs::read_to_string(at.join("before")).unwrap().lines().count(), 3);
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_keys_and_lists_as_they_were() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    let script = format!(
+        "phasectl {PUBLISH} >&2 && cat /dev/zero > tree/ballast; {LIST} > before
+         for line in 'keygen --out tree/key' 'sign tree/stable/x86_64/manifest.signed.json --key two.key' \
+            'keys rotate --root two.key --add k.pub --into tree' 'keys rotate --root two.key --add k.pub --file tree/l' \
+            '{PUBLISH} --cmdline other'
+         do phasectl $line; echo $?; done > codes; {LIST} > after"
+    );
+    let Some(said) = on_a_small_disk(at, &script) else { return };
+    let codes = fs::read_to_string(at.join("codes")).unwrap();
+    let codes: Vec<&str> = codes.lines().filter(|line| line.len() == 1).collect();
+    assert_eq!(codes, ["1"; 5], "{said}");
+    assert_eq!(said.matches("No space left on device").count(), 6, "cat's and five of ours: {said}");
+    assert_eq!(fs::read(at.join("after")).unwrap(), fs::read(at.join("before")).unwrap());
+}
+
+#[test]
+fn what_a_killed_publisher_left_is_cleared_away() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, PUBLISH);
+    let left = at.join("tree/stable/x86_64/.phasectl-abc");
+    fs::write(&left, "half").unwrap();
+    done(at, PUBLISH);
+    assert!(!left.exists());
+}
+
+#[test]
+fn plasmd_s_own_folder_is_good_enough() {
+    let folder = workshop();
+    let at = folder.path();
+    fs::create_dir_all(at.join("tree/stable/x86_64")).unwrap();
+    fs::rename(at.join("bzimage"), at.join("tree/stable/x86_64/vmlinuz")).unwrap();
+    fs::rename(at.join("initrd"), at.join("tree/stable/x86_64/initramfs.img")).unwrap();
+    let line = PUBLISH
+        .replace("bzimage", "tree/stable/x86_64/vmlinuz")
+        .replace("initrd", "tree/stable/x86_64/initramfs.img");
+    done(at, &line);
+    assert_eq!(fs::read(at.join("tree/stable/x86_64/vmlinuz")).unwrap(), bzimage());
+    assert_eq!(published(at)["artifacts"]["kernel"]["size"], 70_000);
+}
+
+#[test]
+fn the_last_version_is_only_believed_if_it_is_ours() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out stranger");
+    done(at, &format!("{} --manifest-version 9000", PUBLISH.replace("k.key", "stranger.key")));
+    refused(at, PUBLISH, 1, "is signed by none of the keys; give --trust or --manifest-version");
+    refused(at, &format!("{PUBLISH} --manifest-version 5"), 1, "manifest version 5 is lower than 9000");
+    fs::create_dir_all(at.join("trust/keys")).unwrap();
+    for name in ["k.pub", "stranger.pub"] {
+        fs::copy(at.join(name), at.join("trust/keys").join(name)).unwrap();
+    }
+    done(at, &format!("{PUBLISH} --trust trust"));
+    assert_eq!(published(at)["manifest_version"], 9001);
+    fs::write(at.join("trust/policy.json"), r#"{"threshold":2}"#).unwrap();
+    refused(at, &format!("{PUBLISH} --trust trust"), 1, "1 of 2 needed");
+    refused(at, &format!("{PUBLISH} --trust nowhere"), 13, "no trusted key");
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use phaseboot::sys::arch::NATIVE;
 
-use crate::{PACK, PUBLISH, done, run, workshop};
+use crate::{PACK, PUBLISH, done, json, phasectl, publish, refused, run, trust, workshop};
 
 /// Publishes for this machine, packs with `arguments`, and unpacks /etc/phaseboot.
 fn prepare(at: &Path, publish: &str, pack: &str) {
@@ -61,4 +61,104 @@ fn a_clock_before_the_build_counts_as_the_build() {
 
     prepare(at, PUBLISH, "--mtime 0");
     assert!(verify(at).status.success());
+}
+
+/// What `phasectl verify --json` says, and its exit code.
+fn verdict(at: &Path, line: &str) -> (String, i32) {
+    let output = phasectl(at, format!("verify {line} --json").split_ascii_whitespace());
+    let said = json(&output.stdout);
+    let code = output.status.code().unwrap();
+    assert_eq!(said["exit_code"], code, "{said}");
+    assert_eq!(output.stderr.is_empty(), code == 0, "{}", String::from_utf8_lossy(&output.stderr));
+    (said["verdict"].as_str().unwrap().to_owned(), code)
+}
+
+#[test]
+fn phasectl_says_what_machines_would_say() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    let live = publish(at, "stable", "--expires 1d");
+    fs::write(at.join("policy"), r#"{"threshold":2,"channels":["stable"]}"#).unwrap();
+    fs::write(at.join("later"), r#"{"min_manifest_version":2}"#).unwrap();
+    fs::write(at.join("beta"), r#"{"channels":["beta"]}"#).unwrap();
+    fs::write(at.join("list"), r#"{"min_keys_version":1}"#).unwrap();
+    for (options, expected, code) in [
+        ("--key k.pub", "accepted", 0),
+        ("--key k.pub --artifacts", "accepted", 0),
+        ("--key two.pub", "not-trusted", 13),
+        ("--key k.pub --key two.pub --policy policy", "not-trusted", 13),
+        ("--key k.pub --policy later", "rolled-back", 14),
+        ("--key k.pub --policy beta", "channel-not-allowed", 14),
+        ("--key k.pub --policy list", "keys-missing", 14),
+        ("--key k.pub --arch arm64", "other-arch", 14),
+        ("--key k.pub --channel beta", "other-channel", 14),
+        ("--key k.pub --at 2100-01-01T00:00:00Z", "expired", 14),
+        ("--key k.pub --at 1970-01-01T00:00:00Z", "accepted", 0),
+        ("--key k.pub --policy none", "error", 1),
+        ("--trust nowhere", "no-trust", 13),
+        ("--key k.pub --keys k.pub", "keys-malformed", 12),
+    ] {
+        assert_eq!(verdict(at, &format!("{live} {options}")), (expected.to_owned(), code), "{options}");
+    }
+    let late = phasectl(at, ["verify", &live, "--key", "k.pub", "--no-expiry"]);
+    assert!(late.status.success() && String::from_utf8(late.stderr).unwrap().contains("no time is checked"));
+    refused(
+        at,
+        &format!("verify {live} --key k.pub --no-expiry --at 2100-01-01T00:00:00Z"),
+        2,
+        "cannot be used",
+    );
+    refused(at, &format!("verify {live}"), 2, "--trust");
+    fs::copy(at.join("k.pub"), at.join("again.pub")).unwrap();
+    refused(at, &format!("verify {live} --key k.pub --key again.pub"), 1, "was given already");
+
+    let text = fs::read_to_string(at.join(&live)).unwrap();
+    let unsigned =
+        r#"{"version":"0.1.0","manifest_version":1,"channel":"stable","arch":"x86_64","artifacts":{}}"#;
+    for (name, content, expected, code) in [
+        ("empty", String::new(), "malformed", 12),
+        ("text", "hello".to_owned(), "malformed", 12),
+        ("twice", text.replacen('{', "{\"arch\":\"arm64\",", 1), "malformed", 12),
+        ("outer", text.replace("\"stable\"", "\"beta\""), "outer-differs", 12),
+        ("large", format!("{text}{}", " ".repeat(1 << 20)), "too-large", 12),
+        ("unsigned", unsigned.to_owned(), "unsigned", 13),
+        ("sig", text.replacen("\"sig\": \"", "\"sig\": \"AAAA", 1), "malformed", 12),
+    ] {
+        fs::write(at.join(name), content).unwrap();
+        assert_eq!(verdict(at, &format!("{name} --key k.pub")), (expected.to_owned(), code), "{name}");
+    }
+    assert_eq!(verdict(at, "none --key k.pub"), ("error".to_owned(), 1));
+
+    let kernel = json(text.as_bytes())["artifacts"]["kernel"]["urls"][0].as_str().unwrap().to_owned();
+    fs::write(at.join("tree/stable/x86_64").join(&kernel), "other").unwrap();
+    assert_eq!(verdict(at, &format!("{live} --key k.pub --artifacts")), ("artifact-mismatch".to_owned(), 15));
+    fs::remove_file(at.join("tree/stable/x86_64").join(&kernel)).unwrap();
+    assert_eq!(verdict(at, &format!("{live} --key k.pub --artifacts")), ("artifact-mismatch".to_owned(), 15));
+}
+
+#[test]
+fn both_programs_agree() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    prepare(at, PUBLISH, "");
+    let manifest = format!("tree/stable/{}/manifest.signed.json", NATIVE.name());
+    let agree = |code: i32| {
+        assert_eq!(verify(at).status.code(), Some(code));
+        assert_eq!(verdict(at, &format!("{manifest} --trust root/etc/phaseboot")).1, code);
+    };
+    agree(0);
+    done(at, "keys rotate --root k.key --add two.pub --into tree --force");
+    agree(13);
+    done(at, &format!("sign {manifest} --key two.key"));
+    agree(0);
+    let policy = |text: &str| trust(at, "root/etc/phaseboot", &["k.pub"], text);
+    policy(r#"{"min_keys_version":2}"#);
+    agree(14);
+    policy(r#"{"threshold":0}"#);
+    agree(13);
+    policy("{}");
+    fs::write(at.join(&manifest), "{").unwrap();
+    agree(12);
 }

@@ -15,6 +15,7 @@ use self::archive::{Archive, Node};
 use self::modules::{Modules, Packed};
 use self::trust::TrustFiles;
 use super::files;
+use super::options::Output;
 use super::output;
 use crate::arch::Arch;
 use crate::config::Policy;
@@ -81,9 +82,8 @@ pub struct Arguments {
     /// [default: $SOURCE_DATE_EPOCH, else 0 for the files and now for the build time]
     #[arg(long, value_name = "SECONDS")]
     mtime: Option<u32>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -153,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         build_time,
         packed,
     }
-    .print(arguments.json)
+    .print(arguments.output.json)
 }
 
 /// The time that the builder asks for, in seconds since 1970.

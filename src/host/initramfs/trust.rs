@@ -9,13 +9,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::archive::{Archive, Node};
 use crate::config::{Policy, tls};
-use crate::error::printable;
 use crate::host::files;
+use crate::host::policy;
 use crate::host::signing::KEY_FILE_LIMIT;
 use crate::manifest::{self, MOST_BYTES, MOST_KEYS, Seen, Trust, keyfile, keylist};
 use crate::time::UnixTime;
 
-const POLICY_LIMIT: u64 = 1024 * 1024;
 const FOLDER: &str = "etc/phaseboot";
 
 /// The files that a machine will trust, under their names in /etc/phaseboot.
@@ -50,10 +49,7 @@ impl TrustFiles {
 
     /// Takes a policy as it is, to be policy.json. `are_keys_here` is false if they are added later.
     pub(super) fn add_policy(&mut self, path: &Path, are_keys_here: bool) -> Result<()> {
-        let bytes = files::read(path, POLICY_LIMIT)?;
-        let refused = |reason: String| anyhow!("policy {}: {}", path.display(), printable(&reason));
-        let text = std::str::from_utf8(&bytes).map_err(|error| refused(error.to_string()))?;
-        let policy = Policy::parse(text).map_err(refused)?;
+        let (bytes, policy) = policy::read(path)?;
         let (have, threshold) = (self.keys.len(), policy.root_threshold());
         if are_keys_here && have < threshold && !policy.allow_unsigned {
             let error = manifest::Error::TooFewKeys { have, threshold };
