@@ -29,7 +29,7 @@ pub(crate) enum Change {
     Sign { key: &'static str },
     /// A list of keys signed by `root`: what the last one had, and these.
     Add { root: &'static str, keys: &'static [&'static str] },
-    /// A list of keys signed by `root` that revokes this one, whatever it has signed.
+    /// A list of keys signed by `root` that revokes this one.
     Revoke { root: &'static str, key: &'static str },
     /// What plasmd serves by itself: kernel, initramfs, and a manifest that nobody signed.
     Plasmd,
@@ -83,7 +83,7 @@ impl Change {
             }
             Self::Revoke { root, key } => {
                 let mut revoke = tree.key_command("revoke", root)?;
-                revoke.arg("--force").arg(stage.key(key)?.public);
+                revoke.arg(stage.key(key)?.public);
                 run::quiet(&mut revoke)?;
                 tree.keep(&stage.site().join(KEYS), "keys_version")
             }
@@ -128,6 +128,8 @@ impl Tree<'_> {
     fn key_command(&self, command: &str, root: &str) -> Result<Command> {
         let mut keys = self.stage.phasectl("keys");
         keys.arg(command).arg("--root").arg(self.stage.key(root)?.private);
+        // Whatever is published may become worthless: what machines say to that is what is tested.
+        keys.arg("--force");
         keys.arg("--into").arg(self.stage.site());
         Ok(keys)
     }

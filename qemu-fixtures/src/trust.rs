@@ -156,8 +156,25 @@ fn lists_of_keys() -> Vec<Scenario> {
         scenario(
             "revoked-key",
             X86,
-            vec![fails(&[ADD_NEW, RELEASE_BY_NEW, ADD_NEWER, REVOKE_NEW], 13, "signed, but")],
+            vec![fails(&[ADD_NEW, RELEASE_BY_NEW, ADD_NEWER, REVOKE_NEW], 13, "0 of 1 needed")],
         ),
+        // One of two packed keys was stolen, and the other says so.
+        Scenario {
+            keys: &["trusted", "second"],
+            ..scenario(
+                "revoked-packed-key",
+                X86,
+                vec![fails(
+                    &[
+                        RELEASE_1,
+                        Add { root: "second", keys: &["new"] },
+                        Revoke { root: "second", key: "trusted" },
+                    ],
+                    13,
+                    "signed, but",
+                )],
+            )
+        },
         scenario(
             "tampered-keys",
             X86,
