@@ -15,8 +15,10 @@ use crate::run;
 const SIZE: u64 = 32 << 20;
 /// Where a partition begins (bytes).
 const FIRST_PARTITION: u64 = 1 << 20;
-/// phaseboot's record on a cache partition.
-const RECORD: &str = "phaseboot/seen.json";
+/// phaseboot's folder on a cache partition.
+const FOLDER: &str = "phaseboot";
+/// Its record there.
+const RECORD: &str = "seen.json";
 /// Where Debian keeps the programs for disks: not in everybody's PATH.
 const SBIN: &str = "/usr/sbin";
 
@@ -56,9 +58,10 @@ impl Disk {
             return run::quiet(program("mkfs.vfat").args(["-n", "PHASE_CACHE"]).arg(image));
         }
         let content = image.with_extension("content");
-        fs::create_dir_all(content.join(RECORD).parent().unwrap_or(&content))?;
+        fs::create_dir(&content)?;
         if let Some(record) = self.record {
-            fs::write(content.join(RECORD), record)?;
+            fs::create_dir(content.join(FOLDER))?;
+            fs::write(content.join(FOLDER).join(RECORD), record)?;
         }
         let mut mkfs = program("mkfs.ext4");
         mkfs.args(["-q", "-F", "-b", "1024"]).arg("-d").arg(&content);
@@ -84,7 +87,7 @@ impl Disk {
         if self.format == Format::GptName {
             place.push(format!("?offset={FIRST_PARTITION}"));
         }
-        run::text(program("debugfs").args(["-R", &format!("cat /{RECORD}")]).arg(place))
+        run::text(program("debugfs").args(["-R", &format!("cat /{FOLDER}/{RECORD}")]).arg(place))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::kernels::Id;
 use crate::run;
 use crate::stage::Stage;
 
-/// The manifest and the list of keys beside it, as the machine asks for them. The owner has the list at
+/// The manifest and the key list beside it, as the machine asks for them. The owner has the list at
 /// the root of the tree, too: a tree without a release has it nowhere else.
 const MANIFEST: &str = "manifest.signed.json";
 const KEYS: &str = "keys.json";
@@ -27,9 +27,9 @@ pub(crate) enum Change {
     Release { version: u64, keys: &'static [&'static str] },
     /// One more signature under the manifest that is there, made by somebody else.
     Sign { key: &'static str },
-    /// A list of keys signed by `root`: what the last one had, and these.
+    /// A key list signed by `root`: what the last one had, and these.
     Add { root: &'static str, keys: &'static [&'static str] },
-    /// A list of keys signed by `root` that revokes this one.
+    /// A key list signed by `root` that revokes this one.
     Revoke { root: &'static str, key: &'static str },
     /// What plasmd serves by itself: kernel, initramfs, and a manifest that nobody signed.
     Plasmd,
@@ -37,11 +37,11 @@ pub(crate) enum Change {
     OtherArch { key: &'static str },
     /// A manifest of this version that was there before takes its place again.
     ReplayManifest(u64),
-    /// The same with the list of keys.
+    /// The same with the key list.
     ReplayKeys(u64),
-    /// The list of keys is gone.
+    /// The key list is gone.
     WithholdKeys,
-    /// One byte that was signed in the list of keys is another.
+    /// One byte that was signed in the key list is another.
     TamperKeys,
 }
 
@@ -96,7 +96,7 @@ impl Change {
             Self::ReplayManifest(version) => tree.replay(MANIFEST, version),
             Self::ReplayKeys(version) => tree.replay(KEYS, version),
             Self::WithholdKeys => {
-                fs::remove_file(tree.folder.join(KEYS)).context("no list of keys to be withheld")
+                fs::remove_file(tree.folder.join(KEYS)).context("no key list to be withheld")
             }
             Self::TamperKeys => tree.tamper(KEYS),
         }

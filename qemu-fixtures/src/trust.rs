@@ -14,7 +14,7 @@ const ARM: Id = Id::Debian61(Arch::Aarch64);
 const RELEASE_1: Change = Release { version: 1, keys: TRUSTED };
 const RELEASE_2: Change = Release { version: 2, keys: TRUSTED };
 const RELEASE_3: Change = Release { version: 3, keys: TRUSTED };
-/// Signed by keys that only lists of keys name.
+/// Signed by keys that only key lists name.
 const RELEASE_BY_NEW: Change = Release { version: 1, keys: &["new"] };
 const RELEASE_BY_NEWER: Change = Release { version: 2, keys: &["newer"] };
 const ADD_NEW: Change = Add { root: "trusted", keys: &["new"] };
@@ -26,7 +26,7 @@ const ROLLED_BACK: &str = "has version 1; this machine has seen version 2";
 const IN_FIRMWARE: Check = Check::FirmwareKeeps("PhasebootSeen");
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [memory(), lists_of_keys(), signatures()].into_iter().flatten().collect()
+    [memory(), key_lists(), signatures()].into_iter().flatten().collect()
 }
 
 /// Boots if all of this holds.
@@ -123,6 +123,15 @@ fn memory() -> Vec<Scenario> {
                 vec![fails(&[RELEASE_1], 14, "there is no place that can keep it")],
             )
         },
+        Scenario {
+            machine: disk(X86, EXT4),
+            policy: REQUIRED,
+            ..Scenario::new(
+                "nowrite-in-spite-of-required",
+                X86,
+                vec![Step { cmdline: "phase.nowrite", ..fails(&[RELEASE_1], 14, "lets none be written") }],
+            )
+        },
         // Reading a file system that needs its journal is a write, if nobody takes care.
         Scenario {
             machine: disk(X86, Disk { unclean: true, ..EXT4 }),
@@ -146,7 +155,7 @@ fn memory() -> Vec<Scenario> {
 }
 
 /// Keys that came after the initramfs was packed, and keys that have gone.
-fn lists_of_keys() -> Vec<Scenario> {
+fn key_lists() -> Vec<Scenario> {
     const EXT4: Disk = Disk::new(Format::Ext4);
     let scenario = |name, kernel, steps| Scenario::new(name, kernel, steps);
     let with_disk = |name, steps| Scenario { machine: disk(X86, EXT4), ..Scenario::new(name, X86, steps) };
