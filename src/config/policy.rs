@@ -1,7 +1,7 @@
 //! The trust policy of an initramfs: `/etc/phaseboot/policy.json`. Nothing on the kernel command
 //! line or in a manifest can weaken it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::config::tls::{self, Pin};
 use crate::config::{Cache, OnFail};
@@ -15,6 +15,7 @@ pub struct Policy {
     pub threshold: usize,
     /// How many distinct packed keys must have signed what packed keys sign: a key list, and a manifest
     /// where there is no key list. As many as `threshold` if it is not given.
+    #[serde(deserialize_with = "given")]
     pub root_threshold: Option<usize>,
     /// Whether a manifest without signatures may boot.
     pub allow_unsigned: bool,
@@ -95,6 +96,11 @@ impl Default for Policy {
             cache: Cache::On,
         }
     }
+}
+
+/// A number that is there: `null` is none, here as in every other field.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    usize::deserialize(deserializer).map(Some)
 }
 
 impl Policy {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::options::Output;
 use super::{files, output};
@@ -43,18 +43,15 @@ pub fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Policy)> {
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     let Command::Check(arguments) = command;
-    let (_, policy) = read(&arguments.file)?;
+    let (_, mut policy) = read(&arguments.file)?;
+    policy.root_threshold = Some(policy.root_threshold());
     let effective = serde_json::to_value(&policy)?;
     let warnings = warnings(&policy);
     if arguments.output.json {
         return output::json(&json!({ "policy": effective, "warnings": warnings }));
     }
     for (name, value) in effective.as_object().into_iter().flatten() {
-        let shown = match value {
-            Value::Null => "not set".to_owned(),
-            other => printable(&other.to_string()),
-        };
-        output::line(format_args!("{name:<22} {shown}"))?;
+        output::line(format_args!("{name:<22} {}", printable(&value.to_string())))?;
     }
     warnings.iter().try_for_each(|warning| output::line(format_args!("warning: {warning}")))
 }

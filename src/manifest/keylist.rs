@@ -118,6 +118,28 @@ impl KeyList {
         seen: &Seen,
         now: Option<UnixTime>,
     ) -> Result<Self, Error> {
+        let (list, expires_at) = Self::signed(bytes, url, trust, seen, now)?;
+        if trust.policy().require_expiry && expires_at.is_none() {
+            return Err(Error::KeysNoExpiry { url: url.to_owned() });
+        }
+        if let Some((expires_at, now)) = expires_at.zip(now).filter(|(end, now)| end <= now) {
+            return Err(Error::KeysExpired { url: url.to_owned(), expires_at, now });
+        }
+        let lowest = trust.lowest_keys_version(seen);
+        if list.version < lowest {
+            return Err(Error::KeysRolledBack { url: url.to_owned(), version: list.version, lowest });
+        }
+        Ok(list)
+    }
+
+    /// The key list `bytes` and its expiry, if the packed keys signed it, however old it is.
+    pub(super) fn signed(
+        bytes: &[u8],
+        url: &str,
+        trust: &Trust,
+        seen: &Seen,
+        now: Option<UnixTime>,
+    ) -> Result<(Self, Option<UnixTime>), Error> {
         let malformed = |reason: String| Error::KeysMalformed { url: url.to_owned(), reason };
         let not_trusted = |trusted: usize, uncounted: Vec<String>| {
             let (url, threshold) = (url.to_owned(), trust.policy().root_threshold());
@@ -147,18 +169,8 @@ impl KeyList {
             let reason = |key: &&TrustedKey| format!("{} signed, but is revoked by this list", key.id());
             return Err(not_trusted(left.len(), revoked.iter().map(reason).collect()));
         }
-        if trust.policy().require_expiry && content.expires_at.is_none() {
-            return Err(Error::KeysNoExpiry { url: url.to_owned() });
-        }
-        if let Some((expires_at, now)) = content.expires_at.zip(now).filter(|(end, now)| end <= now) {
-            return Err(Error::KeysExpired { url: url.to_owned(), expires_at, now });
-        }
-        let lowest = trust.lowest_keys_version(seen);
-        if content.keys_version < lowest {
-            let version = content.keys_version;
-            return Err(Error::KeysRolledBack { url: url.to_owned(), version, lowest });
-        }
-        Ok(Self::new(content, trust))
+        let expires_at = content.expires_at;
+        Ok((Self::new(content, trust), expires_at))
     }
 
     fn new(content: KeyListContent, trust: &Trust) -> Self {

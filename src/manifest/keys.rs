@@ -34,6 +34,10 @@ impl TrustedKey {
         if key.is_weak() {
             return Err("a weak key: anybody can sign for it");
         }
+        // RFC 8032, section 5.1.3: one key has one spelling, and with it one fingerprint.
+        if key.to_edwards().compress().as_bytes() != bytes {
+            return Err("not the canonical encoding of its point");
+        }
         Ok(Self { id: key_id(bytes), key, limits: Limits::default() })
     }
 

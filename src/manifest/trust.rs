@@ -88,22 +88,19 @@ impl Trust {
         seen: &Seen,
         now: Option<UnixTime>,
     ) -> Result<Authority, Error> {
-        let packed =
-            self.packed_list.as_ref().map(|(url, bytes)| KeyList::verify(bytes, url, self, seen, now));
-        let list = match (served, packed) {
+        let list = match (served, &self.packed_list) {
             (Some(bytes), packed) => {
-                let list = KeyList::verify(bytes, url, self, seen, now)?;
-                let lowest = packed.and_then(Result::ok).map_or(0, |packed| packed.version());
-                if list.version() < lowest {
-                    return Err(Error::KeysRolledBack {
-                        url: url.to_owned(),
-                        version: list.version(),
-                        lowest,
-                    });
+                // A packed list counts like a record: no time lifts what it says of others, how old they
+                // may be and who may not sign them.
+                let packed =
+                    packed.as_ref().map(|(url, bytes)| KeyList::signed(bytes, url, self, seen, None));
+                let mut known = seen.clone();
+                if let Some(Ok((packed, _))) = &packed {
+                    known.add_keys(packed.version(), packed.revoked_roots());
                 }
-                Some(list)
+                Some(KeyList::verify(bytes, url, self, &known, now)?)
             }
-            (None, Some(packed)) => Some(packed?),
+            (None, Some((url, bytes))) => Some(KeyList::verify(bytes, url, self, seen, now)?),
             (None, None) => None,
         };
         if let Some(list) = list {

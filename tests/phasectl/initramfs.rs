@@ -306,3 +306,24 @@ fn tls_roots_are_packed_as_the_policy_names_them() {
         refused(at, &format!("{pack} --tls-root ca.pem"), 1, &format!("tls/ca.pem: {said}"));
     }
 }
+
+#[test]
+fn a_key_list_is_packed_if_the_packed_keys_signed_it() {
+    let folder = workshop();
+    let at = folder.path();
+    for key in ["release", "stranger"] {
+        done(at, &format!("keygen --out {key}"));
+    }
+    done(at, "keys rotate --root k.key --add release.pub --file keys.json");
+    done(at, &format!("{PACK} --key-list keys.json"));
+    assert!(done(at, "inspect out.img").contains(" etc/phaseboot/keys.json"));
+
+    let pack = "initramfs --out other.img --payload payload --key";
+    refused(at, &format!("{pack} stranger.pub --key-list keys.json"), 1, "not signed by the packed keys");
+    fs::write(at.join("policy.json"), r#"{"min_keys_version":2}"#).unwrap();
+    let older = format!("{pack} k.pub --key-list keys.json --policy policy.json");
+    refused(at, &older, 1, "keys.json has version 1; 2 or newer");
+    fs::write(at.join("keys.json"), "{}").unwrap();
+    refused(at, &format!("{pack} k.pub --key-list keys.json"), 1, "keys.json");
+    assert!(!at.join("other.img").exists());
+}

@@ -162,3 +162,12 @@ fn both_programs_agree() {
     fs::write(at.join(&manifest), "{").unwrap();
     agree(12);
 }
+
+/// The last sentence of the worked example in proto/MANIFEST.md.
+#[test]
+fn the_worked_example_is_accepted_until_it_expires() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/example");
+    let line = "verify manifest.signed.json --key root.pub --keys keys.json --at";
+    assert!(done(&example, &format!("{line} 2026-11-15T00:00:00Z")).starts_with("accepted"));
+    refused(&example, &format!("{line} 2027-12-01T00:01:00Z"), 14, "expired");
+}
