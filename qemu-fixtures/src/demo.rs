@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::arch::Arch;
 use crate::e2e::{PANIC, cmdline};
 use crate::kernels::{self, Id};
-use crate::machine::{Boot, End, Machine};
+use crate::machine::{Boot, End, HOST, Machine};
 use crate::serial::Transcript;
 use crate::setup::{self, Needs};
 use crate::stage::{Packing, Stage, Tools};
-use crate::{build, folders};
+use crate::{build, folders, run};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -71,18 +71,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let stage = Stage::new(&tools, folder.clone())?;
     let (key, target, secret) = steps.time("make a key and the second initramfs", || {
         let (target, secret) = stage.target_initramfs(arch, 0)?;
-        Ok((stage.keygen("demo")?, target, secret))
+        Ok((stage.key("demo")?, target, secret))
     })?;
     steps.time("sign and publish kernel and initramfs", || {
-        stage.publish(&key, id, &target, &format!("lab.demo=1 {PANIC}"))
+        let mut publish = stage.publish(id, &target)?;
+        publish.arg("--key").arg(&key.private).arg(format!("--cmdline=lab.demo=1 {PANIC}"));
+        run::quiet(&mut publish)
     })?;
-    let server = stage.serve()?;
+    let server = stage.serve(None)?;
     let initramfs = steps.time("pack phaseboot, key and modules", || {
-        let packing = Packing { key: Some(&key), ..Packing::default() };
-        stage.initramfs(id, packing)
+        stage.initramfs(id, &Packing { keys: vec![key], ..Packing::default() })
     })?;
+    let url = format!("http://{HOST}:{}", server.port());
     println!("\n== start a machine ({arch}); its serial console:\n");
-    let boot = Boot { kernel: kernel.image.clone(), initramfs, cmdline: cmdline(arch, server.port(), "") };
+    let boot = Boot { kernel: kernel.image.clone(), initramfs, cmdline: cmdline(arch, &url, "") };
     let log = stage.path("serial.log");
     let run = Machine::new(arch).run(&boot, &log, LIMIT, true)?;
     let report = judge(&run.transcript, run.end, &secret, &log)?;

@@ -1,23 +1,27 @@
-//! Running scenarios: each is staged, booted and judged by what the second kernel says.
+//! Running scenarios: each is staged, booted as often as it says, and each of its boots judged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use crate::arch::Arch;
+use crate::certificates::Certificates;
 use crate::faulty::Faulty;
-use crate::machine::{Boot, End, HOST, Run};
-use crate::scenarios::{Check, Expect, Initramfs, Publish, Scenario, Serve};
+use crate::judge::{self, Kept, Published};
+use crate::machine::{self, Boot, HOST};
+use crate::publish::Content;
+use crate::scenarios::{Initramfs, Scenario, Serve, Step};
 use crate::serial::{Record, Transcript};
-use crate::stage::{Packing, Stage, Tools};
+use crate::stage::{Packing, Served, Stage, Tools};
 use crate::{folders, peer};
 
 /// A machine that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(150);
+/// Twice as long as phasectl has a release be valid.
+const LATER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Lines of the serial log that are shown when a scenario fails.
 const SHOWN: usize = 15;
 /// A panic of either kernel ends the run: QEMU does not start the machine again.
@@ -119,9 +123,8 @@ fn at_a_time(count: usize, scenarios: Vec<Scenario>, tools: &Tools, folder: &Pat
 
 fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
     let started = Instant::now();
-    let log = folder.join("serial.log");
-    let mut said = None;
-    let result = boot(&scenario, tools, folder, &mut said);
+    let mut remains = Remains::default();
+    let result = boot(&scenario, tools, folder, &mut remains);
     let took = started.elapsed();
     let mut text = match &result {
         Ok(_) => format!("{:<44} ok      {:>5.1} s", scenario.full_name(), took.as_secs_f64()),
@@ -129,11 +132,11 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
             "{:<44} FAILED  {:>5.1} s\n    {error:#}\n    {}",
             scenario.full_name(),
             took.as_secs_f64(),
-            log.display()
+            remains.log.display()
         ),
     };
-    if let (Err(_), Some(transcript)) = (&result, &said) {
-        for line in transcript.tail(SHOWN) {
+    if result.is_err() {
+        for line in remains.said.tail(SHOWN) {
             text.push_str("\n    | ");
             text.push_str(line);
         }
@@ -144,192 +147,124 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
 
 /// The server of a scenario, until it is dropped.
 enum Server {
-    Phasectl(crate::stage::Served),
+    Phasectl(Served, Option<Certificates>),
     Faulty(Faulty),
 }
 
 impl Server {
-    fn port(&self) -> u16 {
+    fn start(scenario: &Scenario, stage: &Stage<'_>) -> Result<Self> {
+        Ok(match scenario.serve {
+            Serve::Phasectl => Self::Phasectl(stage.serve(None)?, None),
+            Serve::Tls => {
+                let certificates = Certificates::make(&stage.path(""))?;
+                Self::Phasectl(stage.serve(Some(&certificates))?, Some(certificates))
+            }
+            Serve::Faulty(faults) => Self::Faulty(Faulty::start(stage.site(), faults)?),
+        })
+    }
+
+    /// As the machine reaches it.
+    fn url(&self) -> String {
         match self {
-            Self::Phasectl(server) => server.port(),
-            Self::Faulty(server) => server.port(),
+            Self::Phasectl(server, None) => format!("http://{HOST}:{}", server.port()),
+            Self::Phasectl(server, Some(_)) => format!("https://{HOST}:{}", server.port()),
+            Self::Faulty(server) => format!("http://{HOST}:{}", server.port()),
         }
     }
 }
 
-fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, said: &mut Option<Transcript>) -> Result<Times> {
+/// Where a failed scenario can be looked into.
+#[derive(Debug, Default)]
+struct Remains {
+    log: PathBuf,
+    said: Transcript,
+}
+
+/// Boots the machine of a scenario as often as it says; the times are those of its last boot.
+fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
-    let trusted = stage.keygen("trusted")?;
-    let (target, secret) = stage.target_initramfs(scenario.machine.arch, scenario.ballast)?;
+    let arch = scenario.machine.arch;
+    let (target, secret) = stage.target_initramfs(arch, scenario.ballast)?;
     let mark = format!("lab.scenario={}", scenario.slug());
     let mut next = format!("{mark} {PANIC}");
     if scenario.padding > 0 {
         next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
     }
-    publish(scenario, &stage, &trusted, &target, &next)?;
-    let server = match scenario.serve {
-        Serve::Phasectl => Server::Phasectl(stage.serve()?),
-        Serve::Faulty(faults) => Server::Faulty(Faulty::start(stage.site(), faults)?),
-    };
-    let packing = Packing {
-        key: (scenario.initramfs != Initramfs::NoKeys).then_some(&trusted),
+    let content = Content { kernel: scenario.published_kernel(), initramfs: target, cmdline: next };
+    let published = Published { secret, mark, release: tools.kernel(content.kernel)?.release.clone() };
+    if let Some(disk) = scenario.machine.disk {
+        disk.make(&stage.path(machine::DISK))?;
+    }
+    let server = Server::start(scenario, &stage)?;
+    let initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &server)?)?;
+    let machine = Ready { scenario, stage: &stage, content, published, url: server.url(), initramfs };
+    let mut times = Times::default();
+    for (index, step) in scenario.steps.iter().enumerate() {
+        let log = stage.path(&format!("serial-{}.log", index + 1));
+        *remains = Remains { log, said: Transcript::default() };
+        let result = machine.boot(step, remains);
+        times = match scenario.steps.len() {
+            1 => result?,
+            count => result.with_context(|| format!("boot {} of {count}", index + 1))?,
+        };
+    }
+    Ok(times)
+}
+
+/// A machine that is ready to be booted.
+struct Ready<'a> {
+    scenario: &'a Scenario,
+    stage: &'a Stage<'a>,
+    content: Content,
+    published: Published,
+    url: String,
+    initramfs: PathBuf,
+}
+
+impl Ready<'_> {
+    fn boot(&self, step: &Step, remains: &mut Remains) -> Result<Times> {
+        let machine = &self.scenario.machine;
+        for change in step.publish {
+            change
+                .make(self.stage, &self.content, machine.arch)
+                .with_context(|| format!("cannot publish {change:?}"))?;
+        }
+        let boot = Boot {
+            kernel: self.stage.kernel(self.scenario.kernel)?.image.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: cmdline(machine.arch, &self.url, step.cmdline),
+        };
+        let folder = self.stage.path("");
+        let kept = Kept::before(machine, &folder)?;
+        let run = machine.run(&boot, &remains.log, LIMIT, false)?;
+        let judged = judge::judge(machine, step, &run, &self.published, &kept);
+        let times = Times::of(&run.transcript, &self.initramfs);
+        remains.said = run.transcript;
+        judged.map(|()| times)
+    }
+}
+
+fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Packing> {
+    let mut packing = Packing {
+        keys: scenario.keys.iter().map(|name| stage.key(name)).collect::<Result<_>>()?,
+        policy: scenario.policy.map(str::to_owned),
+        modules: scenario.machine.modules(),
         no_device_nodes: scenario.initramfs == Initramfs::NoDeviceNodes,
+        ..Packing::default()
     };
-    let initramfs = stage.initramfs(scenario.kernel, packing)?;
-    let boot = Boot {
-        kernel: tools.kernel(scenario.kernel)?.image.clone(),
-        initramfs: initramfs.clone(),
-        cmdline: cmdline(scenario.machine.arch, server.port(), scenario.cmdline),
-    };
-    let run = scenario.machine.run(&boot, &stage.path("serial.log"), LIMIT, false)?;
-    let judged = judge(scenario, &run, &secret, &mark, &tools.kernel(scenario.published_kernel())?.release);
-    let times = Times::of(&run.transcript, &initramfs);
-    *said = Some(run.transcript);
-    judged.map(|()| times)
+    if scenario.initramfs == Initramfs::BuiltLater {
+        packing.built = Some(SystemTime::now() + LATER);
+    }
+    if let Server::Phasectl(_, Some(certificates)) = server {
+        packing.policy = packing.policy.map(|policy| policy.replace("{pin}", &certificates.pin));
+        packing.tls_root = Some(certificates.authority.clone());
+    }
+    Ok(packing)
 }
 
 /// The first kernel's command line.
-pub(crate) fn cmdline(arch: Arch, port: u16, more: &str) -> String {
+pub(crate) fn cmdline(arch: Arch, provider: &str, more: &str) -> String {
     let console = arch.console();
-    let line =
-        format!("console={console} {PANIC} phase.provider=http://{HOST}:{port} phase.onfail=poweroff {more}");
+    let line = format!("console={console} {PANIC} phase.provider={provider} phase.onfail=poweroff {more}");
     line.trim_end().to_owned()
-}
-
-fn publish(
-    scenario: &Scenario,
-    stage: &Stage<'_>,
-    trusted: &crate::stage::Key,
-    target: &Path,
-    cmdline: &str,
-) -> Result<()> {
-    let kernel = scenario.published_kernel();
-    match scenario.publish {
-        Publish::Signed => stage.publish(trusted, kernel, target, cmdline),
-        Publish::ByStranger => stage.publish(&stage.keygen("stranger")?, kernel, target, cmdline),
-        Publish::Unsigned => stage.publish_unsigned(kernel, target),
-        Publish::ForOtherArch => {
-            stage.publish(trusted, kernel, target, cmdline)?;
-            let channel = stage.site().join("stable");
-            let (other, own) = (kernel.arch().manifest(), scenario.machine.arch.manifest());
-            std::fs::rename(channel.join(other), channel.join(own))
-                .context("cannot lay out the other's manifest")
-        }
-    }
-}
-
-fn judge(scenario: &Scenario, run: &Run, secret: &str, mark: &str, release: &str) -> Result<()> {
-    let said = &run.transcript;
-    if let Some(line) = said.lines.iter().find(|line| line.text.contains("Kernel panic")) {
-        bail!("{}", line.text);
-    }
-    if let End::TimedOut(limit) = run.end {
-        bail!("still running after {} s", limit.as_secs());
-    }
-    let targets = said.targets();
-    match scenario.expect {
-        Expect::Boots(checks) => {
-            if let (true, Some((record, _))) = (targets.is_empty(), said.failure()) {
-                bail!("{}", record.message);
-            }
-            ensure!(targets.len() == 1, "the second kernel reported {} times", targets.len());
-            let (_, report) = targets.first().context("no report")?;
-            common(scenario, report, secret, mark, release)?;
-            checks.iter().try_for_each(|check| check.hold(said, report))
-        }
-        Expect::Fails { code, says } => {
-            ensure!(targets.is_empty(), "it booted: the second kernel reported");
-            ensure!(said.exec().is_none(), "it went as far as kexec");
-            let (record, seen) = said.failure().context("no line with an exit code")?;
-            ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
-            ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
-            let last = said.records().last().map(|record| record.message).unwrap_or_default();
-            let ending = scenario.ending();
-            ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
-            Ok(())
-        }
-    }
-}
-
-/// What every second kernel has to show: it is the published one, with the published initramfs.
-fn common(scenario: &Scenario, report: &Value, secret: &str, mark: &str, release: &str) -> Result<()> {
-    let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
-    let arch = scenario.machine.arch;
-    ensure!(text("secret_sha256") == secret, "not the published initramfs: {}", report["secret_sha256"]);
-    ensure!(text("release") == release, "kernel {} instead of {release}", text("release"));
-    ensure!(text("machine") == arch.gnu(), "machine {} instead of {arch}", text("machine"));
-    let cmdline = text("cmdline");
-    let words: Vec<&str> = cmdline.split_whitespace().collect();
-    ensure!(words.contains(&mark), "the manifest's command line is missing: {cmdline}");
-    let console = format!("console={}", arch.console());
-    ensure!(words.contains(&console.as_str()), "{console} was not inherited: {cmdline}");
-    ensure!(!cmdline.contains("phase.provider"), "phase.provider was inherited: {cmdline}");
-    ensure!(text("kexec_loaded") == "0", "kexec_loaded is {}", report["kexec_loaded"]);
-    let least = u64::from(scenario.machine.memory_mb) * 1024 * 3 / 4;
-    let memory = report["mem_total_kb"].as_u64().unwrap_or_default();
-    ensure!(memory >= least, "the second kernel has {memory} kB of {} MB", scenario.machine.memory_mb);
-    Ok(())
-}
-
-impl Check {
-    fn hold(self, said: &Transcript, report: &Value) -> Result<()> {
-        match self {
-            Self::Efi => ensure!(report["efi"] == true, "the second kernel sees no EFI"),
-            Self::Acpi => ensure!(report["acpi"] == true, "the second kernel sees no ACPI"),
-            Self::Cpus(online) => {
-                ensure!(
-                    report["cpus_online"] == online,
-                    "CPUs {} instead of {online}",
-                    report["cpus_online"]
-                );
-            }
-            Self::FreshSeeds => seeds(report, "KASLR enabled")?,
-            Self::NoSeeds => seeds(report, "KASLR disabled due to lack of seed")?,
-            Self::CmdlineOrder(parts) => in_order(report["cmdline"].as_str().unwrap_or_default(), parts)?,
-            Self::TriedAgain(times) => {
-                let again = |record: &Record<'_>| record.message.starts_with("trying again in ");
-                let seen = said.records().filter(again).count();
-                ensure!(seen == times, "PID 1 tried again {seen} times, not {times}");
-            }
-            Self::Says(words) => {
-                let found = said.records().any(|record| record.message.contains(words));
-                ensure!(found, "no word of {words:?}");
-            }
-            Self::Lease(interface) => {
-                let leased =
-                    |record: &Record<'_>| record.step == "net" && record.message.contains(": lease ");
-                let lease = said.records().find(leased).context("no word of a lease")?;
-                ensure!(lease.message.contains(interface), "not over {interface}: {}", lease.message);
-            }
-            Self::ExecWithin(seconds) => {
-                let exec = said.exec().context("no word of the jump")?;
-                ensure!(exec.t <= f64::from(seconds), "jumped after {:.1} s, not within {seconds} s", exec.t);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Parameters of `cmdline` that begin so stand in this order.
-fn in_order(cmdline: &str, parts: &[&str]) -> Result<()> {
-    let mut words = cmdline.split_whitespace();
-    for part in parts {
-        ensure!(words.any(|word| word.starts_with(part)), "no {part} in its place: {cmdline}");
-    }
-    Ok(())
-}
-
-/// The kernel takes the seeds out of what it shows, and says what it has made of them.
-fn seeds(report: &Value, verdict: &str) -> Result<()> {
-    let chosen = report["chosen"].as_object().context("no device tree in the second kernel")?;
-    for seed in ["kaslr-seed", "rng-seed"] {
-        if let Some(value) = chosen.get(seed).and_then(Value::as_str) {
-            let zero = value.trim_start_matches("0x").chars().all(|digit| digit == '0');
-            ensure!(zero, "/chosen/{seed} is {value}");
-        }
-    }
-    let said = report["kernel_said"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = said.iter().filter_map(Value::as_str).any(|line| line.contains(verdict));
-    ensure!(found, "the second kernel does not say {verdict:?}: {said:?}");
-    Ok(())
 }

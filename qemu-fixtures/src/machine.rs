@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
+use crate::disk::{Disk, Format};
 use crate::serial::{Line, Splitter, Transcript};
 
 /// What the machine starts with.
@@ -33,6 +34,11 @@ pub(crate) enum Nic {
 /// The host's 127.0.0.1, seen from a machine with [`Nic::User`].
 pub(crate) const HOST: &str = "10.0.2.2";
 
+/// The file of its disk.
+pub(crate) const DISK: &str = "disk.img";
+/// The file of its firmware's variables.
+pub(crate) const VARIABLES: &str = "variables.fd";
+
 /// A machine that can be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -47,6 +53,10 @@ pub(crate) struct Machine {
     pub(crate) nics: &'static [Nic],
     /// A virtio-rng device; without it a kernel has only what its CPU gives.
     pub(crate) rng: bool,
+    /// A virtio-blk device with this on it.
+    pub(crate) disk: Option<Disk>,
+    /// What its clock says when it is started, as QEMU takes it, where that is not the time.
+    pub(crate) clock: Option<&'static str>,
 }
 
 impl Machine {
@@ -65,6 +75,20 @@ impl Machine {
             gic: None,
             nics: &[Nic::User],
             rng: true,
+            disk: None,
+            clock: None,
+        }
+    }
+}
+
+impl Machine {
+    /// The modules for what it has besides network card and random device.
+    pub(crate) fn modules(&self) -> &'static [&'static str] {
+        match (self.disk.map(|disk| disk.format), self.firmware) {
+            (Some(Format::Fat), _) => &["virtio_blk", "vfat", "nls_cp437", "nls_ascii"],
+            (Some(_), _) => &["virtio_blk"],
+            (None, Firmware::Uefi) => &["efivarfs"],
+            (None, Firmware::Default) => &[],
         }
     }
 }
@@ -115,7 +139,8 @@ impl Drop for Running {
 
 impl Machine {
     /// Runs it until it is switched off, at most for `limit`. The serial console goes to `log` with the
-    /// host's time before each line, and as it comes to standard output if `shown`.
+    /// host's time before each line, and as it comes to standard output if `shown`. Beside the log is what
+    /// the machine keeps: its disk, and the variables of its firmware.
     pub(crate) fn run(&self, boot: &Boot, log: &Path, limit: Duration, shown: bool) -> Result<Run> {
         let mut file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut command = self.command(boot, log)?;
@@ -193,20 +218,30 @@ impl Machine {
         if self.rng {
             command.args(["-device", "virtio-rng-pci"]);
         }
+        if self.disk.is_some() {
+            let image = log.with_file_name(DISK);
+            command.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", image.display())]);
+            command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
+        if let Some(clock) = self.clock {
+            command.args(["-rtc", &format!("base={clock}")]);
+        }
         command.arg("-kernel").arg(&boot.kernel).arg("-initrd").arg(&boot.initramfs);
         command.args(["-append", &boot.cmdline]);
         Ok(command)
     }
 }
 
-/// Firmware and a copy of its variables beside the log.
+/// Firmware, and its variables beside the log: as they come, or as the machine has left them.
 fn uefi(arch: Arch, log: &Path) -> Result<Vec<String>> {
     let (code, vars) = match arch {
         Arch::X86_64 => ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
         Arch::Aarch64 => ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
     };
-    let own = log.with_extension("vars.fd");
-    std::fs::copy(vars, &own).with_context(|| format!("cannot copy {vars}; run: cargo lab setup"))?;
+    let own = log.with_file_name(VARIABLES);
+    if !own.exists() {
+        std::fs::copy(vars, &own).with_context(|| format!("cannot copy {vars}; run: cargo lab setup"))?;
+    }
     Ok(vec![
         "-drive".into(),
         format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),

@@ -4,14 +4,18 @@ mod apt;
 mod arch;
 mod budgets;
 mod build;
+mod certificates;
 mod demo;
+mod disk;
 mod e2e;
 mod elf;
 mod faulty;
 mod folders;
+mod judge;
 mod kernels;
 mod machine;
 mod peer;
+mod publish;
 mod run;
 mod scenarios;
 mod serial;
@@ -19,6 +23,7 @@ mod setup;
 mod stage;
 mod test;
 mod toolchain;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,13 @@
-//! The end-to-end scenarios: each a machine, what is published for it, and how it has to end.
+//! The end-to-end scenarios: each a machine, what is published for it, and how its boots have to end.
 
 use crate::arch::Arch;
 use crate::faulty::{Fault, Faults};
 use crate::kernels::Id;
 use crate::machine::{Firmware, Machine, Nic};
+use crate::publish::Change;
+use crate::trust;
 
-/// One boot of one machine.
+/// One machine, and its boots: its disk and the variables of its firmware stay from one to the next.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     /// Below `e2e/ARCH/`.
@@ -13,37 +15,42 @@ pub(crate) struct Scenario {
     pub(crate) machine: Machine,
     /// The kernel that the machine starts with, and the one that is published.
     pub(crate) kernel: Id,
-    pub(crate) publish: Publish,
     /// Bytes of a useless parameter on the manifest's command line.
     pub(crate) padding: usize,
     /// Bytes of a useless file in the published initramfs.
     pub(crate) ballast: usize,
     pub(crate) serve: Serve,
     pub(crate) initramfs: Initramfs,
-    /// More for the first kernel's command line, which asks for `phase.onfail=poweroff` before.
-    pub(crate) cmdline: &'static str,
-    pub(crate) expect: Expect,
+    /// The keys that are packed into the first initramfs.
+    pub(crate) keys: &'static [&'static str],
+    /// The policy that is packed with them; `{pin}` in it is the pin of the server's certificate.
+    pub(crate) policy: Option<&'static str>,
+    pub(crate) steps: Vec<Step>,
     /// Its times count: nothing else runs beside it.
     pub(crate) timed: bool,
 }
 
-/// What is published, and by whom it is signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Publish {
-    /// By the key that the machine trusts.
-    Signed,
-    /// By a key that it has never seen.
-    ByStranger,
-    /// By nobody: plasmd's manifest.
-    Unsigned,
-    /// For the other architecture, laid where this machine looks.
-    ForOtherArch,
+/// One boot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// What happens to the published tree before.
+    pub(crate) publish: &'static [Change],
+    /// More for the first kernel's command line, which asks for `phase.onfail=poweroff` before.
+    pub(crate) cmdline: &'static str,
+    pub(crate) expect: Expect,
 }
+
+/// The key that machines trust where nothing else is said.
+pub(crate) const TRUSTED: &[&str] = &["trusted"];
+/// A release signed by that key.
+pub(crate) const RELEASE: &[Change] = &[Change::Release { version: 1, keys: TRUSTED }];
 
 /// Who answers the machine's requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Serve {
     Phasectl,
+    /// phasectl with a certificate of a private authority, which is in the first initramfs.
+    Tls,
     Faulty(Faults),
 }
 
@@ -52,7 +59,8 @@ pub(crate) enum Serve {
 pub(crate) enum Initramfs {
     Usual,
     NoDeviceNodes,
-    NoKeys,
+    /// Built when every release here has expired.
+    BuiltLater,
 }
 
 /// How it has to end.
@@ -85,21 +93,41 @@ pub(crate) enum Check {
     Lease(&'static str),
     /// Seconds from PID 1 to the jump.
     ExecWithin(u32),
+    /// It is this release.
+    Release(u64),
+    /// The record on the disk has these words.
+    DiskKeeps(&'static str),
+    /// The firmware has a variable of this name.
+    FirmwareKeeps(&'static str),
+    /// Not a byte of the disk is another than before this boot.
+    DiskUntouched,
+}
+
+impl Step {
+    /// Publishes nothing.
+    pub(crate) const fn new(expect: Expect) -> Self {
+        Self { publish: &[], cmdline: "", expect }
+    }
+
+    /// phaseboot's last words when it has failed: what its failure policy does.
+    pub(crate) fn ending(&self) -> &'static str {
+        if self.cmdline.contains("phase.onfail=retry") { "restarting in 30 s" } else { "powering off" }
+    }
 }
 
 impl Scenario {
-    fn new(name: &'static str, kernel: Id, expect: Expect) -> Self {
+    pub(crate) fn new(name: &'static str, kernel: Id, steps: Vec<Step>) -> Self {
         Self {
             name,
             machine: Machine::new(kernel.arch()),
             kernel,
-            publish: Publish::Signed,
             padding: 0,
             ballast: 0,
             serve: Serve::Phasectl,
             initramfs: Initramfs::Usual,
-            cmdline: "",
-            expect,
+            keys: TRUSTED,
+            policy: None,
+            steps,
             timed: false,
         }
     }
@@ -119,25 +147,18 @@ impl Scenario {
         format!("{}-{}", self.machine.arch, self.name)
     }
 
-    /// phaseboot's last words when it has failed: what its failure policy does.
-    pub(crate) fn ending(&self) -> &'static str {
-        if self.cmdline.contains("phase.onfail=retry") { "restarting in 30 s" } else { "powering off" }
-    }
-
     /// Every kernel that it needs.
     pub(crate) fn kernels(&self) -> Vec<Id> {
-        match self.publish {
-            Publish::ForOtherArch => vec![self.kernel, self.published_kernel()],
-            _ => vec![self.kernel],
-        }
+        vec![self.kernel, self.published_kernel()]
     }
 
-    /// The kernel that the manifest names.
+    /// The kernel that the manifests name.
     pub(crate) fn published_kernel(&self) -> Id {
-        match (self.publish, self.machine.arch) {
-            (Publish::ForOtherArch, Arch::X86_64) => Id::Debian61(Arch::Aarch64),
-            (Publish::ForOtherArch, Arch::Aarch64) => Id::Debian61(Arch::X86_64),
-            _ => self.kernel,
+        let mut changes = self.steps.iter().flat_map(|step| step.publish);
+        match self.machine.arch {
+            _ if !changes.any(|change| matches!(change, Change::OtherArch { .. })) => self.kernel,
+            Arch::X86_64 => Id::Debian61(Arch::Aarch64),
+            Arch::Aarch64 => Id::Debian61(Arch::X86_64),
         }
     }
 }
@@ -145,6 +166,7 @@ impl Scenario {
 /// Every scenario; those whose times count come first, then those that wait longest: beside them others run.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = limits();
+    all.extend(trust::all());
     all.extend(boots());
     for arch in Arch::ALL {
         all.extend(refusals(Id::Debian61(arch)));
@@ -164,7 +186,10 @@ fn boots() -> Vec<Scenario> {
         "lab.very=last",
     ])];
     const TREE: &[Check] = &[Check::FreshSeeds];
-    let boots = |name, kernel, checks| Scenario::new(name, kernel, Expect::Boots(checks));
+    let step = |checks| Step { publish: RELEASE, ..Step::new(Expect::Boots(checks)) };
+    let boots = |name, kernel, checks| Scenario::new(name, kernel, vec![step(checks)]);
+    let boots_with =
+        |cmdline, name, kernel, checks| Scenario::new(name, kernel, vec![Step { cmdline, ..step(checks) }]);
     let with = |scenario: Scenario, change: fn(&mut Machine)| {
         let mut scenario = scenario;
         change(&mut scenario.machine);
@@ -198,18 +223,23 @@ fn boots() -> Vec<Scenario> {
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", X86, &[]) },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
-        with(
-            Scenario { cmdline: "phase.kaslr=zero", ..boots("no-seeds", ARM, &[Check::NoSeeds]) },
-            |machine| machine.cpu = "cortex-a72",
+        with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {
+            machine.cpu = "cortex-a72";
+        }),
+        boots_with(
+            "phase.mode=lab phase.append=\"lab.last=1 lab.very=last\"",
+            "inherit-and-append",
+            X86,
+            ORDER,
         ),
         Scenario {
-            cmdline: "phase.mode=lab phase.append=\"lab.last=1 lab.very=last\"",
-            ..boots("inherit-and-append", X86, ORDER)
-        },
-        Scenario {
             serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(4))]),
-            cmdline: "phase.onfail=retry",
-            ..boots("manifest-comes-late", X86, &[Check::TriedAgain(2), Check::ExecWithin(30)])
+            ..boots_with(
+                "phase.onfail=retry",
+                "manifest-comes-late",
+                X86,
+                &[Check::TriedAgain(2), Check::ExecWithin(30)],
+            )
         },
         Scenario {
             serve: Serve::Faulty(&[("kernel", Fault::CutOnce)]),
@@ -220,18 +250,24 @@ fn boots() -> Vec<Scenario> {
 
 /// What must not boot, each named for what is wrong.
 fn refusals(kernel: Id) -> Vec<Scenario> {
-    let fails = |name, code, says| Scenario::new(name, kernel, Expect::Fails { code, says });
-    let mut no_dhcp = fails("no-dhcp", 10, "net failed");
+    const BY_STRANGER: &[Change] = &[Change::Release { version: 1, keys: &["stranger"] }];
+    const UNSIGNED: &[Change] = &[Change::Plasmd];
+    const OTHER_ARCH: &[Change] = &[Change::OtherArch { key: "trusted" }];
+    let step = |code, says| Step { publish: RELEASE, ..Step::new(Expect::Fails { code, says }) };
+    let fails = |name, code, says| Scenario::new(name, kernel, vec![step(code, says)]);
+    let fails_on =
+        |publish, name, code, says| Scenario::new(name, kernel, vec![Step { publish, ..step(code, says) }]);
+    let fails_with =
+        |cmdline, name, code, says| Scenario::new(name, kernel, vec![Step { cmdline, ..step(code, says) }]);
+    let mut no_dhcp = fails_with("phase.timeout=15", "no-dhcp", 10, "net failed");
     no_dhcp.machine.nics = &[Nic::Dead];
-    no_dhcp.cmdline = "phase.timeout=15";
-    let mut no_nic = fails("no-nic", 10, "no network link");
+    let mut no_nic = fails_with("phase.timeout=15", "no-nic", 10, "no network link");
     no_nic.machine.nics = &[];
-    no_nic.cmdline = "phase.timeout=15";
     vec![
-        Scenario { publish: Publish::ByStranger, ..fails("signed-by-stranger", 13, "manifest failed") },
-        Scenario { publish: Publish::Unsigned, ..fails("unsigned-manifest", 13, "manifest failed") },
-        Scenario { publish: Publish::ForOtherArch, ..fails("wrong-architecture", 14, "manifest failed") },
-        Scenario { initramfs: Initramfs::NoKeys, ..fails("no-key", 13, "key") },
+        fails_on(BY_STRANGER, "signed-by-stranger", 13, "0 of 1 needed"),
+        fails_on(UNSIGNED, "unsigned-manifest", 13, "is not signed"),
+        fails_on(OTHER_ARCH, "wrong-architecture", 14, "this machine is "),
+        Scenario { keys: &[], ..fails("no-key", 13, "key") },
         Scenario {
             serve: Serve::Faulty(&[("kernel", Fault::FlipBit)]),
             ..fails("flipped-bit-in-kernel", 15, "kernel")
@@ -246,30 +282,26 @@ fn refusals(kernel: Id) -> Vec<Scenario> {
         },
         no_dhcp,
         no_nic,
-        Scenario {
-            cmdline: "sysctl.kernel.kexec_load_disabled=1",
-            ..fails("kexec-disabled", 20, "kexec_load_disabled")
-        },
+        fails_with("sysctl.kernel.kexec_load_disabled=1", "kexec-disabled", 20, "kexec_load_disabled"),
     ]
 }
 
 /// What is too much, and a failure that trying again cannot mend: the same on both architectures.
 fn limits() -> Vec<Scenario> {
-    let fails =
-        |name, code, says| Scenario::new(name, Id::Debian61(Arch::X86_64), Expect::Fails { code, says });
-    let mut small = fails("too-little-memory", 22, "kernel and initramfs need about");
+    const RESTARTS: &str = "sysctl.kernel.kexec_load_disabled=1 phase.onfail=retry";
+    let fails = |cmdline, name, code, says| {
+        let step = Step { publish: RELEASE, cmdline, ..Step::new(Expect::Fails { code, says }) };
+        Scenario::new(name, Id::Debian61(Arch::X86_64), vec![step])
+    };
+    let mut small = fails("", "too-little-memory", 22, "kernel and initramfs need about");
     small.machine.memory_mb = 160;
     small.ballast = 60_000_000;
     vec![
-        Scenario {
-            cmdline: "sysctl.kernel.kexec_load_disabled=1 phase.onfail=retry",
-            ..fails("kexec-disabled-restarts", 20, "kexec_load_disabled")
-        },
+        fails(RESTARTS, "kexec-disabled-restarts", 20, "kexec_load_disabled"),
         small,
         Scenario {
             padding: 1900,
-            cmdline: APPEND_150,
-            ..fails("command-line-too-long", 23, " bytes long, it reads at most 2046")
+            ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2046")
         },
     ]
 }

@@ -6,14 +6,15 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::apt::hex;
 use crate::arch::Arch;
 use crate::build::{self, Built};
+use crate::certificates::Certificates;
 use crate::kernels::{self, Id, Kernel};
 use crate::{folders, run};
 
@@ -95,15 +96,23 @@ pub(crate) struct Key {
 }
 
 /// What goes into an initramfs with phaseboot in it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Packing<'a> {
-    /// The trusted key; None: no key at all.
-    pub(crate) key: Option<&'a Key>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Packing {
+    /// The trusted keys, if any.
+    pub(crate) keys: Vec<Key>,
+    /// policy.json, if there is one.
+    pub(crate) policy: Option<String>,
+    /// Modules besides [`MODULES`].
+    pub(crate) modules: &'static [&'static str],
+    /// The authority that the policy names, if it names one.
+    pub(crate) tls_root: Option<PathBuf>,
+    /// When it was built, if not now.
+    pub(crate) built: Option<SystemTime>,
     /// Without /dev/console.
     pub(crate) no_device_nodes: bool,
 }
 
-/// The folder of one boot, and what is made in it.
+/// The folder of one machine, and what is made in it.
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
     tools: &'a Tools,
@@ -111,10 +120,21 @@ pub(crate) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Starts with an empty folder.
+    /// Starts with an empty folder, and an empty tree in it.
     pub(crate) fn new(tools: &'a Tools, folder: PathBuf) -> Result<Self> {
         folders::afresh(&folder)?;
-        Ok(Self { tools, folder })
+        let stage = Self { tools, folder };
+        fs::create_dir(stage.site())?;
+        Ok(stage)
+    }
+
+    pub(crate) fn kernel(&self, id: Id) -> Result<&'a Kernel> {
+        self.tools.kernel(id)
+    }
+
+    /// phasectl with this command.
+    pub(crate) fn phasectl(&self, command: &str) -> Command {
+        self.tools.phasectl(command)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -126,9 +146,14 @@ impl<'a> Stage<'a> {
         self.path("site")
     }
 
-    pub(crate) fn keygen(&self, name: &str) -> Result<Key> {
-        run::quiet(self.tools.phasectl("keygen").arg("--out").arg(self.path(name)))?;
-        Ok(Key { private: self.path(&format!("{name}.key")), public: self.path(&format!("{name}.pub")) })
+    /// The key of this name, made when it is asked for the first time.
+    pub(crate) fn key(&self, name: &str) -> Result<Key> {
+        let key =
+            Key { private: self.path(&format!("{name}.key")), public: self.path(&format!("{name}.pub")) };
+        if !key.private.exists() {
+            run::quiet(self.phasectl("keygen").arg("--out").arg(self.path(name)))?;
+        }
+        Ok(key)
     }
 
     /// The published initramfs: the target init, and a file that is nowhere else, of `ballast` bytes more
@@ -139,7 +164,7 @@ impl<'a> Stage<'a> {
         let file = self.path("target-secret");
         fs::write(&file, &secret)?;
         let out = self.path("target.img");
-        let mut command = self.tools.phasectl("initramfs");
+        let mut command = self.phasectl("initramfs");
         command.arg("--out").arg(&out).arg("--no-keys");
         command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
         command.args(["--file", &format!("{}:/target-secret", file.display())]);
@@ -147,67 +172,46 @@ impl<'a> Stage<'a> {
         Ok((out, hex(&Sha256::digest(secret))))
     }
 
-    /// Signs and lays out the kernel and this initramfs for the kernel's architecture.
-    pub(crate) fn publish(&self, key: &Key, kernel: Id, initramfs: &Path, cmdline: &str) -> Result<()> {
-        let mut command = self.tools.phasectl("publish");
-        command.arg("--key").arg(&key.private).arg("--into").arg(self.site());
+    /// `phasectl publish` of this kernel and initramfs, without keys, version and command line.
+    pub(crate) fn publish(&self, kernel: Id, initramfs: &Path) -> Result<Command> {
+        let mut command = self.phasectl("publish");
+        command.arg("--into").arg(self.site());
         command.args(["--channel", "stable", "--arch", kernel.arch().manifest()]);
-        command.arg("--kernel").arg(&self.tools.kernel(kernel)?.image);
+        command.arg("--kernel").arg(&self.kernel(kernel)?.image);
         command.arg("--initramfs").arg(initramfs);
-        // With "=": a command line may begin with a dash.
-        command.arg(format!("--cmdline={cmdline}"));
-        run::quiet(&mut command)
-    }
-
-    /// Lays out the same without a signature, the way plasmd serves it.
-    pub(crate) fn publish_unsigned(&self, kernel: Id, initramfs: &Path) -> Result<()> {
-        let arch = kernel.arch().manifest();
-        let folder = self.site().join("stable").join(arch);
-        fs::create_dir_all(&folder)?;
-        let mut artifacts = serde_json::Map::new();
-        for (name, source) in
-            [("kernel", self.tools.kernel(kernel)?.image.as_path()), ("initramfs", initramfs)]
-        {
-            let bytes = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
-            fs::write(folder.join(name), &bytes)?;
-            let artifact = json!({
-                "download_url": format!("/stable/{arch}/{name}"),
-                "filename": name,
-                "hash": format!("sha256:{}", hex(&Sha256::digest(&bytes))),
-                "size_bytes": bytes.len(),
-            });
-            artifacts.insert(name.to_owned(), artifact);
-        }
-        let manifest = json!({
-            "arch": arch,
-            "artifacts": artifacts,
-            "channel": "stable",
-            "created_at": "2026-01-01T00:00:00Z",
-            "expires_at": "2099-01-01T00:00:00Z",
-            "manifest_version": 1,
-            "signatures": [],
-            "version": "0.1.0",
-        });
-        fs::write(folder.join("manifest.json"), manifest.to_string())?;
-        Ok(())
+        Ok(command)
     }
 
     /// The initramfs that the machine starts with: phaseboot and the modules of its kernel.
-    pub(crate) fn initramfs(&self, kernel: Id, packing: Packing<'_>) -> Result<PathBuf> {
+    pub(crate) fn initramfs(&self, kernel: Id, packing: &Packing) -> Result<PathBuf> {
         let out = self.path("phaseboot.img");
-        let mut command = self.tools.phasectl("initramfs");
+        let mut command = self.phasectl("initramfs");
         command.arg("--out").arg(&out);
         command.arg("--payload").arg(&self.tools.built(kernel.arch())?.payload);
-        if let Some(modules) = &self.tools.kernel(kernel)?.modules {
+        if let Some(modules) = &self.kernel(kernel)?.modules {
             command.arg("--modules").arg(modules);
-            for module in MODULES {
+            for module in MODULES.iter().chain(packing.modules) {
                 command.args(["--module", module]);
             }
         }
-        match packing.key {
-            Some(key) => command.arg("--key").arg(&key.public),
-            None => command.arg("--no-keys"),
-        };
+        if packing.keys.is_empty() {
+            command.arg("--no-keys");
+        }
+        for key in &packing.keys {
+            command.arg("--key").arg(&key.public);
+        }
+        if let Some(policy) = &packing.policy {
+            let path = self.path("policy.json");
+            fs::write(&path, policy)?;
+            command.arg("--policy").arg(path);
+        }
+        if let Some(authority) = &packing.tls_root {
+            command.arg("--tls-root").arg(authority);
+        }
+        if let Some(built) = packing.built {
+            let since_1970 = built.duration_since(SystemTime::UNIX_EPOCH)?;
+            command.args(["--mtime", &since_1970.as_secs().to_string()]);
+        }
         if packing.no_device_nodes {
             command.arg("--no-device-nodes");
         }
@@ -215,12 +219,15 @@ impl<'a> Stage<'a> {
         Ok(out)
     }
 
-    /// Serves the published tree with `phasectl serve`.
-    pub(crate) fn serve(&self) -> Result<Served> {
+    /// Serves the published tree with `phasectl serve`, over TLS if there are certificates.
+    pub(crate) fn serve(&self, tls: Option<&Certificates>) -> Result<Served> {
         let log = File::create(self.path("serve.log"))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(&self.tools.phasectl).arg("serve").arg(self.site());
         command.args(["--listen", "127.0.0.1:0"]);
+        if let Some(tls) = tls {
+            command.arg("--tls-cert").arg(&tls.chain).arg("--tls-key").arg(&tls.key);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut server = Served { child: command.spawn().context("cannot run phasectl serve")?, port: 0 };
         let mut output = BufReader::new(server.child.stdout.take().context("phasectl serve has no output")?);

@@ -32,7 +32,7 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
     let (target, secret) = stage.target_initramfs(arch, 0)?;
     publish(&stage.site(), &kernel.image, &target)?;
-    let server = stage.serve()?;
+    let server = stage.serve(None)?;
     let url = format!("http://{HOST}:{}", server.port());
     let console = arch.console();
     let initramfs = initramfs(&stage, kernel, &url, &format!("console={console} {PANIC}"))?;

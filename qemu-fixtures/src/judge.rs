@@ -1,0 +1,188 @@
+//! What a boot has to show: the second kernel's report, phaseboot's log, and what the machine keeps.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::disk;
+use crate::machine::{self, End, Machine, Run};
+use crate::publish::release_mark;
+use crate::scenarios::{Check, Expect, Step};
+use crate::serial::{Record, Transcript};
+
+/// By what the published kernel and initramfs are known.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    /// SHA-256 of the file that only that initramfs has.
+    pub(crate) secret: String,
+    /// The parameter that only that command line has.
+    pub(crate) mark: String,
+    /// What `uname -r` says there.
+    pub(crate) release: String,
+}
+
+/// What a machine keeps when it is switched off.
+#[derive(Debug)]
+pub(crate) struct Kept<'a> {
+    machine: &'a Machine,
+    folder: &'a Path,
+    /// The SHA-256 of its disk before the boot.
+    disk_before: Option<String>,
+}
+
+impl<'a> Kept<'a> {
+    /// What `machine` has in `folder` before it is started.
+    pub(crate) fn before(machine: &'a Machine, folder: &'a Path) -> Result<Self> {
+        let mut kept = Self { machine, folder, disk_before: None };
+        if machine.disk.is_some() {
+            kept.disk_before = Some(disk::checksum(&kept.disk())?);
+        }
+        Ok(kept)
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.join(machine::DISK)
+    }
+}
+
+/// Holds a boot of `machine` against what was expected of it.
+pub(crate) fn judge(
+    machine: &Machine,
+    step: &Step,
+    run: &Run,
+    published: &Published,
+    kept: &Kept<'_>,
+) -> Result<()> {
+    let said = &run.transcript;
+    if let Some(line) = said.lines.iter().find(|line| line.text.contains("Kernel panic")) {
+        bail!("{}", line.text);
+    }
+    if let End::TimedOut(limit) = run.end {
+        bail!("still running after {} s", limit.as_secs());
+    }
+    let targets = said.targets();
+    match step.expect {
+        Expect::Boots(checks) => {
+            if let (true, Some((record, _))) = (targets.is_empty(), said.failure()) {
+                bail!("{}", record.message);
+            }
+            ensure!(targets.len() == 1, "the second kernel reported {} times", targets.len());
+            let (_, report) = targets.first().context("no report")?;
+            common(machine, report, published)?;
+            checks.iter().try_for_each(|check| check.hold(said, report, kept))
+        }
+        Expect::Fails { code, says } => {
+            ensure!(targets.is_empty(), "it booted: the second kernel reported");
+            ensure!(said.exec().is_none(), "it went as far as kexec");
+            let (record, seen) = said.failure().context("no line with an exit code")?;
+            ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
+            ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
+            let last = said.records().last().map(|record| record.message).unwrap_or_default();
+            let ending = step.ending();
+            ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
+            Ok(())
+        }
+    }
+}
+
+/// What every second kernel has to show: it is the published one, with the published initramfs.
+fn common(machine: &Machine, report: &Value, published: &Published) -> Result<()> {
+    let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
+    let (arch, Published { secret, mark, release }) = (machine.arch, published);
+    ensure!(text("secret_sha256") == *secret, "not the published initramfs: {}", report["secret_sha256"]);
+    ensure!(text("release") == *release, "kernel {} instead of {release}", text("release"));
+    ensure!(text("machine") == arch.gnu(), "machine {} instead of {arch}", text("machine"));
+    let cmdline = text("cmdline");
+    let words: Vec<&str> = cmdline.split_whitespace().collect();
+    ensure!(words.contains(&mark.as_str()), "the manifest's command line is missing: {cmdline}");
+    let console = format!("console={}", arch.console());
+    ensure!(words.contains(&console.as_str()), "{console} was not inherited: {cmdline}");
+    ensure!(!cmdline.contains("phase.provider"), "phase.provider was inherited: {cmdline}");
+    ensure!(text("kexec_loaded") == "0", "kexec_loaded is {}", report["kexec_loaded"]);
+    let least = u64::from(machine.memory_mb) * 1024 * 3 / 4;
+    let memory = report["mem_total_kb"].as_u64().unwrap_or_default();
+    ensure!(memory >= least, "the second kernel has {memory} kB of {} MB", machine.memory_mb);
+    Ok(())
+}
+
+impl Check {
+    fn hold(self, said: &Transcript, report: &Value, kept: &Kept<'_>) -> Result<()> {
+        match self {
+            Self::Efi => ensure!(report["efi"] == true, "the second kernel sees no EFI"),
+            Self::Acpi => ensure!(report["acpi"] == true, "the second kernel sees no ACPI"),
+            Self::Cpus(online) => {
+                ensure!(
+                    report["cpus_online"] == online,
+                    "CPUs {} instead of {online}",
+                    report["cpus_online"]
+                );
+            }
+            Self::FreshSeeds => seeds(report, "KASLR enabled")?,
+            Self::NoSeeds => seeds(report, "KASLR disabled due to lack of seed")?,
+            Self::CmdlineOrder(parts) => in_order(report["cmdline"].as_str().unwrap_or_default(), parts)?,
+            Self::TriedAgain(times) => {
+                let again = |record: &Record<'_>| record.message.starts_with("trying again in ");
+                let seen = said.records().filter(again).count();
+                ensure!(seen == times, "PID 1 tried again {seen} times, not {times}");
+            }
+            Self::Says(words) => {
+                let found = said.records().any(|record| record.message.contains(words));
+                ensure!(found, "no word of {words:?}");
+            }
+            Self::Lease(interface) => {
+                let leased =
+                    |record: &Record<'_>| record.step == "net" && record.message.contains(": lease ");
+                let lease = said.records().find(leased).context("no word of a lease")?;
+                ensure!(lease.message.contains(interface), "not over {interface}: {}", lease.message);
+            }
+            Self::ExecWithin(seconds) => {
+                let exec = said.exec().context("no word of the jump")?;
+                ensure!(exec.t <= f64::from(seconds), "jumped after {:.1} s, not within {seconds} s", exec.t);
+            }
+            Self::Release(version) => {
+                let mark = release_mark(version);
+                let cmdline = report["cmdline"].as_str().unwrap_or_default();
+                ensure!(cmdline.split_whitespace().any(|word| word == mark), "no {mark}: {cmdline}");
+            }
+            Self::DiskKeeps(words) => {
+                let disk = kept.machine.disk.context("a machine without a disk")?;
+                let record = disk.record(&kept.disk())?;
+                ensure!(record.contains(words), "no {words} in the record on the disk: {record:?}");
+            }
+            Self::FirmwareKeeps(name) => {
+                let found = disk::has_variable(&kept.folder.join(machine::VARIABLES), name)?;
+                ensure!(found, "the firmware has no variable {name}");
+            }
+            Self::DiskUntouched => {
+                let now = disk::checksum(&kept.disk())?;
+                ensure!(Some(now) == kept.disk_before, "the disk was written to");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parameters of `cmdline` that begin so stand in this order.
+fn in_order(cmdline: &str, parts: &[&str]) -> Result<()> {
+    let mut words = cmdline.split_whitespace();
+    for part in parts {
+        ensure!(words.any(|word| word.starts_with(part)), "no {part} in its place: {cmdline}");
+    }
+    Ok(())
+}
+
+/// The kernel takes the seeds out of what it shows, and says what it has made of them.
+fn seeds(report: &Value, verdict: &str) -> Result<()> {
+    let chosen = report["chosen"].as_object().context("no device tree in the second kernel")?;
+    for seed in ["kaslr-seed", "rng-seed"] {
+        if let Some(value) = chosen.get(seed).and_then(Value::as_str) {
+            let zero = value.trim_start_matches("0x").chars().all(|digit| digit == '0');
+            ensure!(zero, "/chosen/{seed} is {value}");
+        }
+    }
+    let said = report["kernel_said"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = said.iter().filter_map(Value::as_str).any(|line| line.contains(verdict));
+    ensure!(found, "the second kernel does not say {verdict:?}: {said:?}");
+    Ok(())
+}
