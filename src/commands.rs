@@ -205,7 +205,7 @@ fn describe(verified: &VerifiedManifest, json: bool) -> String {
         manifest.channel,
         manifest.arch,
         manifest.manifest_version,
-        verified.signers().join(", ")
+        verified.signed_by()
     )
 }
 

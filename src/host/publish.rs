@@ -141,12 +141,18 @@ fn last(place: &Place, judge: &Judge, keys: &[Signing], arguments: &Arguments) -
         let expected = place.expected(None);
         arguments.machines.are_known() && judge.manifest(&last.document.bytes()?, "", expected).is_ok()
     };
-    ensure!(
-        is_ours || arguments.manifest_version.is_some(),
-        "cannot tell which version was published last: {} is signed by none of the keys; \
-         give --trust or --manifest-version",
-        place.manifest().display()
-    );
+    if !is_ours && arguments.manifest_version.is_none() {
+        let (by_whom, what) = if arguments.machines.are_known() {
+            ("by none of the keys, and machines would refuse it", "--manifest-version")
+        } else {
+            ("by none of the keys", "--trust or --manifest-version")
+        };
+        let manifest = place.manifest();
+        bail!(
+            "cannot tell which version was published last: {} is signed {by_whom}; give {what}",
+            manifest.display()
+        );
+    }
     Ok(Some(last))
 }
 

@@ -57,6 +57,8 @@ pub struct Envelope {
 pub struct Signed {
     data: Vec<u8>,
     signatures: Vec<Signature>,
+    /// Whom the signatures say to be by; nobody has signed that.
+    keyids: Vec<String>,
 }
 
 impl Envelope {
@@ -115,7 +117,8 @@ impl Signed {
         let data = signed.get("data").and_then(Value::as_str).ok_or("signed.data is missing or no string")?;
         let data = BASE64_STANDARD.decode(data).map_err(|error| format!("signed.data: {error}"))?;
         let signatures = listed.iter().map(signature).collect::<Result<_, _>>()?;
-        Ok(Self { data, signatures })
+        let keyids = listed.iter().filter_map(|signature| signature.get("keyid")?.as_str());
+        Ok(Self { data, signatures, keyids: keyids.map(str::to_owned).collect() })
     }
 
     /// The bytes of `signed.data`.
@@ -126,6 +129,11 @@ impl Signed {
     /// What each signature signs: the SHA-256 of [`Self::data`].
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(&self.data).into()
+    }
+
+    /// The `keyid` beside each signature that has one: a claim, for people.
+    pub fn keyids(&self) -> &[String] {
+        &self.keyids
     }
 
     /// The signatures, in their order.

@@ -182,7 +182,7 @@ impl KeyList {
         let barred = unlisted.map(|key| (key.clone(), reason(key))).collect();
         // What a provider serves must not lower what the policy asks for.
         let threshold = content.threshold.max(trust.policy().threshold);
-        let keyring = Keyring::new(content.keys.clone(), threshold, barred);
+        let keyring = Keyring::new(content.keys.clone(), threshold, barred, content.revoked.clone());
         let revoked = trust.keys().iter().filter(|key| content.revokes(key)).map(TrustedKey::fingerprint);
         Self { keyring, revoked_roots: revoked.collect(), version: content.keys_version }
     }

@@ -1,5 +1,7 @@
 //! The keys whose signatures count at this moment, and how many of them have to sign.
 
+use std::collections::BTreeSet;
+
 use log::debug;
 
 use crate::manifest::envelope::Signed;
@@ -14,6 +16,8 @@ pub struct Keyring {
     threshold: usize,
     /// Keys that are known and count for nothing, each with the reason: for people.
     barred: Vec<(TrustedKey, &'static str)>,
+    /// The fingerprints of keys that were revoked, known or not.
+    revoked: BTreeSet<String>,
 }
 
 /// Whose signatures a document bears.
@@ -30,8 +34,9 @@ impl Keyring {
         keys: Vec<TrustedKey>,
         threshold: usize,
         barred: Vec<(TrustedKey, &'static str)>,
+        revoked: BTreeSet<String>,
     ) -> Self {
-        Self { keys, threshold, barred }
+        Self { keys, threshold, barred, revoked }
     }
 
     /// The keys that may sign, each once.
@@ -62,6 +67,10 @@ impl Keyring {
         for (key, reason) in self.barred.iter().filter(|(key, _)| signed_by(key)) {
             count.uncounted.push(format!("{} signed, but {reason}", key.id()));
         }
+        // A claim that nobody signed, but it explains what is missing.
+        let is_barred = |id: &str| self.barred.iter().any(|(key, _)| key.fingerprint() == id);
+        let claimed = self.revoked.iter().filter(|id| signed.keyids().contains(id) && !is_barred(id));
+        count.uncounted.extend(claimed.map(|id| format!("{id} is revoked")));
         debug!("{} of {} keys signed, {} needed", count.signers.len(), self.keys.len(), self.threshold);
         count
     }

@@ -76,7 +76,7 @@ impl Trust {
         let is_revoked = |key: &TrustedKey| seen.revoked.contains(&key.fingerprint());
         let (revoked, keys): (Vec<_>, Vec<_>) = self.keys.iter().cloned().partition(is_revoked);
         let barred = revoked.into_iter().map(|key| (key, "is revoked")).collect();
-        Keyring::new(keys, self.policy.root_threshold(), barred)
+        Keyring::new(keys, self.policy.root_threshold(), barred, seen.revoked.clone())
     }
 
     /// Who may sign the manifest beside which `served` was found, a key list with its URL; `url` is

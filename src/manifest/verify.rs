@@ -42,6 +42,14 @@ impl VerifiedManifest {
     pub fn signers(&self) -> &[String] {
         &self.signers
     }
+
+    /// The same for people.
+    pub fn signed_by(&self) -> String {
+        match self.signers.as_slice() {
+            [] => "nobody, which the policy allows".to_owned(),
+            ids => ids.join(", "),
+        }
+    }
 }
 
 /// What a manifest must be for.

@@ -143,11 +143,8 @@ fn ask(
     let expected = Expected { arch, channel, now, seen: sightings.all().lowest(channel, arch) };
     let verified = manifest::verify(&bytes, &found_at, &authority.keyring, trust.policy(), expected)
         .map_err(Miss::Refused)?;
-    let signers = match verified.signers() {
-        [] => "nobody, which the policy allows".to_owned(),
-        ids => ids.join(", "),
-    };
-    info!("{found_at}: version {}, signed by {signers}", verified.manifest().manifest_version);
+    let version = verified.manifest().manifest_version;
+    info!("{found_at}: version {version}, signed by {}", verified.signed_by());
     Ok(verified)
 }
 
