@@ -177,8 +177,11 @@ fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(),
     let bytes = read_bounded(path, manifest::MOST_BYTES)?;
     let now = boot::now(&config, &trust);
     let list_path = path.with_file_name(keylist::FILE_NAME);
-    let served =
-        if list_path.exists() { Some(read_bounded(&list_path, manifest::MOST_BYTES)?) } else { None };
+    let served = match read_bounded(&list_path, manifest::MOST_BYTES) {
+        Ok(bytes) => Some(bytes),
+        Err(CommandError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
     let authority = trust.authority(served.as_deref(), &list_path.display().to_string(), seen, now)?;
     let expected =
         Expected { arch: NATIVE, channel: &config.channel, now, seen: seen.lowest(&config.channel, NATIVE) };

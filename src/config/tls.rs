@@ -88,6 +88,11 @@ impl TlsTrust {
         &self.pins
     }
 
+    /// The same authorities, and no pinned keys: for what is held against a signed hash anyway.
+    pub fn without_pins(&self) -> Self {
+        Self { pins: Arc::default(), ..self.clone() }
+    }
+
     /// Whether the policy names servers at all: then an answer without TLS comes from none of them.
     pub fn names_servers(&self) -> bool {
         self.roots.is_some() || !self.pins.is_empty()

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::options::Output;
 use super::{files, output};
 use crate::config::tls::Pin;
-use crate::config::{Cache, OnFail, Policy, RollbackRecord};
+use crate::config::{Cache, DamagedRecord, OnFail, Policy, RollbackRecord};
 use crate::error::printable;
 
 /// No policy is larger.
@@ -83,6 +83,14 @@ fn warnings(policy: &Policy) -> Vec<&'static str> {
             policy.min_manifest_version == 0 && policy.rollback_record == RollbackRecord::Optional,
             "min_manifest_version is 0 and rollback_record optional: a machine that keeps no record can be given any old release",
         ),
+        (
+            policy.min_keys_version == 0 && policy.rollback_record == RollbackRecord::Optional,
+            "min_keys_version is 0 and rollback_record optional: a machine that keeps no record is told nothing of revoked keys by a provider that serves no key list",
+        ),
+        (
+            policy.damaged_record == DamagedRecord::Replace && policy.min_keys_version == 0,
+            "damaged_record is replace and min_keys_version 0: who damages the record can bring a revoked key back",
+        ),
         (!policy.require_expiry, "require_expiry is false: a release that never expires can be served for ever"),
         (
             policy.may_set("phase.append"),
@@ -109,10 +117,13 @@ mod tests {
 
     #[test]
     fn a_strict_policy_has_no_warnings() {
-        let strict = r#"{"threshold":2,"channels":["stable"],"min_manifest_version":1,"require_expiry":true,
+        let strict = r#"{"threshold":2,"channels":["stable"],"min_manifest_version":1,"min_keys_version":1,"require_expiry":true,
                          "settable":["phase.provider"],"inherit":["console"],"on_fail":"reboot"}"#;
         assert!(warnings(&Policy::parse(strict).unwrap()).is_empty());
         let lax = r#"{"allow_unsigned":true,"on_fail":"shell","inherit":["init"]}"#;
-        assert_eq!(warnings(&Policy::parse(lax).unwrap()).len(), 9);
+        assert_eq!(warnings(&Policy::parse(lax).unwrap()).len(), 10);
+        let replace = r#"{"damaged_record":"replace","min_manifest_version":1,"rollback_record":"required"}"#;
+        let warnings = warnings(&Policy::parse(replace).unwrap());
+        assert!(warnings.iter().any(|warning| warning.starts_with("damaged_record is replace")));
     }
 }

@@ -80,7 +80,8 @@ impl Trust {
     }
 
     /// Who may sign the manifest beside which `served` was found, a key list with its URL; `url` is
-    /// where one would be. The newer of that and the packed list speaks.
+    /// where one would be. Where none is served, the packed list speaks; one that is served must not be
+    /// older than that.
     pub fn authority(
         &self,
         served: Option<&[u8]>,
@@ -95,8 +96,10 @@ impl Trust {
                 let packed =
                     packed.as_ref().map(|(url, bytes)| KeyList::signed(bytes, url, self, seen, None));
                 let mut known = seen.clone();
-                if let Some(Ok((packed, _))) = &packed {
-                    known.add_keys(packed.version(), packed.revoked_roots());
+                match packed {
+                    Some(Ok((packed, _))) => known.add_keys(packed.version(), packed.revoked_roots()),
+                    Some(Err(error)) => warn!("the packed key list is of no use: {error}"),
+                    None => {}
                 }
                 Some(KeyList::verify(bytes, url, self, &known, now)?)
             }

@@ -29,7 +29,10 @@ const RANDOM_RETRY: Duration = Duration::from_millis(100);
 /// The HTTP client of one boot attempt.
 #[derive(Debug)]
 pub struct Client {
-    agent: Agent,
+    /// For manifests and key lists, from servers with a pinned key where the policy names any.
+    documents: Agent,
+    /// For what is held against a signed hash.
+    artifacts: Agent,
     deadline: Deadline,
     is_tls_demanded: bool,
 }
@@ -142,9 +145,12 @@ impl Client {
             .user_agent(concat!("phaseboot/", env!("CARGO_PKG_VERSION")))
             .build();
         // https over a connector that leaves it without TLS is an error in ureq.
-        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(tls.clone()));
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
-        Self { agent, deadline, is_tls_demanded: tls.names_servers() }
+        let connector = |tls| ().chain(TcpConnector::default()).chain(TlsConnector::new(tls));
+        let agent = |tls| Agent::with_parts(config.clone(), connector(tls), DefaultResolver::default());
+        let documents = agent(tls.clone());
+        // One agent where it will do, so that the artifacts can come over the manifest's connection.
+        let artifacts = if tls.pins().is_empty() { documents.clone() } else { agent(tls.without_pins()) };
+        Self { documents, artifacts, deadline, is_tls_demanded: tls.names_servers() }
     }
 
     /// The deadline of every request.
@@ -161,7 +167,7 @@ impl Client {
         }
         // Half of what is left: a server that drips must leave time to ask the others.
         let budget = Deadline::after(SMALL_FILE.min(self.deadline.remaining() / 2));
-        let (mut response, url) = self.request(url, None, budget)?;
+        let (mut response, url) = self.request(&self.documents, url, None, budget)?;
         match response.status() {
             StatusCode::OK => {}
             status => return Err(HttpError::Status(status.as_u16())),
@@ -178,7 +184,7 @@ impl Client {
     /// Starts to download a file: all of it, or what is missing after `offset` bytes of the version
     /// with this entity tag. The server may send all of it nevertheless; see [`Download::offset`].
     pub fn download(&self, url: &str, resume: Option<(u64, &str)>) -> Result<Download, HttpError> {
-        let (response, _) = self.request(url, resume, self.deadline)?;
+        let (response, _) = self.request(&self.artifacts, url, resume, self.deadline)?;
         match response.status() {
             StatusCode::OK => {
                 let total = response.body().content_length();
@@ -198,6 +204,7 @@ impl Client {
     /// `deadline`.
     fn request(
         &self,
+        agent: &Agent,
         url: &str,
         resume: Option<(u64, &str)>,
         deadline: Deadline,
@@ -211,7 +218,7 @@ impl Client {
             if url::is_https(&url) {
                 self.wait_for_random()?;
             }
-            let mut request = self.agent.get(&url).config().timeout_global(Some(remaining)).build();
+            let mut request = agent.get(&url).config().timeout_global(Some(remaining)).build();
             if let Some((offset, etag)) = resume {
                 request =
                     request.header(header::RANGE, format!("bytes={offset}-")).header(header::IF_RANGE, etag);

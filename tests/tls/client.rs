@@ -191,6 +191,22 @@ fn a_pin_is_any_key_of_the_verified_path() {
     assert!(matches!(error, TlsError::UnknownIssuer), "{error}");
 }
 
+/// What a manifest names is held against its hash: a mirror needs a valid chain and no pinned key.
+#[test]
+fn artifacts_may_come_from_servers_that_are_not_pinned() {
+    let Some((_folder, pki)) = site() else { return };
+    let server = Server::start(&pki, "server.pem", "server", &[]);
+    let download = |roots: &[&str]| {
+        let trust = trust(&pki, roots, &[Pin::of(b"another key").to_string()]);
+        let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust);
+        assert!(matches!(client.get_small(&server.url("/file"), 1000), Err(HttpError::Tls(_))));
+        client.download(&server.url("/file"), None).map(drop)
+    };
+    download(&["ca.pem"]).unwrap();
+    pki.authority("other");
+    assert!(matches!(download(&["other.pem"]), Err(HttpError::Tls(TlsError::UnknownIssuer))));
+}
+
 #[test]
 fn a_pinned_certificate_that_is_only_presented_does_not_count() {
     let Some((_folder, pki)) = site() else { return };

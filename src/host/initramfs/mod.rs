@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
     /// Kernel module to take from there, with what it depends on; several may be given
-    /// [default: the common network drivers]
+    /// [default: the common drivers of network cards and disks, ext4, FAT and the firmware's variables]
     #[arg(long, value_name = "NAME", requires = "modules")]
     module: Vec<String>,
     /// Another file for the archive; several may be given

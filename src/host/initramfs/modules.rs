@@ -17,8 +17,9 @@ use crate::arch::Arch;
 use crate::host::{files, output};
 
 /// Drivers of network cards, and of the buses and PHYs they need, that machines and virtual
-/// machines commonly have. Those the kernel does not have as modules are passed over.
-const COMMON: [&str; 5] = [VIRTUAL, PCI, ARM64, USB, PHY];
+/// machines commonly have, and of what the rollback record is kept in. Those the kernel does not have
+/// as modules are passed over.
+const COMMON: [&str; 7] = [VIRTUAL, PCI, ARM64, USB, PHY, DISKS, RECORD];
 const VIRTUAL: &str = "virtio_pci virtio_mmio virtio_net vmxnet3 hv_netvsc pci_hyperv xen_netfront ena gve \
     ixgbevf iavf igbvf";
 const PCI: &str = "e100 e1000 e1000e igb igc ixgbe i40e ice 8139cp 8139too r8169 tg3 bnx2 bnxt_en mlx4_en \
@@ -27,6 +28,9 @@ const ARM64: &str = "genet macb mvneta mvpp2 dwmac_rk dwmac_sun8i dwmac_generic 
     xgene_enet smsc911x";
 const USB: &str = "xhci_pci xhci_plat_hcd ehci_pci r8152 ax88179_178a asix cdc_ether smsc95xx lan78xx";
 const PHY: &str = "realtek broadcom marvell motorcomm micrel";
+const DISKS: &str = "virtio_blk nvme ahci sd_mod usb_storage uas sdhci_pci sdhci_iproc mmc_block";
+/// See src/init/modules.rs, which loads them.
+const RECORD: &str = "efivarfs ext4 crc32c_generic vfat nls_cp437 nls_ascii nls_iso8859_1";
 
 /// Files larger than this are no indexes of depmod's, and no modules.
 const FILE_LIMIT: u64 = 256 * 1024 * 1024;
