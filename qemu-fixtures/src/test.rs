@@ -15,7 +15,7 @@ use crate::{budgets, e2e, folders, kernels};
 /// What is tested.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Only end-to-end tests whose name contains this: e2e/x86_64, no-dhcp
+    /// Only end-to-end tests whose name contains this: e2e/x86_64, no-dhcp, e2e/*/revoked-*
     filter: Option<String>,
     /// Print the names of the end-to-end tests
     #[arg(long)]
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let chosen: Vec<Scenario> =
-        scenarios::all().into_iter().filter(|scenario| scenario.full_name().contains(filter)).collect();
+        scenarios::all().into_iter().filter(|scenario| matches(&scenario.full_name(), filter)).collect();
     if chosen.is_empty() {
         bail!("no end-to-end test has {filter:?} in its name; cargo lab test --list prints all");
     }
@@ -67,6 +67,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     println!("\n{passed} passed, {failed} failed");
     Ok(failed == 0)
+}
+
+/// Whether `name` has the parts of `filter` between its asterisks, in their order.
+fn matches(name: &str, filter: &str) -> bool {
+    let mut rest = name;
+    filter.split('*').all(|part| rest.split_once(part).map(|(_, after)| rest = after).is_some())
 }
 
 /// Runs the tests of every package; answers with how many passed and failed.
@@ -111,6 +117,17 @@ fn summary(line: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_is_a_part_of_the_name_or_several() {
+        let name = "e2e/x86_64/revoked-key";
+        for filter in ["", "revoked", "e2e/*/revoked-*", "e2e/*-key", "*"] {
+            assert!(matches(name, filter), "{filter}");
+        }
+        for filter in ["arm", "revoked*x86", "e2e/*/rotated"] {
+            assert!(!matches(name, filter), "{filter}");
+        }
+    }
 
     #[test]
     fn results_of_cargo_are_counted() {
