@@ -37,9 +37,9 @@ impl Paths {
         self.at("lib/modules").join(release)
     }
 
-    /// `/dev/NAME`
+    /// `/dev/NAME`, where /sys writes `!` for a slash in NAME: device_get_devnode of drivers/base/core.c.
     pub fn device(&self, name: &str) -> PathBuf {
-        self.at("dev").join(name)
+        self.at("dev").join(name.replace('!', "/"))
     }
 
     /// `/sys/class/net/INTERFACE`
