@@ -91,8 +91,6 @@ paths! {
     run = "run/phaseboot";
     /// Where the cache partition is mounted while it is read or written.
     cache = "run/phaseboot/cache";
-    /// What earlier attempts of this boot have seen.
-    seen = "run/phaseboot/seen.json";
     /// The lease this boot runs on.
     lease = "run/phaseboot/lease.json";
     /// Every log record of this boot, a JSON object a line.
