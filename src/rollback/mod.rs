@@ -88,10 +88,7 @@ impl<'a> Memory<'a> {
             seen.merge(&kept.stored);
         }
         memory.sightings = Sightings::new(seen);
-        if purpose == Purpose::Init
-            && config.may_write()
-            && !memory.places.iter().any(|kept| kept.writes && kept.place.lasts())
-        {
+        if memory.forgets() {
             warn!(
                 "nothing keeps the versions that were seen once this machine is off: label a partition \
                  PHASE_CACHE, or boot by UEFI"
@@ -188,6 +185,12 @@ impl<'a> Memory<'a> {
         }
         places.extend(self.config.record.clone().map(Place::File));
         Ok(places)
+    }
+
+    /// Whether PID 1 could keep what was seen, and has no place for it that lasts.
+    fn forgets(&self) -> bool {
+        let keeps = self.places.iter().any(|kept| kept.writes && kept.place.lasts());
+        self.purpose == Purpose::Init && self.config.may_write() && !keeps
     }
 
     fn is_required(&self) -> bool {

@@ -278,7 +278,9 @@ fn more_than_a_record_holds_is_not_forgotten_in_silence() {
     for n in 0..64 {
         boots(&mut memory, &format!("channel{n}"), 7).unwrap();
     }
-    assert!(matches!(boots(&mut memory, "stable", 7), Err(Error::NotKept { .. })));
+    let error = boots(&mut memory, "stable", 7).unwrap_err();
+    assert!(matches!(error, Error::NotKept { .. }), "{error}");
+    assert!(error.hint().contains("started afresh") && error.hint().contains("record_name"));
     assert_eq!(machine.open(Purpose::Boot).unwrap().sightings().all().manifests.len(), 64);
 }
 
@@ -403,4 +405,21 @@ fn a_missing_driver_is_called_one() {
     assert!(matches!(unread(&place, &Errno::ACCESS.into()), Error::Damaged { .. }));
     let file = Place::File("/dev/none".into());
     assert!(matches!(unread(&file, &Errno::NODEV.into()), Error::Damaged { .. }));
+}
+
+#[test]
+fn a_machine_that_forgets_says_so() {
+    for (line, policy, firmware, forgets) in [
+        ("", "{}", false, true),
+        ("", "{}", true, false),
+        ("phase.cache=off", r#"{"cache":"off"}"#, false, true),
+        // Somebody asked for it.
+        ("phase.nowrite", "{}", false, false),
+    ] {
+        let mut machine = Machine::new(line, policy);
+        machine.config.record = None;
+        let machine = if firmware { machine.with_firmware() } else { machine };
+        assert_eq!(machine.open(Purpose::Init).unwrap().forgets(), forgets, "{line} {policy} {firmware}");
+        assert!(!machine.open(Purpose::Boot).unwrap().forgets(), "not PID 1");
+    }
 }

@@ -264,3 +264,14 @@ fn every_cache_that_is_not_there_is_complained_about_once() {
         assert_eq!(scanner.complained, expected);
     }
 }
+
+#[test]
+fn a_disk_that_takes_no_writes_is_none_to_write_to() {
+    let Some((_root, paths)) = machine(&[("a", "PHASE_CACHE")]) else { return };
+    for (ro, is_writable) in [("0\n", true), ("1\n", false)] {
+        fs::write(paths.block_devices().join("vda1/ro"), ro).unwrap();
+        let found = scanner([&Cache::On, &Cache::Off], &paths).find(Deadline::after(Duration::ZERO));
+        let places: Vec<Place> = found.unwrap().into_iter().map(Place::Partition).collect();
+        assert_eq!(places[0].is_writable(), is_writable);
+    }
+}
