@@ -1,7 +1,6 @@
 //! Which partitions are there to hold a record. Disks are asked on threads: one that hangs, and may
 //! be nobody's cache, must not keep the machine from booting.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -40,8 +39,8 @@ pub(super) struct Scanner<'a> {
     /// How long disks may take to answer, and a partition that is named by hand to turn up.
     patience: Duration,
     /// Disks that have not answered yet.
-    asked: BTreeMap<String, JoinHandle<Start>>,
-    complained: BTreeSet<String>,
+    asked: Vec<(String, JoinHandle<Start>)>,
+    complained: Vec<String>,
 }
 
 /// What /sys says about a disk or partition.
@@ -60,7 +59,7 @@ struct Start {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(caches: [&'a Cache; 2], file: String, paths: &'a Paths, patience: Duration) -> Self {
-        Self { caches, file, paths, patience, asked: BTreeMap::new(), complained: BTreeSet::new() }
+        Self { caches, file, paths, patience, asked: Vec::new(), complained: Vec::new() }
     }
 
     /// The partitions that are named. What is named by hand is waited for.
@@ -94,7 +93,8 @@ impl<'a> Scanner<'a> {
         let (mut found, mut met) = (Vec::new(), [false; 2]);
         for device in devices {
             let unanswered = || Start { superblock: Err(Errno::TIMEDOUT), part_uuid: None };
-            let start = starts.remove(&device.name).unwrap_or_else(unanswered);
+            let answer = starts.iter().position(|(name, _)| *name == device.name);
+            let start = answer.map_or_else(unanswered, |at| starts.swap_remove(at).1);
             let path = self.paths.device(&device.name);
             match start.superblock {
                 // Not there yet, or a card reader without a card.
@@ -160,11 +160,11 @@ impl<'a> Scanner<'a> {
 
     /// Reads the start of each, all at a time. Those that answered; one that did not in time is not
     /// asked again, but may still answer.
-    fn ask(&mut self, devices: &[Device], until: Deadline) -> BTreeMap<String, Start> {
-        let mut starts = BTreeMap::new();
+    fn ask(&mut self, devices: &[Device], until: Deadline) -> Vec<(String, Start)> {
+        let mut starts = Vec::new();
         let mut awaited = Vec::new();
         for Device { name, .. } in devices {
-            if self.asked.contains_key(name) {
+            if self.is_asked(name) {
                 continue;
             }
             let by_part_uuid = self.caches.iter().any(|cache| matches!(cache, Cache::PartUuid(_)));
@@ -175,29 +175,35 @@ impl<'a> Scanner<'a> {
             };
             match thread::Builder::new().spawn(read) {
                 Ok(thread) => {
-                    self.asked.insert(name.clone(), thread);
+                    self.asked.push((name.clone(), thread));
                     awaited.push(name);
                 }
                 Err(_) => {
                     let start = Start { superblock: Err(Errno::AGAIN), part_uuid: None };
-                    starts.insert(name.clone(), start);
+                    starts.push((name.clone(), start));
                 }
             }
         }
         loop {
-            for (name, thread) in self.asked.extract_if(.., |_, thread| thread.is_finished()) {
+            while let Some(at) = self.asked.iter().position(|(_, thread)| thread.is_finished()) {
+                let (name, thread) = self.asked.swap_remove(at);
                 starts.extend(thread.join().ok().map(|start| (name, start)));
             }
-            if until.passed() || !awaited.iter().any(|name| self.asked.contains_key(*name)) {
+            if until.passed() || !awaited.iter().any(|name| self.is_asked(name)) {
                 return starts;
             }
             thread::sleep(patience::GLANCE);
         }
     }
 
+    fn is_asked(&self, name: &str) -> bool {
+        self.asked.iter().any(|(asked, _)| asked == name)
+    }
+
     fn complain(&mut self, name: &str, why: &str) {
-        if self.complained.insert(name.to_owned()) {
+        if !self.complained.iter().any(|known| known == name) {
             warn!("{name}: {why}");
+            self.complained.push(name.to_owned());
         }
     }
 }
