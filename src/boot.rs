@@ -1,6 +1,6 @@
 //! The whole chain, from the network to the next kernel.
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use crate::arch::Arch;
 use crate::config::{self, Config};
@@ -55,10 +55,9 @@ pub fn run(
         return Ok(Some(plan));
     }
     let loaded = plan.load()?;
-    if let Err(error) = remember(&mut memory, &manifest) {
+    if let Err(error) = remember(&mut memory, &manifest, trust) {
         // What may not be booted must not lie ready to be.
-        kexec::unload()?;
-        return Err(error.into());
+        return Err(withdrawn(error, kexec::unload()));
     }
     if ending == Ending::LoadOnly {
         return Ok(None);
@@ -67,13 +66,25 @@ pub fn run(
 }
 
 /// What nobody signed is held against the record, and leaves none: anybody could say any version.
-fn remember(memory: &mut Memory, verified: &VerifiedManifest) -> Result<(), rollback::Error> {
-    let manifest = verified.manifest();
-    if verified.signers().is_empty() {
-        return Ok(());
+fn remember(
+    memory: &mut Memory<'_>,
+    verified: &VerifiedManifest,
+    trust: &Trust,
+) -> Result<(), rollback::Error> {
+    let (channel, version) = (&verified.manifest().channel, verified.manifest().manifest_version);
+    memory.look_again(channel, NATIVE, version, trust.keys())?;
+    if !verified.signers().is_empty() {
+        memory.sightings().add_manifest(channel, NATIVE, version);
     }
-    memory.sightings().add_manifest(&manifest.channel, NATIVE, manifest.manifest_version);
     memory.keep()
+}
+
+/// The reason for unloading, also where that fails.
+fn withdrawn(reason: rollback::Error, unloaded: Result<(), kexec::Error>) -> Error {
+    if let Err(error) = unloaded {
+        error!("{}", Error::from(error).line());
+    }
+    reason.into()
 }
 
 fn purpose(caller: Caller, ending: Ending) -> Purpose {
@@ -124,4 +135,18 @@ fn next_cmdline(
     let line = cmdline::compose(first, &running, inherit, &config.append, kernel.cmdline_limit())?;
     info!("command line: {line}");
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn the_record_is_the_error_even_if_the_kernel_stays_loaded() {
+        for unloaded in [Ok(()), Err(kexec::Error::Unload { errno: Errno::PERM })] {
+            let error = withdrawn(rollback::Error::NoPlace, unloaded);
+            assert!(matches!(error, Error::Rollback(rollback::Error::NoPlace)), "{error}");
+        }
+    }
 }

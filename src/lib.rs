@@ -36,6 +36,7 @@ pub mod log;
 pub mod manifest;
 pub mod net;
 pub mod paths;
+pub mod patience;
 pub mod provider;
 pub mod rollback;
 pub mod sys;

@@ -37,9 +37,9 @@ impl Paths {
         self.at("lib/modules").join(release)
     }
 
-    /// `/dev/NAME`
+    /// `/dev/NAME`, where /sys writes `!` for a slash in NAME: device_get_devnode of drivers/base/core.c.
     pub fn device(&self, name: &str) -> PathBuf {
-        self.at("dev").join(name)
+        self.at("dev").join(name.replace('!', "/"))
     }
 
     /// `/sys/class/net/INTERFACE`
@@ -91,8 +91,6 @@ paths! {
     run = "run/phaseboot";
     /// Where the cache partition is mounted while it is read or written.
     cache = "run/phaseboot/cache";
-    /// What earlier attempts of this boot have seen.
-    seen = "run/phaseboot/seen.json";
     /// The lease this boot runs on.
     lease = "run/phaseboot/lease.json";
     /// Every log record of this boot, a JSON object a line.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use phaseboot::config::Policy;
 use phaseboot::error::Exit;
 use phaseboot::manifest::{self, Error, Expected, MOST_BYTES, Seen, Trust};
 use phaseboot::time::UnixTime;
@@ -351,5 +352,22 @@ fn the_policy_schema_agrees_with_the_code() {
             continue;
         }
         assert_eq!(schema.is_valid(policy), !vector.name.starts_with("policy-bad-"), "{}", vector.name);
+    }
+}
+
+#[test]
+fn the_schema_and_the_code_agree_on_names_of_records() {
+    let schema = schema("policy.schema.json");
+    for (name, is_good) in [
+        ("acme-2", true),
+        (&"a".repeat(32), true),
+        (&"a".repeat(33), false),
+        ("", false),
+        ("A", false),
+        ("a.b", false),
+    ] {
+        let policy = serde_json::json!({ "record_name": name });
+        assert_eq!(schema.is_valid(&policy), is_good, "{name}");
+        assert_eq!(Policy::parse(&policy.to_string()).is_ok(), is_good, "{name}");
     }
 }

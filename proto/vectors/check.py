@@ -536,6 +536,7 @@ POLICY = {
     "rollback_record": ("optional", lambda value: value in ("optional", "required")),
     "damaged_record": ("refuse", lambda value: value in ("refuse", "replace")),
     "cache": ("on", lambda value: isinstance(value, str)),
+    "record_name": (None, lambda value: isinstance(value, str) and re.fullmatch("[a-z0-9-]{1,32}", value)),
     "tls_roots": ([], lambda value: is_strings(value)),
     "tls_pins": ([], lambda value: is_strings(value) and all(map(PIN.fullmatch, value))),
 }

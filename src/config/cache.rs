@@ -21,7 +21,7 @@ pub enum Cache {
     PartLabel(String),
     /// Its identifier in the partition table.
     PartUuid(String),
-    /// `/dev/NAME`, without `/dev/`.
+    /// `/dev/NAME`, without `/dev/`. No link: nothing in an initramfs makes any.
     Device(String),
 }
 
@@ -51,9 +51,10 @@ impl FromStr for Cache {
     }
 }
 
-/// The device's folder in /sys/class/block has this name, too.
+/// The device's folder in /sys/class/block has this name, too, with `!` for a slash (`cciss/c0d0p1`).
 fn is_device(name: &str) -> bool {
-    !name.contains('/') && !name.starts_with('.')
+    let is_link = name.starts_with("disk/") || name.starts_with("mapper/");
+    !is_link && !name.split('/').any(|part| part.is_empty() || part.starts_with('.'))
 }
 
 impl fmt::Display for Cache {
@@ -95,14 +96,26 @@ mod tests {
             ("PARTLABEL=Phase Cache", Cache::PartLabel(text("Phase Cache"))),
             ("PARTUUID=x=y", Cache::PartUuid(text("x=y"))),
             ("/dev/nvme0n1p3", Cache::Device(text("nvme0n1p3"))),
+            ("/dev/cciss/c0d0p1", Cache::Device(text("cciss/c0d0p1"))),
         ] {
             assert_eq!(to.to_string().parse(), Ok(to.clone()), "{from}");
             assert_eq!(from.parse(), Ok(to), "{from}");
         }
         let long = format!("LABEL={}", "x".repeat(145));
-        for from in
-            ["", "yes", "/dev/", "/dev/../x", "/dev/disk/by-label/x", "LABEL=", "label=x", "UUID=\n", &long]
-        {
+        for from in [
+            "",
+            "yes",
+            "/dev/",
+            "/dev/../x",
+            "/dev/x/../y",
+            "/dev//x",
+            "/dev/disk/by-label/x",
+            "/dev/mapper/x",
+            "LABEL=",
+            "label=x",
+            "UUID=\n",
+            &long,
+        ] {
             assert!(from.parse::<Cache>().is_err(), "{from}");
         }
     }

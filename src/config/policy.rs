@@ -44,6 +44,9 @@ pub struct Policy {
     pub damaged_record: DamagedRecord,
     /// Where the rollback record is kept; `phase.cache` can only name a further place.
     pub cache: Cache,
+    /// Whose record it is: part of its name, so that those of several publishers are kept apart.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub record_name: Option<String>,
 }
 
 /// Whether a machine must be able to keep the versions it has seen.
@@ -94,13 +97,20 @@ impl Default for Policy {
             rollback_record: RollbackRecord::Optional,
             damaged_record: DamagedRecord::Refuse,
             cache: Cache::On,
+            record_name: None,
         }
     }
 }
 
-/// A number that is there: `null` is none, here as in every other field.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    usize::deserialize(deserializer).map(Some)
+/// A value that is there: `null` is none, here as in every other field.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// 1 to 32 of a-z, 0-9 and `-`.
+fn is_record_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=32).contains(&name.len()) && name.bytes().all(fits)
 }
 
 impl Policy {
@@ -129,6 +139,9 @@ impl Policy {
             return Err(format!(
                 "tls_roots names \"{name}\", which is not the name of a file in the folder tls"
             ));
+        }
+        if policy.record_name.as_deref().is_some_and(|name| !is_record_name(name)) {
+            return Err("record_name is not 1 to 32 of a-z, 0-9 and -".to_owned());
         }
         Ok(policy)
     }
@@ -163,18 +176,20 @@ mod tests {
         assert_eq!(policy.rollback_record, RollbackRecord::Optional);
         assert_eq!(policy.damaged_record, DamagedRecord::Refuse);
         assert_eq!((policy.cache, policy.min_keys_version), (Cache::On, 0));
+        assert_eq!(policy.record_name, None);
     }
 
     #[test]
     fn the_rollback_record() {
         let policy = Policy::parse(
             r#"{"rollback_record":"required","damaged_record":"replace","min_manifest_version":1,"cache":"LABEL=x",
-                "min_keys_version":3}"#,
+                "min_keys_version":3,"record_name":"acme-2"}"#,
         )
         .unwrap();
         assert_eq!(policy.rollback_record, RollbackRecord::Required);
         assert_eq!(policy.damaged_record, DamagedRecord::Replace);
         assert_eq!((policy.cache, policy.min_keys_version), (Cache::Label("x".to_owned()), 3));
+        assert_eq!(policy.record_name.as_deref(), Some("acme-2"));
     }
 
     #[test]
@@ -192,6 +207,12 @@ mod tests {
             ("{\"damaged_record\":\"ignore\"}", "ignore"),
             ("{\"damaged_record\":\"replace\"}", "min_manifest_version"),
             ("{\"cache\":\"/etc\"}", "PARTLABEL"),
+            ("{\"record_name\":\"\"}", "record_name"),
+            ("{\"record_name\":\"Acme\"}", "record_name"),
+            ("{\"record_name\":\"a.b\"}", "record_name"),
+            ("{\"record_name\":\"../a\"}", "record_name"),
+            ("{\"record_name\":\"012345678901234567890123456789012\"}", "record_name"),
+            ("{\"record_name\":null}", "expected a string"),
             ("{", "EOF"),
             ("", "no JSON object"),
             ("{}{}", "trailing"),

@@ -135,7 +135,7 @@ fn shell(paths: &Paths, hotplug: &mut Hotplug) -> Option<Duration> {
 
 /// Restarts or powers off. If even that fails, PID 1 must not end: that would be a panic.
 fn end(command: RebootCommand) -> ! {
-    rustix::fs::sync();
+    crate::patience::sync();
     crate::log::drain();
     if let Err(errno) = rustix::system::reboot(command) {
         error!("the kernel refuses to restart or power off: {errno}");

@@ -1,5 +1,7 @@
 //! The file systems every later step needs.
 
+use std::path::Path;
+
 use log::{debug, warn};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -39,10 +41,32 @@ pub(super) fn mount_all() {
 
 /// Mounts the firmware's variables, where there are any. The driver can be a module.
 pub(super) fn mount_variables() {
-    let target = "/sys/firmware/efi/efivars";
-    match rustix::mount::mount("efivarfs", target, "efivarfs", SAFE, None) {
-        // Without UEFI there is no such folder; the next attempt finds it mounted.
-        Ok(()) | Err(Errno::NOENT | Errno::BUSY) => {}
-        Err(errno) => debug!("cannot mount efivarfs on {target}: {errno}"),
+    let (firmware, target) = ("/sys/firmware/efi", "/sys/firmware/efi/efivars");
+    let mounted = rustix::mount::mount("efivarfs", target, "efivarfs", SAFE, None);
+    if let Some(errno) = is_missed(mounted, Path::new(firmware).exists()) {
+        warn!("cannot mount efivarfs on {target}: {errno}; the firmware keeps no rollback record");
+    }
+}
+
+/// Why this machine lacks the variables that its firmware has. The second attempt finds them mounted.
+fn is_missed(mounted: Result<(), Errno>, has_firmware: bool) -> Option<Errno> {
+    mounted.err().filter(|&errno| has_firmware && errno != Errno::BUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_missed_only_where_there_is_firmware() {
+        for (mounted, has_firmware, missed) in [
+            (Ok(()), true, false),
+            (Err(Errno::BUSY), true, false),
+            (Err(Errno::NODEV), true, true),
+            (Err(Errno::NOENT), true, true),
+            (Err(Errno::NOENT), false, false),
+        ] {
+            assert_eq!(is_missed(mounted, has_firmware).is_some(), missed, "{mounted:?}");
+        }
     }
 }

@@ -34,7 +34,7 @@ impl Loaded {
         if loaded.trim() != "1" {
             return Err(Error::NothingLoaded);
         }
-        rustix::fs::sync();
+        crate::patience::sync();
         match fs::read_to_string(self.paths.mountinfo()) {
             Ok(text) => release(&text),
             Err(error) => log::warn!("nothing unmounted, mounts cannot be listed: {error}"),

@@ -10,15 +10,21 @@ use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use super::file;
 use crate::paths::Paths;
 
-/// The GUID is phaseboot's own.
-const NAME: &str = "PhasebootSeen-4bfd6d7b-ae4e-4b32-a2d1-50c02e5540e0";
+const NAME: &str = "PhasebootSeen";
+/// phaseboot's own
+const GUID: &str = "4bfd6d7b-ae4e-4b32-a2d1-50c02e5540e0";
 /// EFI_VARIABLE_NON_VOLATILE, BOOTSERVICE_ACCESS and RUNTIME_ACCESS, which efivarfs puts before the content.
 const ATTRIBUTES: [u8; 4] = [7, 0, 0, 0];
 
-/// Where the variable is, or would be; None if this machine has no efivarfs mounted.
-pub(super) fn find(paths: &Paths) -> Option<PathBuf> {
+/// Where the variable is, or would be; None if this machine has no efivarfs mounted. A `record_name`
+/// follows a dot: what follows a `-` would look like part of the GUID.
+pub(super) fn find(paths: &Paths, record_name: Option<&str>) -> Option<PathBuf> {
     let mountinfo = fs::read_to_string(paths.mountinfo()).ok()?;
-    mountinfo.lines().any(is_efivarfs).then(|| paths.efi_variables().join(NAME))
+    let name = || match record_name {
+        Some(record) => format!("{NAME}.{record}-{GUID}"),
+        None => format!("{NAME}-{GUID}"),
+    };
+    mountinfo.lines().any(is_efivarfs).then(|| paths.efi_variables().join(name()))
 }
 
 /// Whether this line of mountinfo is about the firmware's variables: proc(5).
@@ -71,7 +77,7 @@ mod tests {
     fn only_a_mounted_efivarfs_counts() {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::under(root.path());
-        assert_eq!(find(&paths), None);
+        assert_eq!(find(&paths, None), None);
         fs::create_dir_all(root.path().join("proc/self")).unwrap();
         let line = "31 24 0:27 / /sys/firmware/efi/efivars rw,nosuid - efivarfs efivarfs rw\n";
         for (text, found) in [
@@ -82,9 +88,11 @@ mod tests {
             (line, true),
         ] {
             fs::write(paths.mountinfo(), text).unwrap();
-            assert_eq!(find(&paths).is_some(), found, "{text}");
+            assert_eq!(find(&paths, None).is_some(), found, "{text}");
         }
-        assert!(find(&paths).unwrap().ends_with(format!("sys/firmware/efi/efivars/{NAME}")));
+        let name = |record| find(&paths, record).unwrap().file_name().unwrap().to_owned();
+        assert_eq!(name(None), "PhasebootSeen-4bfd6d7b-ae4e-4b32-a2d1-50c02e5540e0");
+        assert_eq!(name(Some("acme-2")), "PhasebootSeen.acme-2-4bfd6d7b-ae4e-4b32-a2d1-50c02e5540e0");
     }
 
     #[test]

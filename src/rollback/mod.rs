@@ -6,67 +6,30 @@
 //! cannot be read is damage, which is never the same as having seen nothing.
 
 mod efivar;
+mod error;
 mod file;
 mod gpt;
 mod partition;
+mod place;
+mod scan;
 mod superblock;
 
-use std::fmt;
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use log::{debug, info, warn};
-use rustix::fs::Access;
+use rustix::io::Errno;
 
+pub use error::Error;
+
+use crate::arch::Arch;
 use crate::config::{Cache, Config, DamagedRecord, Policy, RollbackRecord};
-use crate::error::{Exit, printable};
-use crate::manifest::{MOST_SEEN_BYTES, Seen, Sightings};
+use crate::manifest::{Seen, Sightings, TrustedKey};
 use crate::paths::Paths;
+use crate::patience;
 use crate::time::Deadline;
-use partition::Partition;
-
-/// Why a machine does not boot for the sake of its record.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The policy requires a record, and there is nowhere to keep one.
-    #[error("the policy requires a rollback record, and there is no place that can keep it")]
-    NoPlace,
-    /// The policy requires a record, and the parameters let nothing be written.
-    #[error(
-        "the policy requires a rollback record, and phase.nowrite or phase.mode=private lets none be written"
-    )]
-    MayNotWrite,
-    /// What is there cannot be read, or is not what was written.
-    #[error("the rollback record {place} cannot be relied on: {}", printable(reason))]
-    Damaged { place: String, reason: String },
-    /// The policy requires a record, and writing it failed everywhere.
-    #[error("the policy requires a rollback record, and it cannot be written: {}", printable(reason))]
-    NotKept { reason: String },
-}
-
-impl Error {
-    /// The exit code.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::NoPlace | Self::MayNotWrite | Self::Damaged { .. } | Self::NotKept { .. } => Exit::NotForUs,
-        }
-    }
-
-    /// What the person can do.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::NoPlace => {
-                "label a partition PHASE_CACHE without phase.cache=off, boot by UEFI, or give the command --record FILE"
-            }
-            Self::MayNotWrite => "take the parameter away, or set rollback_record to optional in the policy",
-            Self::Damaged { .. } => {
-                "repair it, or delete it if this machine can be trusted, or set damaged_record to replace in the policy"
-            }
-            Self::NotKept { .. } => "make room there, or repair it",
-        }
-    }
-}
+use place::Place;
+use scan::Scanner;
 
 /// What is about to be done, and so which places count and whether they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,22 +45,16 @@ pub enum Purpose {
     Look,
 }
 
-/// Where a record is kept.
-#[derive(Debug)]
-enum Place {
-    Partition(Partition),
-    Variable(PathBuf),
-    File(PathBuf),
-    /// In memory, from one attempt of PID 1 to the next: each is a process of its own.
-    Volatile(PathBuf),
-}
-
 /// What was seen, and the places that keep it.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Memory<'a> {
+    config: &'a Config,
+    policy: &'a Policy,
+    paths: &'a Paths,
+    purpose: Purpose,
+    scanner: Scanner<'a>,
     places: Vec<Kept>,
     sightings: Sightings,
-    required: bool,
 }
 
 #[derive(Debug)]
@@ -109,47 +66,139 @@ struct Kept {
     writes: bool,
 }
 
-impl Memory {
+impl<'a> Memory<'a> {
     /// Reads every place. Nothing is written yet.
     pub fn open(
-        config: &Config,
-        policy: &Policy,
-        paths: &Paths,
+        config: &'a Config,
+        policy: &'a Policy,
+        paths: &'a Paths,
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let required = policy.rollback_record == RollbackRecord::Required;
-        let boots = purpose != Purpose::Look;
-        if required && boots && !config.may_write() {
+        let caches = [&policy.cache, config.cache.as_ref().unwrap_or(&Cache::Off)];
+        let scanner = Scanner::new(caches, file_name(policy), paths, patience::LONGEST);
+        let (places, sightings) = (Vec::new(), Sightings::default());
+        let mut memory = Self { config, policy, paths, purpose, scanner, places, sightings };
+        if memory.is_required() && memory.boots() && !config.may_write() {
             return Err(Error::MayNotWrite);
         }
-        let (mut places, mut seen, mut serves) = (Vec::new(), Seen::default(), false);
-        for place in find(config, policy, paths, purpose, deadline) {
-            let may_write = place.may_be_written(config);
-            let bytes = place.read(may_write).map_err(|error| error.to_string());
-            let read = bytes.and_then(|bytes| match bytes {
-                Some(bytes) => Ok((Seen::parse(&bytes)?, bytes)),
+        memory.places = memory.look(deadline)?;
+        let mut seen = Seen::default();
+        for kept in &memory.places {
+            seen.merge(&kept.stored);
+        }
+        memory.sightings = Sightings::new(seen);
+        if memory.forgets() {
+            warn!(
+                "nothing keeps the versions that were seen once this machine is off: label a partition \
+                 PHASE_CACHE, or boot by UEFI"
+            );
+        }
+        Ok(memory)
+    }
+
+    /// Reads every place once more, when a manifest of this version is about to be booted: a disk may
+    /// have appeared since. An error if one knows what the manifest, verified with these packed keys,
+    /// was not held against.
+    pub fn look_again(
+        &mut self,
+        channel: &str,
+        arch: Arch,
+        version: u64,
+        keys: &[TrustedKey],
+    ) -> Result<(), Error> {
+        self.places = self.look(Deadline::after(Duration::ZERO))?;
+        let known = self.sightings.all();
+        let revokes = |stored: &Seen, fingerprint: &String| {
+            stored.revoked.contains(fingerprint) && !known.revoked.contains(fingerprint)
+        };
+        let is_newer = |Kept { stored, .. }: &&Kept| {
+            stored.lowest(channel, arch) > version
+                || stored.keys_version > known.keys_version
+                || keys.iter().any(|key| revokes(stored, &key.fingerprint()))
+        };
+        match self.places.iter().find(is_newer) {
+            Some(newer) => Err(Error::Appeared { place: newer.place.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What every place holds now.
+    fn look(&mut self, deadline: Deadline) -> Result<Vec<Kept>, Error> {
+        let wants = matches!(self.purpose, Purpose::Init | Purpose::Boot);
+        let (mut all, mut serves) = (Vec::new(), false);
+        for place in self.find(deadline)? {
+            let name = place.to_string();
+            let is_new = !self.places.iter().any(|old| old.place.to_string() == name);
+            let may_write = place.may_be_written(self.config);
+            let is_writable = place.is_writable();
+            if is_new && place.reads_without_journal(may_write) {
+                warn!(
+                    "{name}: the disk was not unmounted and may not be changed: its newest record may not be visible"
+                );
+            }
+            if is_new && wants && may_write && !is_writable {
+                info!("rollback record {name} is only read: it cannot be written");
+            }
+            let read = place.read(may_write);
+            let read = read.map_err(|error| unread(&place, &error)).and_then(|bytes| match bytes {
+                Some(bytes) => {
+                    let stored = Seen::parse(&bytes).map_err(|reason| damaged(&place, reason))?;
+                    Ok((stored, bytes))
+                }
                 None => Ok((Seen::default(), Vec::new())),
             });
             let (stored, bytes) = match read {
                 Ok(read) => read,
-                Err(reason) => {
-                    damaged(policy, &place, reason)?;
+                Err(error @ (Error::Damaged { .. } | Error::NoDriver { .. }))
+                    if self.policy.damaged_record == DamagedRecord::Replace =>
+                {
+                    if is_new {
+                        warn!("{error}; as the policy says, it counts for nothing and is replaced");
+                    }
                     (Seen::default(), Vec::new())
                 }
+                Err(error) => return Err(error),
             };
-            if !bytes.is_empty() {
-                info!("rollback record {place}");
-                seen.merge(&stored);
+            if is_new && !bytes.is_empty() {
+                info!("rollback record {name}");
             }
-            serves |= place.lasts() && (!boots || (may_write && place.is_writable()));
-            let writes = may_write && matches!(purpose, Purpose::Init | Purpose::Boot);
-            places.push(Kept { place, stored, bytes, writes });
+            serves |= place.serves() && (!self.boots() || (may_write && is_writable));
+            all.push(Kept { place, stored, bytes, writes: wants && may_write && is_writable });
         }
-        if required && !serves {
+        if self.is_required() && !serves {
             return Err(Error::NoPlace);
         }
-        Ok(Self { places, sightings: Sightings::new(seen), required })
+        Ok(all)
+    }
+
+    /// The places that count. What the policy names is always read: the kernel command line only adds.
+    fn find(&mut self, deadline: Deadline) -> Result<Vec<Place>, Error> {
+        let mut places = Vec::new();
+        if self.purpose == Purpose::Init {
+            places.extend(self.scanner.find(deadline)?.into_iter().map(Place::Partition));
+            places.push(Place::Volatile(self.paths.run().join(file_name(self.policy))));
+        }
+        if self.boots() {
+            let variable = efivar::find(self.paths, self.policy.record_name.as_deref());
+            places.extend(variable.map(Place::Variable));
+        }
+        places.extend(self.config.record.clone().map(Place::File));
+        Ok(places)
+    }
+
+    /// Whether PID 1 could keep what was seen, and has no place for it that lasts.
+    fn forgets(&self) -> bool {
+        let keeps = self.places.iter().any(|kept| kept.writes && kept.place.lasts());
+        self.purpose == Purpose::Init && self.config.may_write() && !keeps
+    }
+
+    fn is_required(&self) -> bool {
+        self.policy.rollback_record == RollbackRecord::Required
+    }
+
+    fn boots(&self) -> bool {
+        self.purpose != Purpose::Look
     }
 
     /// What was seen, all places together, and what this boot adds to it.
@@ -180,95 +229,37 @@ impl Memory {
                 failure = Some(reason);
                 continue;
             }
-            kept |= place.lasts();
+            kept |= place.serves();
         }
         match failure {
-            Some(reason) if self.required && !kept => Err(Error::NotKept { reason }),
+            Some(reason) if self.is_required() && !kept => Err(Error::NotKept { reason }),
             _ => Ok(()),
         }
     }
 }
 
-/// Refuses, or goes on as if there were no record in this place.
-fn damaged(policy: &Policy, place: &Place, reason: String) -> Result<(), Error> {
-    let error = Error::Damaged { place: place.to_string(), reason };
-    match policy.damaged_record {
-        DamagedRecord::Refuse => Err(error),
-        DamagedRecord::Replace => {
-            warn!("{error}; as the policy says, it counts for nothing and is replaced");
-            Ok(())
+/// Why a place could not be read.
+fn unread(place: &Place, error: &io::Error) -> Error {
+    match place.driver() {
+        Some(driver) if Errno::from_io_error(error) == Some(Errno::NODEV) => {
+            Error::NoDriver { place: place.to_string(), driver }
         }
+        None if error.kind() == ErrorKind::PermissionDenied => {
+            Error::NoPermission { place: place.to_string() }
+        }
+        _ => damaged(place, error.to_string()),
     }
 }
 
-/// The places that count. What the policy names is always read: the kernel command line only adds.
-fn find(config: &Config, policy: &Policy, paths: &Paths, purpose: Purpose, deadline: Deadline) -> Vec<Place> {
-    let mut places = Vec::new();
-    if purpose == Purpose::Init {
-        let caches: Vec<&Cache> = std::iter::once(&policy.cache).chain(&config.cache).collect();
-        places.extend(partition::find(&caches, paths, deadline).into_iter().map(Place::Partition));
-        places.push(Place::Volatile(paths.seen()));
-    }
-    if purpose != Purpose::Look {
-        places.extend(efivar::find(paths).map(Place::Variable));
-    }
-    places.extend(config.record.clone().map(Place::File));
-    places
+fn damaged(place: &Place, reason: String) -> Error {
+    Error::Damaged { place: place.to_string(), reason }
 }
 
-impl Place {
-    fn read(&self, may_write: bool) -> io::Result<Option<Vec<u8>>> {
-        match self {
-            Self::Partition(partition) => partition.read(MOST_SEEN_BYTES, may_write),
-            Self::Variable(path) => efivar::read(path, MOST_SEEN_BYTES),
-            Self::File(path) | Self::Volatile(path) => file::read(path, MOST_SEEN_BYTES),
-        }
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Partition(partition) => partition.write(bytes),
-            Self::Variable(path) => efivar::write(path, bytes),
-            Self::File(path) => file::write(path, bytes),
-            Self::Volatile(path) => {
-                fs::create_dir_all(file::folder(path))?;
-                file::write(path, bytes)
-            }
-        }
-    }
-
-    /// Whether the parameters let it be written.
-    fn may_be_written(&self, config: &Config) -> bool {
-        match self {
-            Self::Partition(_) => config.may_write() && config.cache != Some(Cache::Off),
-            Self::Variable(_) | Self::File(_) => config.may_write(),
-            Self::Volatile(_) => true,
-        }
-    }
-
-    /// Whether a write can be expected to work.
-    fn is_writable(&self) -> bool {
-        match self {
-            Self::Partition(partition) => partition.is_writable(),
-            Self::Variable(path) | Self::File(path) => {
-                rustix::fs::access(file::folder(path), Access::WRITE_OK).is_ok()
-            }
-            Self::Volatile(_) => true,
-        }
-    }
-
-    /// Whether it is there after the machine was off.
-    fn lasts(&self) -> bool {
-        !matches!(self, Self::Volatile(_))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Partition(partition) => partition.fmt(f),
-            Self::Variable(path) | Self::File(path) | Self::Volatile(path) => path.display().fmt(f),
-        }
+/// Of the record, on a partition and in memory.
+fn file_name(policy: &Policy) -> String {
+    match &policy.record_name {
+        Some(name) => format!("seen-{name}.json"),
+        None => "seen.json".to_owned(),
     }
 }
 

@@ -10,6 +10,8 @@ pub(super) const LENGTH: usize = 2048;
 /// The superblock of ext2, ext3 and ext4.
 const EXT: usize = 1024;
 const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
+/// EXT4_FEATURE_INCOMPAT_RECOVER, of the lowest byte of the incompatible features.
+const RECOVER: u8 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileSystem {
@@ -43,6 +45,8 @@ pub(super) struct Superblock {
     pub(super) label: String,
     /// As blkid(8) shows it.
     pub(super) uuid: String,
+    /// Its journal holds what is not in its place yet.
+    pub(super) needs_recovery: bool,
 }
 
 impl Superblock {
@@ -55,7 +59,8 @@ impl Superblock {
         let superblock = start.get(EXT..)?;
         (superblock.get(56..58)? == EXT_MAGIC).then_some(())?;
         let uuid = uuid(*superblock.get(104..)?.first_chunk()?);
-        Some(Self { kind: FileSystem::Ext, label: label(superblock.get(120..136)?), uuid })
+        let needs_recovery = superblock.get(96)? & RECOVER != 0;
+        Some(Self { kind: FileSystem::Ext, label: label(superblock.get(120..136)?), uuid, needs_recovery })
     }
 
     /// FAT16 or FAT32. The label is the boot sector's, which mkfs.fat writes and Windows does not.
@@ -71,7 +76,7 @@ impl Superblock {
         let (serial, name) = fields.split_first_chunk::<4>()?;
         let id = u32::from_le_bytes(*serial);
         let uuid = format!("{:04X}-{:04X}", id >> 16, id & 0xffff);
-        Some(Self { kind: FileSystem::Fat, label: label(name), uuid })
+        Some(Self { kind: FileSystem::Fat, label: label(name), uuid, needs_recovery: false })
     }
 }
 
@@ -122,6 +127,10 @@ mod tests {
             let superblock = Superblock::parse(&start).unwrap();
             assert_eq!(superblock.kind, FileSystem::Ext, "{version}");
             assert_eq!((superblock.label.as_str(), superblock.uuid.as_str()), ("PHASE_CACHE", uuid));
+            assert!(!superblock.needs_recovery);
+            let mut unclean = start;
+            unclean[EXT + 96] |= 4;
+            assert!(Superblock::parse(&unclean).unwrap().needs_recovery);
         }
     }
 

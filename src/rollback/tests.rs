@@ -1,20 +1,21 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::arch::Arch;
+use crate::error::Exit;
+use crate::manifest::MOST_SEEN_BYTES;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 const X86: Arch = Arch::X86_64;
 
-fn boots(memory: &mut Memory, channel: &str, version: u64) -> Result<(), Error> {
+fn boots(memory: &mut Memory<'_>, channel: &str, version: u64) -> Result<(), Error> {
     memory.sightings().add_manifest(channel, X86, version);
     memory.keep()
 }
 
-fn meets_list(memory: &mut Memory, version: u64, revoked: &BTreeSet<String>) -> Result<(), Error> {
+fn meets_list(memory: &mut Memory<'_>, version: u64, revoked: &BTreeSet<String>) -> Result<(), Error> {
     memory.sightings().add_keys(version, revoked);
     memory.keep()
 }
@@ -50,10 +51,10 @@ impl Machine {
     }
 
     fn variable(&self) -> PathBuf {
-        efivar::find(&self.paths).unwrap()
+        efivar::find(&self.paths, self.policy.record_name.as_deref()).unwrap()
     }
 
-    fn open(&self, purpose: Purpose) -> Result<Memory, Error> {
+    fn open(&self, purpose: Purpose) -> Result<Memory<'_>, Error> {
         let deadline = Deadline::after(Duration::ZERO);
         Memory::open(&self.config, &self.policy, &self.paths, purpose, deadline)
     }
@@ -243,7 +244,7 @@ fn the_command_line_cannot_take_a_required_record_away() {
     }
     let pid1 = |line: &str, machine: Machine| {
         let config = Config::from_kernel_cmdline(line, &machine.policy).unwrap();
-        Machine { config, ..machine }.open(Purpose::Init)
+        Machine { config, ..machine }.open(Purpose::Init).map(drop)
     };
     assert!(matches!(pid1("phase.cache=off", Machine::new("", policy)), Err(Error::NoPlace)));
     assert!(pid1("phase.cache=off", Machine::new("", policy).with_firmware()).is_ok(), "the firmware serves");
@@ -277,7 +278,9 @@ fn more_than_a_record_holds_is_not_forgotten_in_silence() {
     for n in 0..64 {
         boots(&mut memory, &format!("channel{n}"), 7).unwrap();
     }
-    assert!(matches!(boots(&mut memory, "stable", 7), Err(Error::NotKept { .. })));
+    let error = boots(&mut memory, "stable", 7).unwrap_err();
+    assert!(matches!(error, Error::NotKept { .. }), "{error}");
+    assert!(error.hint().contains("started afresh") && error.hint().contains("record_name"));
     assert_eq!(machine.open(Purpose::Boot).unwrap().sightings().all().manifests.len(), 64);
 }
 
@@ -289,4 +292,134 @@ fn a_partition_that_is_named_is_waited_for_and_not_for_ever() {
     let memory = Memory::open(&machine.config, &machine.policy, &machine.paths, Purpose::Init, deadline);
     assert!(memory.is_ok());
     assert!((300..5000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+}
+
+#[test]
+fn records_of_several_publishers_are_kept_apart() {
+    let owner = Machine::new("", "{}").with_firmware();
+    boots(&mut owner.open(Purpose::Init).unwrap(), "stable", 5).unwrap();
+    // Somebody else's stick, booted once on the same machine.
+    let policy = Policy::parse(r#"{"record_name":"rescue-1"}"#).unwrap();
+    let config = Config { record: None, ..owner.config.clone() };
+    let open =
+        || Memory::open(&config, &policy, &owner.paths, Purpose::Init, Deadline::after(Duration::ZERO));
+    let mut stick = open().unwrap();
+    assert_eq!(*stick.sightings().all(), Seen::default());
+    boots(&mut stick, "stable", 999).unwrap();
+    assert_eq!(open().unwrap().sightings().all().lowest("stable", X86), 999);
+    assert!(owner.root.path().join("run/phaseboot/seen-rescue-1.json").exists());
+    let variable = efivar::find(&owner.paths, Some("rescue-1")).unwrap();
+    assert_eq!(efivar::read(&variable, 999).unwrap().unwrap(), text(999));
+    assert_eq!(owner.lowest(Purpose::Init), 5);
+}
+
+#[test]
+fn a_record_that_appears_later_and_knows_more_is_an_error() {
+    let root = "4ac8df01037dd2d3";
+    let key = TrustedKey::from_bytes(&[
+        0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e,
+        0xe1, 0x72, 0xf3, 0xda, 0xa6, 0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
+    ])
+    .unwrap();
+    let of = |version, keys_version, revoked: &str| {
+        let mut seen = Seen::default();
+        seen.add_manifest("stable", X86, version);
+        seen.add_manifest("other", X86, 99);
+        seen.add_keys(keys_version, &[revoked.to_owned()].into());
+        seen.to_bytes().unwrap()
+    };
+    for (appears, is_newer) in [
+        (of(7, 3, root), false),
+        (of(6, 2, root), false),
+        (of(8, 3, root), true),
+        (of(7, 4, root), true),
+        (of(7, 3, &key.fingerprint()), true),
+    ] {
+        let machine = Machine::new("", "{}");
+        let mut memory = machine.open(Purpose::Boot).unwrap();
+        meets_list(&mut memory, 3, &BTreeSet::new()).unwrap();
+        memory.look_again("stable", X86, 7, std::slice::from_ref(&key)).unwrap();
+        fs::write(machine.record(), &appears).unwrap();
+        let looked = memory.look_again("stable", X86, 7, std::slice::from_ref(&key));
+        if is_newer {
+            let error = looked.unwrap_err();
+            assert!(matches!(error, Error::Appeared { .. }), "{error}");
+            assert_eq!(error.exit(), Exit::NotForUs);
+            assert_eq!(fs::read(machine.record()).unwrap(), appears);
+        } else {
+            looked.unwrap();
+            boots(&mut memory, "stable", 7).unwrap();
+            assert_eq!(machine.lowest(Purpose::Boot), 7, "it is written, too");
+        }
+    }
+}
+
+#[test]
+fn what_was_known_from_the_start_is_no_surprise() {
+    let machine = Machine::new("", "{}");
+    let mut seen = Seen::default();
+    seen.add_keys(9, &["4ac8df01037dd2d3".to_owned()].into());
+    fs::write(machine.record(), seen.to_bytes().unwrap()).unwrap();
+    let mut memory = machine.open(Purpose::Boot).unwrap();
+    memory.look_again("stable", X86, 7, &[]).unwrap();
+}
+
+#[test]
+fn what_cannot_be_written_is_not_tried() {
+    let mut machine = Machine::new("", "{}");
+    machine.config.record = Some("/nonexistent/seen.json".into());
+    let memory = machine.open(Purpose::Boot).unwrap();
+    assert!(memory.places.iter().all(|kept| !kept.writes));
+    let machine = Machine::new("", "{}");
+    assert!(machine.open(Purpose::Boot).unwrap().places.iter().all(|kept| kept.writes));
+    assert!(machine.open(Purpose::DryRun).unwrap().places.iter().all(|kept| !kept.writes));
+}
+
+#[test]
+fn a_lack_of_permission_is_called_one() {
+    let place = Place::File("/root/seen.json".into());
+    for (error, denied) in [(Errno::ACCESS, true), (Errno::PERM, true), (Errno::IO, false)] {
+        let error = unread(&place, &error.into());
+        assert_eq!(matches!(error, Error::NoPermission { .. }), denied, "{error}");
+        assert_eq!(error.hint().contains("as root"), denied);
+        assert_eq!(error.exit(), Exit::NotForUs);
+    }
+}
+
+#[test]
+fn a_missing_driver_is_called_one() {
+    let mut start = vec![0; superblock::LENGTH];
+    start[1024 + 56..][..2].copy_from_slice(&[0x53, 0xef]);
+    let superblock = Ok(superblock::Superblock::parse(&start).unwrap());
+    let place = Place::Partition(partition::Partition {
+        device: "/dev/vda1".into(),
+        superblock,
+        file: "seen.json".to_owned(),
+        point: "/nonexistent".into(),
+        read_only: false,
+        by_policy: true,
+    });
+    let error = unread(&place, &Errno::NODEV.into());
+    assert!(matches!(error, Error::NoDriver { driver: "ext4", .. }), "{error}");
+    assert!(error.hint().contains("--module ext4"));
+    assert!(matches!(unread(&place, &Errno::ACCESS.into()), Error::Damaged { .. }));
+    let file = Place::File("/dev/none".into());
+    assert!(matches!(unread(&file, &Errno::NODEV.into()), Error::Damaged { .. }));
+}
+
+#[test]
+fn a_machine_that_forgets_says_so() {
+    for (line, policy, firmware, forgets) in [
+        ("", "{}", false, true),
+        ("", "{}", true, false),
+        ("phase.cache=off", r#"{"cache":"off"}"#, false, true),
+        // Somebody asked for it.
+        ("phase.nowrite", "{}", false, false),
+    ] {
+        let mut machine = Machine::new(line, policy);
+        machine.config.record = None;
+        let machine = if firmware { machine.with_firmware() } else { machine };
+        assert_eq!(machine.open(Purpose::Init).unwrap().forgets(), forgets, "{line} {policy} {firmware}");
+        assert!(!machine.open(Purpose::Boot).unwrap().forgets(), "not PID 1");
+    }
 }

@@ -154,6 +154,7 @@ def policies():
         ("root-threshold-lower", {"threshold": 2, "root_threshold": 1}, "a threshold for roots below the one for all"),
         ("damaged-record-loosens", {"damaged_record": "replace"}, "a damaged record that nothing stands in for"),
         ("damaged-record-unknown", {"damaged_record": "forget"}, "a treatment of damage that nobody knows"),
+        ("record-name-path", {"record_name": "../seen"}, "a name of a record with other characters"),
     ]
     for name, policy, shows in bad:
         vector(f"policy-bad-{name}", f"A policy that cannot be followed refuses everything: {shows}.", GOOD, "no-trust", policy=policy)
@@ -161,6 +162,7 @@ def policies():
         "threshold": 1, "root_threshold": 1, "allow_unsigned": False, "channels": ["stable"],
         "min_manifest_version": 7, "min_keys_version": 0, "require_expiry": True,
         "settable": ["phase.provider", "phase.channel"], "inherit": ["console"], "on_fail": "reboot",
-        "rollback_record": "optional", "damaged_record": "replace", "cache": "off", "tls_roots": [], "tls_pins": [],
+        "rollback_record": "optional", "damaged_record": "replace", "cache": "off", "record_name": "acme-2",
+        "tls_roots": [], "tls_pins": [],
     }
     vector("policy-every-field", "Every field that a policy can have.", GOOD, policy=every)

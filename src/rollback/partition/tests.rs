@@ -1,16 +1,18 @@
-//! Disks that are files: made with mke2fs, mkfs.fat and sfdisk, listed in a /sys of the test's own.
-//! Without those programs, or without root and loop devices for mounts, a test says so and does nothing.
+//! Disks that are files, made with mke2fs and mkfs.fat, on loop devices. Without those programs, or
+//! without root and loop devices, a test says so and does nothing.
 
 use super::*;
+use crate::rollback::scan::superblock;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 /// Set inside a mount namespace.
 const INSIDE: &str = "PHASEBOOT_TEST_MOUNTS";
-const UUID: &str = "6f2c9f7e-4e0f-4c0a-9d5a-0f3f5f8f6a11";
+const FILE: &str = "seen.json";
+pub(in crate::rollback) const UUID: &str = "6f2c9f7e-4e0f-4c0a-9d5a-0f3f5f8f6a11";
 
-fn run(program: &str, arguments: &[&str], image: &Path, input: &str) -> bool {
+pub(in crate::rollback) fn run(program: &str, arguments: &[&str], image: &Path, input: &str) -> bool {
     let command =
         Command::new(program).args(arguments).arg(image).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
     let Ok(mut child) = command else {
@@ -22,127 +24,9 @@ fn run(program: &str, arguments: &[&str], image: &Path, input: &str) -> bool {
     true
 }
 
-fn ext4(image: &Path, label: &str) -> bool {
+pub(in crate::rollback) fn ext4(image: &Path, label: &str) -> bool {
     File::create(image).unwrap().set_len(8 << 20).unwrap();
     run("/sbin/mke2fs", &["-q", "-t", "ext4", "-L", label, "-U", UUID], image, "")
-}
-
-/// A machine with a disk `vda` with a GPT and the given partitions: names and labels.
-fn machine(partitions: &[(&str, &str)]) -> Option<(tempfile::TempDir, Paths)> {
-    let root = tempfile::tempdir().unwrap();
-    let paths = Paths::under(root.path());
-    let disk = root.path().join("sys/devices/vda");
-    fs::create_dir_all(disk.join("queue")).unwrap();
-    fs::create_dir_all(paths.block_devices()).unwrap();
-    fs::create_dir_all(paths.device("")).unwrap();
-    fs::write(disk.join("queue/logical_block_size"), "512\n").unwrap();
-    symlink("../../devices/vda", paths.block_devices().join("vda")).unwrap();
-    File::create(paths.device("vda")).unwrap().set_len(16 << 20).unwrap();
-    let mut table = "label: gpt\n".to_owned();
-    for (number, (name, label)) in (1..).zip(partitions) {
-        table += &format!("size=1M, name=\"{name}\", uuid=6F2C9F7E-4E0F-4C0A-9D5A-0F3F5F8F6A{number:02}\n");
-        let device = format!("vda{number}");
-        fs::create_dir(disk.join(&device)).unwrap();
-        fs::write(disk.join(&device).join("partition"), format!("{number}\n")).unwrap();
-        fs::write(disk.join(&device).join("ro"), "0\n").unwrap();
-        let uevent = format!("DEVNAME={device}\nDEVTYPE=partition\nPARTNAME={name}\n");
-        fs::write(disk.join(&device).join("uevent"), uevent).unwrap();
-        symlink(format!("../../devices/vda/{device}"), paths.block_devices().join(&device)).unwrap();
-        if !ext4(&paths.device(&device), label) {
-            return None;
-        }
-    }
-    run("/sbin/sfdisk", &["-q"], &paths.device("vda"), &table).then_some((root, paths))
-}
-
-fn found(cache: &str, paths: &Paths) -> Vec<String> {
-    let caches: Vec<Cache> = cache.split(',').map(|cache| cache.parse().unwrap()).collect();
-    let partitions = find(&caches.iter().collect::<Vec<_>>(), paths, Deadline::after(Duration::ZERO));
-    let name = |partition: &Partition| partition.device.file_name().unwrap().to_str().unwrap().to_owned();
-    let mut names: Vec<String> = partitions.iter().map(name).collect();
-    names.sort();
-    names
-}
-
-#[test]
-fn a_partition_is_found_by_each_of_its_names() {
-    let Some((_root, paths)) =
-        machine(&[("root", "ROOT"), ("Phase Cache", "x"), ("b", "PHASE_CACHE"), ("c", "C")])
-    else {
-        return;
-    };
-    for (cache, names) in [
-        ("on", ["vda2", "vda3"].as_slice()),
-        ("off", &[]),
-        ("LABEL=C", &["vda4"]),
-        ("LABEL=c", &[]),
-        ("PARTLABEL=root", &["vda1"]),
-        ("PARTUUID=6f2c9f7e-4e0f-4c0a-9d5a-0f3f5f8f6a04", &["vda4"]),
-        ("PARTUUID=6f2c9f7e-4e0f-4c0a-9d5a-0f3f5f8f6a05", &[]),
-        ("/dev/vda3", &["vda3"]),
-        ("/dev/vda9", &[]),
-        ("on,off", &["vda2", "vda3"]),
-        ("off,LABEL=C", &["vda4"]),
-        ("on,/dev/vda3,/dev/vda1", &["vda1", "vda2", "vda3"]),
-        (&format!("UUID={}", UUID.to_uppercase()), &["vda1", "vda2", "vda3", "vda4"]),
-    ] {
-        assert_eq!(found(cache, &paths), names, "{cache}");
-    }
-}
-
-#[test]
-fn a_partition_whose_file_system_is_gone_is_damaged() {
-    let Some((_root, paths)) = machine(&[("Phase Cache", "PHASE_CACHE")]) else { return };
-    File::create(paths.device("vda1")).unwrap().set_len(8 << 20).unwrap();
-    for cache in [Cache::On, Cache::Device("vda1".to_owned())] {
-        let partitions = find(&[&cache], &paths, Deadline::after(Duration::ZERO));
-        let error = partitions[0].read(99, true).unwrap_err();
-        assert!(error.to_string().contains("neither"), "{error}");
-    }
-    assert!(found("LABEL=PHASE_CACHE", &paths).is_empty());
-    fs::remove_file(paths.device("vda1")).unwrap();
-    assert!(found("on", &paths).is_empty(), "the device is not there yet");
-}
-
-/// With the partition unreadable or switched off, the policy's word is what counts.
-#[test]
-fn what_the_policy_names_is_read_whatever_the_command_line_says() {
-    use crate::config::{Config, Policy};
-    use crate::rollback::{Error, Memory, Purpose};
-    let Some((_root, paths)) = machine(&[("Phase Cache", "PHASE_CACHE")]) else { return };
-    // Found, and not to be mounted: a file is no block device.
-    for (line, policy, refused) in [
-        ("", "{}", true),
-        ("phase.cache=off", "{}", true),
-        ("phase.cache=off phase.nowrite phase.mode=private", "{}", true),
-        ("", r#"{"cache":"off"}"#, false),
-        ("phase.cache=on", r#"{"cache":"off"}"#, true),
-        ("phase.cache=on", r#"{"cache":"off","settable":[]}"#, false),
-    ] {
-        let policy = Policy::parse(policy).unwrap();
-        let config = Config::from_kernel_cmdline(line, &policy).unwrap();
-        let memory = Memory::open(&config, &policy, &paths, Purpose::Init, Deadline::after(Duration::ZERO));
-        assert_eq!(matches!(memory, Err(Error::Damaged { .. })), refused, "{line} {policy:?}: {memory:?}");
-    }
-}
-
-#[test]
-fn a_damaged_partition_table_names_nothing() {
-    let Some((_root, paths)) = machine(&[("a", "A")]) else { return };
-    assert_eq!(gpt::uuid("vda1", &paths).unwrap(), "6f2c9f7e-4e0f-4c0a-9d5a-0f3f5f8f6a01");
-    let folder = paths.block_devices().join("vda1");
-    for number in ["0", "129", "-1", "18446744073709551615"] {
-        fs::write(folder.join("partition"), number).unwrap();
-        assert_eq!(gpt::uuid("vda1", &paths), None, "{number}");
-    }
-    fs::write(folder.join("partition"), "1").unwrap();
-    let good = fs::read(paths.device("vda")).unwrap();
-    for (at, bytes) in [(512, [0; 8]), (512 + 72, [0xff; 8]), (512 + 80, [0xff; 8])] {
-        let mut disk = good.clone();
-        disk[at..at + 8].copy_from_slice(&bytes);
-        fs::write(paths.device("vda"), disk).unwrap();
-        assert_eq!(gpt::uuid("vda1", &paths), None, "{at}");
-    }
 }
 
 /// A loop device for an image.
@@ -163,6 +47,16 @@ impl Drop for Loop {
 
 /// Runs `test` in a mount namespace of its own, on a partition that lies in `image`.
 fn mounted(name: &str, make: impl FnOnce(&Path) -> bool, test: impl FnOnce(&Partition, &Path)) {
+    on_partition(name, false, make, test);
+}
+
+/// The same, or only where the kernel has no driver for its file system.
+fn on_partition(
+    name: &str,
+    lacks_driver: bool,
+    make: impl FnOnce(&Path) -> bool,
+    test: impl FnOnce(&Partition, &Path),
+) {
     if std::env::var_os(INSIDE).is_none() {
         let inside = Command::new("unshare")
             .args(["--mount", "--"])
@@ -182,10 +76,11 @@ fn mounted(name: &str, make: impl FnOnce(&Path) -> bool, test: impl FnOnce(&Part
         return;
     }
     let start = superblock(&image).unwrap().unwrap();
-    let kind = start.kind;
+    let driver = start.kind.driver();
     let drivers = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !drivers.split_whitespace().any(|driver| driver == kind.driver()) {
-        println!("skipped: this kernel has no {}", kind.driver());
+    let is_there = drivers.split_whitespace().any(|name| name == driver);
+    if is_there == lacks_driver {
+        println!("skipped: whether this kernel has {driver}: {is_there}");
         return;
     }
     let Some(device) = Loop::new(&image) else {
@@ -193,7 +88,14 @@ fn mounted(name: &str, make: impl FnOnce(&Path) -> bool, test: impl FnOnce(&Part
         return;
     };
     let point = root.path().join("point");
-    let partition = Partition { device: device.0.clone().into(), kind: Some(kind), point, read_only: false };
+    let partition = Partition {
+        device: device.0.clone().into(),
+        superblock: Ok(start),
+        file: FILE.to_owned(),
+        point,
+        read_only: false,
+        by_policy: true,
+    };
     test(&partition, &image);
     assert_eq!(fs::read_dir(&partition.point).unwrap().count(), 0, "nothing stays mounted");
 }
@@ -206,14 +108,8 @@ fn write_and_read(partition: &Partition) {
     assert_eq!(partition.read(99, false).unwrap().unwrap(), b"second");
     assert_eq!(partition.read(3, true).unwrap().unwrap(), b"seco");
     // What an attempt that was killed has left.
-    mount(
-        &partition.device,
-        &partition.point,
-        partition.kind.unwrap().driver(),
-        SAFE | MountFlags::RDONLY,
-        None,
-    )
-    .unwrap();
+    mount(&partition.device, &partition.point, partition.driver().unwrap(), SAFE | MountFlags::RDONLY, None)
+        .unwrap();
     partition.write(b"third").unwrap();
     assert_eq!(partition.read(99, true).unwrap().unwrap(), b"third");
 }
@@ -236,6 +132,18 @@ fn what_is_written_to_fat_is_read() {
     mounted("what_is_written_to_fat_is_read", make, |partition, _| write_and_read(partition));
 }
 
+#[test]
+fn a_missing_driver_is_no_damage() {
+    let make = |image: &Path| {
+        File::create(image).unwrap().set_len(16 << 20).unwrap();
+        run("/sbin/mkfs.fat", &["-F", "16"], image, "")
+    };
+    on_partition("a_missing_driver_is_no_damage", true, make, |partition, _| {
+        let error = partition.read(99, true).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NODEV), "{error}");
+    });
+}
+
 /// The file system has work left from a machine that lost its power: a journal, and a file that was
 /// deleted while it was open. Any mount would finish it, unless it is kept from it.
 #[test]
@@ -253,6 +161,7 @@ fn where_nothing_may_be_written_no_byte_changes() {
     };
     mounted("where_nothing_may_be_written_no_byte_changes", make, |partition, image| {
         let before = fs::read(image).unwrap();
+        assert!(partition.reads_without_journal(false) && !partition.reads_without_journal(true));
         assert_eq!(partition.read(99, false).unwrap(), None);
         assert!(fs::read(image).unwrap() == before, "the image has changed");
         // The protection goes with the mount.
