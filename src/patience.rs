@@ -1,29 +1,20 @@
 //! Calls into the kernel that may never return, as a disk that hangs keeps them: each is made on a
 //! thread of its own, which is left behind when the time is up.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use log::warn;
 
-use crate::time::Deadline;
-
 /// What disks get to answer, all together.
 pub const LONGEST: Duration = Duration::from_secs(10);
-/// How often to look whether a thread has ended.
-pub const GLANCE: Duration = Duration::from_millis(5);
-
 /// Does `work`. None if it has not ended within `limit`, or cannot be begun.
 pub fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let deadline = Deadline::after(limit);
-    let thread = thread::Builder::new().spawn(work).ok()?;
-    while !thread.is_finished() {
-        if deadline.passed() {
-            return None;
-        }
-        thread::sleep(GLANCE);
-    }
-    thread.join().ok()
+    let (sender, result) = mpsc::channel();
+    // Nobody listens any more if it took too long.
+    thread::Builder::new().spawn(move || drop(sender.send(work()))).ok()?;
+    result.recv_timeout(limit).ok()
 }
 
 /// Writes back what is cached, as far as the disks take it within [`LONGEST`].

@@ -11,8 +11,9 @@ use serde_json::json;
 use super::options::Output;
 use super::{files, output};
 use crate::config::tls::Pin;
-use crate::config::{Cache, DamagedRecord, OnFail, Policy, RollbackRecord};
+use crate::config::{Cache, DamagedRecord, OnFail, Policy, RollbackRecord, is_channel};
 use crate::error::printable;
+use crate::manifest::envelope::MOST_SIGNATURES;
 
 /// No policy is larger.
 const LIMIT: u64 = 1024 * 1024;
@@ -80,6 +81,14 @@ fn warnings(policy: &Policy) -> Vec<&'static str> {
         (policy.threshold == 1, "threshold is 1: one stolen key is enough to sign a release"),
         (policy.channels.is_empty(), "channels is empty: the releases of every channel may boot"),
         (
+            !policy.channels.iter().all(|name| is_channel(name)),
+            "channels has a name that no channel can have: it lets nothing boot",
+        ),
+        (
+            policy.root_threshold() > MOST_SIGNATURES,
+            "threshold or root_threshold is higher than the number of signatures that a document can have: nothing will boot",
+        ),
+        (
             policy.min_manifest_version == 0 && policy.rollback_record == RollbackRecord::Optional,
             "min_manifest_version is 0 and rollback_record optional: a machine that keeps no record can be given any old release",
         ),
@@ -122,6 +131,9 @@ mod tests {
         assert!(warnings(&Policy::parse(strict).unwrap()).is_empty());
         let lax = r#"{"allow_unsigned":true,"on_fail":"shell","inherit":["init"]}"#;
         assert_eq!(warnings(&Policy::parse(lax).unwrap()).len(), 10);
+        let absurd = r#"{"channels":["../x"],"root_threshold":33}"#;
+        let said = super::warnings(&Policy::parse(absurd).unwrap()).join("\n");
+        assert!(said.contains("no channel can have") && said.contains("nothing will boot"), "{said}");
         let replace = r#"{"damaged_record":"replace","min_manifest_version":1,"rollback_record":"required"}"#;
         let warnings = warnings(&Policy::parse(replace).unwrap());
         assert!(warnings.iter().any(|warning| warning.starts_with("damaged_record is replace")));

@@ -4,7 +4,8 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::Duration;
 
 use log::warn;
@@ -15,7 +16,6 @@ use super::superblock::{LENGTH, Superblock};
 use super::{Error, gpt};
 use crate::config::Cache;
 use crate::paths::Paths;
-use crate::patience;
 use crate::time::Deadline;
 
 /// The name in a partition table, and the labels, of a partition that is made for it.
@@ -39,7 +39,9 @@ pub(super) struct Scanner<'a> {
     /// How long disks may take to answer, and a partition that is named by hand to turn up.
     patience: Duration,
     /// Disks that have not answered yet.
-    asked: Vec<(String, JoinHandle<Start>)>,
+    asked: Vec<String>,
+    /// Where they do.
+    answers: (Sender<Answer>, Receiver<Answer>),
     complained: Vec<String>,
 }
 
@@ -57,9 +59,13 @@ struct Start {
     part_uuid: Option<String>,
 }
 
+/// A device and what it says.
+type Answer = (String, Start);
+
 impl<'a> Scanner<'a> {
     pub(super) fn new(caches: [&'a Cache; 2], file: String, paths: &'a Paths, patience: Duration) -> Self {
-        Self { caches, file, paths, patience, asked: Vec::new(), complained: Vec::new() }
+        let (asked, complained) = (Vec::new(), Vec::new());
+        Self { caches, file, paths, patience, asked, answers: mpsc::channel(), complained }
     }
 
     /// The partitions that are named. What is named by hand is waited for.
@@ -169,35 +175,31 @@ impl<'a> Scanner<'a> {
             }
             let by_part_uuid = self.caches.iter().any(|cache| matches!(cache, Cache::PartUuid(_)));
             let (device, paths) = (name.clone(), self.paths.clone());
-            let read = move || Start {
-                superblock: superblock(&paths.device(&device)),
-                part_uuid: by_part_uuid.then(|| gpt::uuid(&device, &paths)).flatten(),
+            let answers = self.answers.0.clone();
+            let read = move || {
+                let superblock = superblock(&paths.device(&device));
+                let part_uuid = by_part_uuid.then(|| gpt::uuid(&device, &paths)).flatten();
+                // Nobody listens any more if it took too long.
+                let _ = answers.send((device, Start { superblock, part_uuid }));
             };
-            match thread::Builder::new().spawn(read) {
-                Ok(thread) => {
-                    self.asked.push((name.clone(), thread));
-                    awaited.push(name);
-                }
-                Err(_) => {
-                    let start = Start { superblock: Err(Errno::AGAIN), part_uuid: None };
-                    starts.push((name.clone(), start));
-                }
+            if thread::Builder::new().spawn(read).is_ok() {
+                self.asked.push(name.clone());
+                awaited.push(name);
+            } else {
+                starts.push((name.clone(), Start { superblock: Err(Errno::AGAIN), part_uuid: None }));
             }
         }
         loop {
-            while let Some(at) = self.asked.iter().position(|(_, thread)| thread.is_finished()) {
-                let (name, thread) = self.asked.swap_remove(at);
-                starts.extend(thread.join().ok().map(|start| (name, start)));
-            }
-            if until.passed() || !awaited.iter().any(|name| self.is_asked(name)) {
-                return starts;
-            }
-            thread::sleep(patience::GLANCE);
+            let is_awaited = awaited.iter().any(|name| self.is_asked(name));
+            let wait = if is_awaited { until.remaining() } else { Duration::ZERO };
+            let Ok(answer) = self.answers.1.recv_timeout(wait) else { return starts };
+            self.asked.retain(|name| *name != answer.0);
+            starts.push(answer);
         }
     }
 
     fn is_asked(&self, name: &str) -> bool {
-        self.asked.iter().any(|(asked, _)| asked == name)
+        self.asked.iter().any(|asked| asked == name)
     }
 
     fn complain(&mut self, name: &str, why: &str) {
