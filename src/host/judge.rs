@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::document::{Content, Document};
-use super::place::Tree;
+use super::place::{Listed, Tree};
 use crate::config::Policy;
-use crate::manifest::{self, Error, Expected, KeyList, Seen, Trust, TrustedKey, VerifiedManifest};
+use crate::manifest::{
+    self, Error, Expected, KeyList, KeyListContent, Seen, Trust, TrustedKey, VerifiedManifest,
+};
 use crate::time::UnixTime;
 
 /// A machine that has seen nothing yet.
@@ -40,13 +42,8 @@ impl Judge {
 
     /// Trust in what a key list says, whoever signed it.
     pub fn believe(list: &[u8], url: &Path) -> Result<Trust, Error> {
-        let url = url.display().to_string();
-        match Document::parse(list, &url)?.content() {
-            Content::Keys(list) => Ok(trusting(list.threshold, list.keys.clone())),
-            Content::Manifest(_) => {
-                Err(Error::KeysMalformed { url, reason: "it is a manifest, no key list".to_owned() })
-            }
-        }
+        let KeyListContent { threshold, keys, .. } = Listed::parse(list, url)?.content;
+        Ok(trusting(threshold, keys))
     }
 
     /// The trust it judges by.
@@ -73,21 +70,10 @@ impl Judge {
 }
 
 /// Holds a new key list against the tree that it is for: no manifest that lives there may stop
-/// booting, and the list that is there may not come back. Unless `force`, which only minds the list.
+/// booting. Unless `force`.
 pub fn fits(tree: &Tree, list: &Document, trust: Option<&Trust>, now: UnixTime, force: bool) -> Result<()> {
     let bytes = list.bytes()?;
     let path = tree.key_list();
-    if let Some(present) = tree.read_key_list()? {
-        let present = Document::parse(&present, &path.display().to_string())?;
-        if let (Content::Keys(new), Content::Keys(old)) = (list.content(), present.content()) {
-            let (new, old) = (new.keys_version, old.keys_version);
-            ensure!(
-                new > old || (new == old && list.digest() == present.digest()),
-                "key list version {new} is not newer than {}, which has version {old}",
-                path.display()
-            );
-        }
-    }
     let judge = match trust {
         Some(trust) => Judge::new(trust.clone(), Some(bytes), &path),
         None => Judge::new(Judge::believe(&bytes, &path)?, None, &path),

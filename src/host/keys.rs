@@ -14,17 +14,17 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::document::{Content, Document};
+use super::document::Document;
 use super::files::{self, Pending};
 use super::judge::{self, Judge};
 use super::options::{self, Machines, Output};
 use super::passphrase::PassphraseFiles;
-use super::place::{self, Tree};
+use super::place::{self, Listed, Tree};
 use super::signing::{self, Signing};
 use super::{inspect, output};
 use crate::manifest::keylist::FILE_NAME;
 use crate::manifest::keys::{Limits, is_fingerprint};
-use crate::manifest::{Error, KeyListContent, MOST_BYTES, Trust, TrustedKey};
+use crate::manifest::{MOST_BYTES, Trust, TrustedKey};
 use crate::time::UnixTime;
 
 /// The version of the key list format.
@@ -83,6 +83,10 @@ struct Change {
     /// List to change
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The list that was made last, as you have kept it: the one that is changed must be that or an
+    /// older one, which somebody may have put back
+    #[arg(long, value_name = "FILE")]
+    last: Option<PathBuf>,
     /// Leave the list as it is and put the new one into this file, for others to sign before
     /// `phasectl sign --key-list --into` makes it live
     #[arg(long, value_name = "FILE")]
@@ -128,20 +132,11 @@ pub fn run(command: &Command) -> Result<()> {
         }),
         Command::Show(Show { path, output }) => {
             let path = if path.is_dir() { path.join(FILE_NAME) } else { path.clone() };
-            read(&path)?;
-            inspect::document(&path, &files::read(&path, u64::try_from(MOST_BYTES)?)?, output.json)
+            let bytes = files::read(&path, u64::try_from(MOST_BYTES)?)?;
+            Listed::parse(&bytes, &path)?;
+            inspect::document(&path, &bytes, output.json)
         }
     }
-}
-
-/// Reads a key list.
-fn read(path: &Path) -> Result<(Document, KeyListContent)> {
-    let document = Document::read(path)?;
-    let Content::Keys(list) = document.content().clone() else {
-        let reason = "it is a manifest, no key list".to_owned();
-        return Err(Error::KeysMalformed { url: path.display().to_string(), reason }.into());
-    };
-    Ok((document, list))
 }
 
 /// A list that is being made.
@@ -155,8 +150,8 @@ struct List {
 
 impl List {
     /// The list after `last`, or the first one.
-    fn after(last: Option<&(Document, KeyListContent)>) -> Result<Self> {
-        let Some((document, last)) = last else {
+    fn after(last: Option<&Listed>) -> Result<Self> {
+        let Some(Listed { document, content: last }) = last else {
             return Ok(Self {
                 keys_version: 1,
                 threshold: 1,
@@ -281,10 +276,13 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
         (None, Some(file)) => file.clone(),
         (None, None) => bail!("neither --into nor --file"),
     };
-    let last = if place::is_there(&path)? { Some(read(&path)?) } else { None };
     let roots = Signing::read_all(&change.root, change.passphrase.passphrases())?;
-    if let Some((document, _)) = &last {
-        is_genuine(document, &path, &roots, trust.as_ref())?;
+    let (name, last) = last(change, &path)?;
+    if let Some(Listed { document, .. }) = &last {
+        is_genuine(document, name, &roots, trust.as_ref())?;
+    }
+    if let Some(tree) = &tree {
+        tree.is_latest(last.as_ref(), name)?;
     }
     let mut list = List::after(last.as_ref())?;
     for key in signing::read_public(&change.add)? {
@@ -325,7 +323,21 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
         }));
     }
     inspect::document(written, &bytes, false)?;
-    output::line(format_args!("wrote {}", written.display()))
+    output::line(format_args!("wrote {}", written.display()))?;
+    output::line(format_args!(
+        "keep a copy of this list (version {}): --last wants it when the next one is made",
+        list.keys_version
+    ))
+}
+
+/// The list that the new one is made of, and its file: `path`, unless that may be an old one.
+fn last<'a>(change: &'a Change, path: &'a Path) -> Result<(&'a Path, Option<Listed>)> {
+    let Some(kept) = &change.last else { return Ok((path, Listed::read(path)?)) };
+    let last = Listed::parse(&files::read(kept, u64::try_from(MOST_BYTES)?)?, kept)?;
+    if let Some(present) = Listed::read(path)? {
+        last.succeeds(kept, &present, path)?;
+    }
+    Ok((kept, Some(last)))
 }
 
 /// Whoever could change the last list could otherwise have the roots sign a key of theirs.
@@ -350,6 +362,7 @@ fn is_genuine(document: &Document, path: &Path, roots: &[Signing], trust: Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::document::Content;
 
     fn key(limits: Limits) -> TrustedKey {
         Signing::generate().unwrap().trusted().unwrap().named(None, limits)

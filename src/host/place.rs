@@ -18,7 +18,7 @@ use super::output;
 use crate::arch::Arch;
 use crate::error::Exit;
 use crate::manifest::keylist::FILE_NAME as KEY_LIST;
-use crate::manifest::{ArtifactSpec, Expected, MOST_BYTES, Manifest};
+use crate::manifest::{ArtifactSpec, Error, Expected, KeyListContent, MOST_BYTES, Manifest};
 use crate::time::UnixTime;
 
 /// The manifest's name in its folder.
@@ -51,10 +51,37 @@ impl Tree {
         self.root.join(KEY_LIST)
     }
 
-    /// The tree's key list, if there is one.
+    /// The tree's key list, if there is one and it is the latest here.
     pub fn read_key_list(&self) -> Result<Option<Vec<u8>>> {
         let path = self.key_list();
-        if is_there(&path)? { files::read(&path, u64::try_from(MOST_BYTES)?).map(Some) } else { Ok(None) }
+        let bytes =
+            if is_there(&path)? { Some(files::read(&path, u64::try_from(MOST_BYTES)?)?) } else { None };
+        let list = bytes.as_deref().map(|bytes| Listed::parse(bytes, &path)).transpose()?;
+        self.is_latest(list.as_ref(), &path)?;
+        Ok(bytes)
+    }
+
+    /// Refuses `list` of the file `name`, or that there is none, if the tree holds a list that is no
+    /// older: whoever put an old one back would have the next one made of it, under a version that
+    /// machines have seen and without the revocations in between.
+    pub fn is_latest(&self, list: Option<&Listed>, name: &Path) -> Result<()> {
+        if let (Some(list), Some(present)) = (list, Listed::read(&self.key_list())?) {
+            list.succeeds(name, &present, &self.key_list())?;
+        }
+        for path in self.places()?.into_iter().map(|place| place.join(KEY_LIST)) {
+            match (list, Listed::read(&path)) {
+                (_, Ok(None)) => {}
+                (Some(list), Ok(Some(other))) => list.covers(name, &other, &path)?,
+                (None, Ok(Some(_))) => bail!(
+                    "{} is there, but {} is gone; put it back (keys rotate and revoke take it as --last FILE)",
+                    path.display(),
+                    self.key_list().display()
+                ),
+                // Machines make nothing of it either.
+                (_, Err(error)) => output::note(&format!("passed over: {error:#}")),
+            }
+        }
+        Ok(())
     }
 
     /// The folder of a channel and an architecture, made and locked.
@@ -73,27 +100,83 @@ impl Tree {
         Ok(Place { folder, relative, channel: channel.to_owned(), arch, _lock })
     }
 
-    /// Every manifest of the tree.
-    pub fn manifests(&self) -> Result<Vec<PathBuf>> {
+    /// Every folder that can be a place.
+    fn places(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for channel in folders(&self.root)? {
-            for place in folders(&channel)? {
-                let path = place.join(MANIFEST);
-                if is_there(&path)? {
-                    found.push(path);
-                }
-            }
+            found.append(&mut folders(&channel)?);
         }
         found.sort();
         Ok(found)
     }
-}
 
-impl Tree {
+    /// Every manifest of the tree.
+    pub fn manifests(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for path in self.places()?.into_iter().map(|place| place.join(MANIFEST)) {
+            if is_there(&path)? {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
     /// Starts the files that put a key list into the root of the tree and beside every manifest.
     pub fn prepare_key_list(&self, bytes: &[u8]) -> Result<Vec<Pending>> {
         let beside = self.manifests()?.into_iter().map(|path| path.with_file_name(KEY_LIST));
         beside.chain([self.key_list()]).map(|path| Pending::whole(&path, bytes)).collect()
+    }
+}
+
+/// A key list as it lies in a file.
+#[derive(Debug)]
+pub struct Listed {
+    pub document: Document,
+    pub content: KeyListContent,
+}
+
+impl Listed {
+    /// Takes the key list of the file `path` apart.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+        let url = path.display().to_string();
+        let document = Document::parse(bytes, &url)?;
+        match document.content().clone() {
+            Content::Keys(content) => Ok(Self { document, content }),
+            Content::Manifest(_) => {
+                Err(Error::KeysMalformed { url, reason: "it is a manifest, no key list".to_owned() })
+            }
+        }
+    }
+
+    /// [`Self::parse`] of a file, if it is there.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        if !is_there(path)? {
+            return Ok(None);
+        }
+        Ok(Some(Self::parse(&files::read(path, u64::try_from(MOST_BYTES)?)?, path)?))
+    }
+
+    /// Refuses this list, of the file `name`, if it is neither `other`, of `path`, nor could come after.
+    pub fn succeeds(&self, name: &Path, other: &Self, path: &Path) -> Result<()> {
+        let version = self.content.keys_version;
+        ensure!(
+            version != other.content.keys_version || self.document.digest() == other.document.digest(),
+            "{}: key list version {version} is not newer than {}, which has version {version} and says something else",
+            name.display(),
+            path.display()
+        );
+        self.covers(name, other, path)
+    }
+
+    /// Refuses this list if `other` is newer, or revokes what it does not.
+    fn covers(&self, name: &Path, other: &Self, path: &Path) -> Result<()> {
+        let (is, was) = (self.content.keys_version, other.content.keys_version);
+        let (name, path) = (name.display(), path.display());
+        ensure!(is >= was, "{name}: key list version {is} is not newer than {path}, which has version {was}");
+        if let Some(key) = other.content.revoked.difference(&self.content.revoked).next() {
+            bail!("{name}: key list version {is} does not revoke {key}, which {path}, version {was}, does");
+        }
+        Ok(())
     }
 }
 

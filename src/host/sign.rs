@@ -160,6 +160,8 @@ fn put_live(
             let name = arguments.document.display().to_string();
             let judge = Judge::new(trust, None, &tree.key_list());
             judge.keys(&document.bytes()?, &name, Some(now))?;
+            let list = place::Listed::parse(&document.bytes()?, &arguments.document)?;
+            tree.is_latest(Some(&list), &arguments.document)?;
             let trust = arguments.machines.are_known().then(|| judge.trust());
             judge::fits(&tree, document, trust, now, arguments.force)?;
             tree.prepare_key_list(&document.bytes()?)?.into_iter().try_for_each(Pending::commit)?;

@@ -242,3 +242,101 @@ fn one_change_of_the_list_at_a_time() {
     );
     done(at, PUBLISH);
 }
+
+const ROOTS: &str = "--root r1.key --root r2.key";
+const BESIDE: &str = "tree/stable/x86_64/keys.json";
+
+/// A tree whose list is at version 2 and revokes `k`; `old.json` is version 1, `last.json` version 2.
+fn revoked(at: &Path) {
+    listed(at);
+    fs::copy(at.join("tree/keys.json"), at.join("old.json")).unwrap();
+    done(at, &format!("sign {MANIFEST} --key next.key"));
+    let said = done(at, &format!("keys revoke {ROOTS} k.pub --add next.pub --into tree"));
+    assert!(said.contains("keep a copy of this list (version 2): --last"), "{said}");
+    fs::copy(at.join("tree/keys.json"), at.join("last.json")).unwrap();
+}
+
+#[test]
+fn an_old_list_that_was_put_back_is_not_built_upon() {
+    let folder = workshop();
+    let at = folder.path();
+    revoked(at);
+    let newest = fs::read(at.join(BESIDE)).unwrap();
+    fs::copy(at.join("old.json"), at.join("tree/keys.json")).unwrap();
+    let why = "tree/keys.json: key list version 1 is not newer than tree/stable/x86_64/keys.json, which has version 2";
+    let publish = PUBLISH.replace("k.key", "next.key");
+    done(at, "keygen --out more");
+    let rotate = format!("keys rotate {ROOTS} --add more.pub --into tree");
+    for line in [
+        rotate.clone(),
+        format!("{rotate} --force"),
+        format!("{rotate} --draft draft.json"),
+        format!("keys revoke {ROOTS} next.pub --add more.pub --into tree --force"),
+        publish.clone(),
+        format!("{publish} --trust trust"),
+        format!("{publish} --channel beta"),
+        format!("sign {MANIFEST} --into tree --trust trust"),
+    ] {
+        refused(at, &line, 1, why);
+    }
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), newest, "never overwritten");
+    // Everywhere: only who kept the last list can tell.
+    fs::copy(at.join("old.json"), at.join(BESIDE)).unwrap();
+    refused(at, &format!("{rotate} --last old.json --add k.pub --trust none"), 13, "no trusted key");
+    done(at, &format!("{rotate} --last last.json"));
+    assert_eq!(list(at)["keys_version"], 3);
+    assert_eq!(list(at)["revoked"].as_array().unwrap().len(), 1);
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), fs::read(at.join("tree/keys.json")).unwrap());
+    // What was kept is not the last.
+    refused(
+        at,
+        &format!("{rotate} --last last.json"),
+        1,
+        "last.json: key list version 2 is not newer than tree/keys.json",
+    );
+    // A list that lacks a revocation, under whichever version.
+    let forked = format!("keys rotate {ROOTS} --add k.pub --file fork.json");
+    for _ in 0..4 {
+        done(at, &forked);
+    }
+    refused(
+        at,
+        "sign fork.json --key-list --into tree --trust trust",
+        1,
+        "fork.json: key list version 4 does not revoke",
+    );
+    fs::copy(at.join("fork.json"), at.join("tree/keys.json")).unwrap();
+    refused(at, &rotate, 1, "tree/keys.json: key list version 4 does not revoke");
+    refused(at, &publish, 1, "tree/keys.json: key list version 4 does not revoke");
+}
+
+#[test]
+fn a_list_that_was_kept_stands_in_for_one_that_is_gone() {
+    let folder = workshop();
+    let at = folder.path();
+    revoked(at);
+    fs::remove_file(at.join("tree/keys.json")).unwrap();
+    let why = "tree/stable/x86_64/keys.json is there, but tree/keys.json is gone";
+    let publish = PUBLISH.replace("k.key", "next.key");
+    let rotate = format!("keys rotate {ROOTS} --into tree");
+    for line in [&publish, &rotate, &format!("sign {MANIFEST} --into tree --trust trust")] {
+        refused(at, line, 1, why);
+    }
+    refused(
+        at,
+        &format!("{rotate} --last old.json"),
+        1,
+        "old.json: key list version 1 is not newer than tree/stable",
+    );
+    done(at, &format!("{rotate} --last last.json"));
+    assert_eq!(list(at)["keys_version"], 3);
+    // The same for a list that lies alone.
+    refused(
+        at,
+        &format!("keys rotate {ROOTS} --last old.json --file last.json"),
+        1,
+        "old.json: key list version 1 is not newer than last.json",
+    );
+    done(at, &format!("keys rotate {ROOTS} --last last.json --file old.json"));
+    assert_eq!(json(&fs::read(at.join("old.json")).unwrap())["keys_version"], 3);
+}
