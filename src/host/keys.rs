@@ -91,7 +91,8 @@ struct Change {
     /// `phasectl sign --key-list --into` makes it live
     #[arg(long, value_name = "FILE")]
     draft: Option<PathBuf>,
-    /// Make the list live although machines will refuse a manifest in the tree under it
+    /// Make the list live although machines will refuse a manifest in the tree under it, a root has
+    /// not signed it that signed the last one, or nothing tells of a key that is revoked
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -111,16 +112,25 @@ pub struct Show {
 
 pub fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Rotate(Rotate { drop, change }) => change_list(change, |list, _| {
+        Command::Rotate(Rotate { drop, change }) => change_list(change, |list, _, _| {
             drop.iter().try_for_each(|name| {
                 let fingerprint = list.resolve(name)?;
                 ensure!(list.remove(&fingerprint), "--drop {name}: the key list does not name it");
                 Ok(())
             })
         }),
-        Command::Revoke(Revoke { revoke, change }) => change_list(change, |list, roots| {
+        Command::Revoke(Revoke { revoke, change }) => change_list(change, |list, roots, trust| {
             for name in revoke {
                 let fingerprint = list.resolve(name)?;
+                ensure!(
+                    change.force || !is_fingerprint(name) || list.knows(name, trust),
+                    "{name} is no key in the list{}; give its file, or --force",
+                    if trust.is_some() {
+                        " and none that is packed"
+                    } else {
+                        ", nor is one known from --trust"
+                    }
+                );
                 ensure!(
                     roots.iter().all(|root| root.id() != fingerprint),
                     "{name} signs this list; a key cannot vouch for the list that revokes it"
@@ -195,6 +205,13 @@ impl List {
         }
     }
 
+    /// Whether a fingerprint is that of a key in the list, revoked or not, or of a packed one.
+    fn knows(&self, fingerprint: &str, trust: Option<&Trust>) -> bool {
+        let packed = trust.map(Trust::keys).unwrap_or_default();
+        self.revoked.contains(fingerprint)
+            || self.keys.iter().chain(packed).any(|key| key.fingerprint() == fingerprint)
+    }
+
     /// Whether the key was named.
     fn remove(&mut self, fingerprint: &str) -> bool {
         let before = self.keys.len();
@@ -267,7 +284,10 @@ fn entry(key: &TrustedKey) -> Value {
     entry.into()
 }
 
-fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Result<()>) -> Result<()> {
+fn change_list(
+    change: &Change,
+    edit: impl FnOnce(&mut List, &[Signing], Option<&Trust>) -> Result<()>,
+) -> Result<()> {
     let now = UnixTime::now();
     let trust = change.machines.trust()?;
     let tree = change.into.as_deref().map(Tree::own).transpose()?;
@@ -288,7 +308,7 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
     for key in signing::read_public(&change.add)? {
         list.add(key)?;
     }
-    edit(&mut list, &roots)?;
+    edit(&mut list, &roots, trust.as_ref())?;
     list.threshold = change.threshold.unwrap_or(list.threshold);
     list.expires = change.expires.or(list.expires);
     list.is_usable(trust.as_ref(), now)?;
@@ -309,10 +329,16 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
     };
     match &tree {
         Some(tree) if change.draft.is_none() => {
-            judge::fits(tree, &document, trust.as_ref(), now, change.force)?;
+            let last = last.as_ref().map(|last| &last.document);
+            judge::fits(tree, &document, last, trust.as_ref(), now, change.force)?;
             tree.prepare_key_list(&bytes)?.into_iter().try_for_each(Pending::commit)?;
         }
-        _ => files::write(written, &bytes)?,
+        _ => {
+            if change.draft.is_none() && trust.is_none() && !change.force {
+                judge::has_every_root(&document, last.as_ref().map(|last| &last.document))?;
+            }
+            files::write(written, &bytes)?;
+        }
     }
     if change.output.json {
         return output::json(&json!({

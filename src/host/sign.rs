@@ -163,7 +163,8 @@ fn put_live(
             let list = place::Listed::parse(&document.bytes()?, &arguments.document)?;
             tree.is_latest(Some(&list), &arguments.document)?;
             let trust = arguments.machines.are_known().then(|| judge.trust());
-            judge::fits(&tree, document, trust, now, arguments.force)?;
+            let last = place::Listed::read(&tree.key_list())?.map(|last| last.document);
+            judge::fits(&tree, document, last.as_ref(), trust, now, arguments.force)?;
             tree.prepare_key_list(&document.bytes()?)?.into_iter().try_for_each(Pending::commit)?;
             Ok(vec![tree.key_list()])
         }

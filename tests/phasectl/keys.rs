@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::{PUBLISH, done, json, publish, refused, run, trust, workshop};
+use crate::{PUBLISH, done, json, phasectl, publish, refused, run, trust, workshop};
 
 const MANIFEST: &str = "tree/stable/x86_64/manifest.signed.json";
 
@@ -102,6 +102,9 @@ fn a_revoked_key_counts_for_nothing() {
     fs::write(at.join("more.pub"), format!("id: more\n{}", fs::read_to_string(at.join("more.pub")).unwrap()))
         .unwrap();
     done(at, &format!("{rotate} --add more.pub --force"));
+    let mistyped = "keys revoke --root r1.key --root r2.key more 00112233aabbccdd --into tree";
+    refused(at, mistyped, 1, "00112233aabbccdd is no key in the list, nor is one known from --trust");
+    refused(at, &format!("{mistyped} --trust trust"), 1, "no key in the list and none that is packed");
     done(at, "keys revoke --root r1.key --root r2.key more 00112233aabbccdd --into tree --force");
     assert_eq!(list(at)["revoked"].as_array().unwrap().len(), 3);
     refused(at, &format!("{rotate} --drop nobody"), 1, "nobody is no id in the key list, no fingerprint");
@@ -339,4 +342,68 @@ fn a_list_that_was_kept_stands_in_for_one_that_is_gone() {
     );
     done(at, &format!("keys rotate {ROOTS} --last last.json --file old.json"));
     assert_eq!(json(&fs::read(at.join("old.json")).unwrap())["keys_version"], 3);
+}
+
+#[test]
+fn a_root_that_was_forgotten_stops_nobody() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    let before = fs::read(at.join("tree/keys.json")).unwrap();
+    let one = "keys rotate --root r1.key --add next.pub --into tree";
+    refused(at, one, 1, "the last key list is signed by ");
+    // As many as before, but not the same.
+    done(at, "keygen --out r3");
+    done(at, "keys rotate --root r1.key --add next.pub --into tree --draft draft.json");
+    done(at, "sign draft.json --key-list --key r3.key");
+    refused(
+        at,
+        "sign draft.json --key-list --into tree --threshold 1 --public r1.pub",
+        1,
+        "give --trust DIR or --force",
+    );
+    fs::copy(at.join("tree/keys.json"), at.join("alone.json")).unwrap();
+    refused(at, "keys rotate --root r1.key --file alone.json", 1, "sign with every --root");
+    assert_eq!(fs::read(at.join("tree/keys.json")).unwrap(), before);
+    trust(at, "any", &["r1.pub", "r2.pub"], "{}");
+    done(at, &format!("{one} --trust any"));
+    done(at, "keys rotate --root r1.key --into tree");
+    done(at, "keygen --out r4");
+    done(at, "keys rotate --root r1.key --root r4.key --add k.pub --file four.json");
+    refused(at, "keys rotate --root r4.key --file four.json", 1, "give --trust DIR or --force");
+    done(at, "keys rotate --root r4.key --file four.json --force");
+}
+
+#[test]
+fn what_is_broken_in_the_tree_does_not_hold_up_a_revocation() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    done(at, &format!("sign {MANIFEST} --key next.key"));
+    // One that is broken, one that nobody accepted before, and a key list that is none.
+    for name in ["broken", "foreign"] {
+        fs::create_dir_all(at.join("tree").join(name).join("x86_64")).unwrap();
+    }
+    fs::write(at.join("tree/broken/x86_64/manifest.signed.json"), "{").unwrap();
+    fs::write(at.join("tree/broken/x86_64/keys.json"), "{").unwrap();
+    done(at, "keygen --out stranger");
+    let foreign = PUBLISH.replace("k.key", "stranger.key").replace("--into tree", "--into elsewhere");
+    done(at, &format!("{foreign} --channel foreign"));
+    fs::copy(
+        at.join("elsewhere/foreign/x86_64/manifest.signed.json"),
+        at.join("tree/foreign/x86_64/manifest.signed.json"),
+    )
+    .unwrap();
+    let line = format!("keys revoke {ROOTS} k.pub --add next.pub --into tree");
+    let output = phasectl(at, line.split_ascii_whitespace());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("passed over: manifest tree/broken/x86_64/manifest.signed.json is malformed"),
+        "{said}"
+    );
+    for name in ["broken", "foreign"] {
+        let copy = fs::read(at.join("tree").join(name).join("x86_64/keys.json")).unwrap();
+        assert_eq!(copy, fs::read(at.join("tree/keys.json")).unwrap());
+    }
 }
