@@ -303,15 +303,38 @@ pub fn check_artifacts(manifest: &Manifest, folder: &Path) -> Result<Vec<(String
         .collect()
 }
 
+fn is_relative(url: &str) -> bool {
+    !url.contains("://") && !url.starts_with('/')
+}
+
+/// What the file of a URL is called beside its manifest.
+fn local(url: &str) -> &str {
+    if is_relative(url) { url } else { url.rsplit('/').next().unwrap_or_default() }
+}
+
+fn is_beside(url: &str, folder: &Path) -> Result<bool> {
+    let local = local(url);
+    let is_inside = !local.is_empty() && local.split('/').all(|part| !["", ".", ".."].contains(&part));
+    Ok(is_inside && is_there(&folder.join(local))?)
+}
+
+/// The file of an artifact, if it lies beside its manifest.
+pub fn find_artifact(spec: &ArtifactSpec, folder: &Path) -> Result<Option<PathBuf>> {
+    for url in &spec.urls {
+        if is_beside(url, folder)? {
+            return Ok(Some(folder.join(local(url))));
+        }
+    }
+    Ok(None)
+}
+
 fn check_artifact(name: &str, spec: &ArtifactSpec, folder: &Path) -> Result<Found> {
     let mismatch = |why: String| Mismatch { name: name.to_owned(), why };
     let mut found = Found::Elsewhere;
     for url in &spec.urls {
-        let is_relative = !url.contains("://") && !url.starts_with('/');
-        let local = if is_relative { url } else { url.rsplit('/').next().unwrap_or_default() };
-        let is_inside = !local.is_empty() && local.split('/').all(|part| !["", ".", ".."].contains(&part));
-        let path = folder.join(local);
-        if !is_inside || !is_there(&path)? {
+        let is_relative = is_relative(url);
+        let path = folder.join(local(url));
+        if !is_beside(url, folder)? {
             if is_relative {
                 return Err(mismatch(format!("{} is missing", path.display())).into());
             }
