@@ -290,13 +290,14 @@ fn change_list(
 ) -> Result<()> {
     let now = UnixTime::now();
     let trust = change.machines.trust()?;
+    // Before the lock: nobody else waits while somebody types a passphrase.
+    let roots = Signing::read_all(&change.root, change.passphrase.passphrases())?;
     let tree = change.into.as_deref().map(Tree::own).transpose()?;
     let path = match (&tree, &change.file) {
         (Some(tree), _) => tree.key_list(),
         (None, Some(file)) => file.clone(),
         (None, None) => bail!("neither --into nor --file"),
     };
-    let roots = Signing::read_all(&change.root, change.passphrase.passphrases())?;
     let (name, last) = last(change, &path)?;
     if let Some(Listed { document, .. }) = &last {
         is_genuine(document, name, &roots, trust.as_ref())?;

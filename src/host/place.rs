@@ -6,29 +6,37 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::document::{Content, Document};
 use super::files::{self, Pending};
 use super::output;
 use crate::arch::Arch;
-use crate::error::Exit;
+use crate::error::{Exit, printable};
 use crate::manifest::keylist::FILE_NAME as KEY_LIST;
 use crate::manifest::{ArtifactSpec, Error, Expected, KeyListContent, MOST_BYTES, Manifest};
 use crate::time::UnixTime;
 
 /// The manifest's name in its folder.
 pub const MANIFEST: &str = "manifest.signed.json";
+/// The name of one that nobody signed, made by others.
+const UNSIGNED: &str = "manifest.json";
+/// How long another phasectl may keep a lock.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The root of a tree, locked.
 #[derive(Debug)]
 pub struct Tree {
     root: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Tree {
@@ -39,11 +47,15 @@ impl Tree {
 
     /// For changes of the key list, which every place has.
     pub fn own(root: &Path) -> Result<Self> {
-        Self::open(root, FlockOperation::NonBlockingLockExclusive)
+        let tree = Self::open(root, FlockOperation::NonBlockingLockExclusive)?;
+        // What a change of the list that was killed has left.
+        Pending::sweep(root)?;
+        tree.places()?.iter().try_for_each(|place| Pending::sweep(place))?;
+        Ok(tree)
     }
 
     fn open(root: &Path, how: FlockOperation) -> Result<Self> {
-        Ok(Self { root: root.to_owned(), _lock: lock(root, how)? })
+        Ok(Self { root: root.to_owned(), _lock: Lock::new(root, how)? })
     }
 
     /// Where the tree's key list is.
@@ -88,16 +100,11 @@ impl Tree {
     pub fn place(&self, channel: &str, arch: Arch) -> Result<Place> {
         let relative = Path::new(channel).join(arch.name());
         let folder = self.root.join(&relative);
-        if arch == Arch::Aarch64 && !folder.exists() && folder.with_file_name("aarch64").is_dir() {
-            let folder = folder.display();
-            output::note(&format!(
-                "{folder} is new: plasmd will no longer list what is in aarch64 beside it"
-            ));
-        }
-        let _lock = lock(&folder, FlockOperation::NonBlockingLockExclusive)?;
+        let hides = arch == Arch::Aarch64 && !folder.exists() && folder.with_file_name("aarch64").is_dir();
+        let _lock = Lock::new(&folder, FlockOperation::NonBlockingLockExclusive)?;
         // What a publisher that was killed has left.
         Pending::sweep(&folder)?;
-        Ok(Place { folder, relative, channel: channel.to_owned(), arch, _lock })
+        Ok(Place { folder, relative, channel: channel.to_owned(), arch, hides, _lock })
     }
 
     /// Every folder that can be a place.
@@ -121,10 +128,16 @@ impl Tree {
         Ok(found)
     }
 
-    /// Starts the files that put a key list into the root of the tree and beside every manifest.
+    /// Starts the files that put a key list into the root of the tree and beside every manifest. The
+    /// root's comes first: were it left behind, the copies would be newer than the list.
     pub fn prepare_key_list(&self, bytes: &[u8]) -> Result<Vec<Pending>> {
-        let beside = self.manifests()?.into_iter().map(|path| path.with_file_name(KEY_LIST));
-        beside.chain([self.key_list()]).map(|path| Pending::whole(&path, bytes)).collect()
+        let mut pending = vec![Pending::whole(&self.key_list(), bytes)?];
+        for place in self.places()? {
+            if is_there(&place.join(MANIFEST))? || is_there(&place.join(UNSIGNED))? {
+                pending.push(Pending::whole(&place.join(KEY_LIST), bytes)?);
+            }
+        }
+        Ok(pending)
     }
 }
 
@@ -180,15 +193,16 @@ impl Listed {
     }
 }
 
-/// A folder of the tree, locked. The lock goes with the process; the folder itself is the lock
-/// file, so nothing stays behind.
+/// A folder of the tree, locked.
 #[derive(Debug)]
 pub struct Place {
     folder: PathBuf,
     relative: PathBuf,
     channel: String,
     arch: Arch,
-    _lock: File,
+    /// Whether it stands before a folder that plasmd has listed so far.
+    hides: bool,
+    _lock: Lock,
 }
 
 impl Place {
@@ -221,6 +235,14 @@ impl Place {
         if let Ok(document) = Document::read(&path)
             && let Content::Manifest(manifest) = document.content()
         {
+            let is_ours = manifest.channel == self.channel && manifest.arch.parse().ok() == Some(self.arch);
+            ensure!(
+                is_ours,
+                "{} is for {}/{}: is the folder a link to that of another channel?",
+                path.display(),
+                manifest.channel,
+                printable(&manifest.arch)
+            );
             return Ok(Some(Last { version: manifest.manifest_version, document }));
         }
         bail!(
@@ -238,6 +260,16 @@ impl Place {
             pending.push(Pending::whole(&self.folder.join(name), bytes)?);
         }
         Ok(pending)
+    }
+
+    /// Says what became of others by what was put here.
+    pub fn announce(&self) {
+        if self.hides {
+            let folder = self.folder.display();
+            output::note(&format!(
+                "{folder} is new: plasmd will no longer list what is in aarch64 beside it"
+            ));
+        }
     }
 }
 
@@ -395,13 +427,60 @@ impl Stored {
     }
 }
 
-/// Makes `folder` and locks it.
-fn lock(folder: &Path, how: FlockOperation) -> Result<File> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
-    flock(&lock, how)
-        .with_context(|| format!("another phasectl publishes into {} at this moment", folder.display()))?;
-    Ok(lock)
+/// A folder that others have to wait for. The lock goes with the process; the folder itself is the
+/// lock file, so nothing stays behind: not even the folder, if it was made for this and is empty.
+#[derive(Debug)]
+struct Lock {
+    /// Folders that are new, the innermost first.
+    made: Vec<PathBuf>,
+    _file: File,
+}
+
+impl Lock {
+    /// Makes `folder` and locks it.
+    fn new(folder: &Path, how: FlockOperation) -> Result<Self> {
+        let made: Vec<PathBuf> = folder
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+            .map(Path::to_owned)
+            .collect();
+        let started = Instant::now();
+        loop {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+            match flock(&file, how) {
+                // Not one that was removed meanwhile.
+                Ok(()) if is_same(&file, folder) => return Ok(Self { made, _file: file }),
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => ensure!(
+                    started.elapsed() < PATIENCE,
+                    "another phasectl is at work in {}, for more than {} s",
+                    folder.display(),
+                    PATIENCE.as_secs()
+                ),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", folder.display()));
+                }
+            }
+            thread::sleep(PATIENCE / 200);
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // Fails where something was put, as it should.
+            if fs::remove_dir(path).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    file.metadata().ok().map(id).is_some_and(|is| fs::metadata(path).ok().map(id) == Some(is))
 }
 
 /// Whether a path is there; that one cannot tell is an error.

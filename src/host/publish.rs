@@ -130,6 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let artifacts = releases.iter_mut().flat_map(|release| &mut release.artifacts);
     let artifacts: Vec<Pending> = artifacts.filter_map(|stored| stored.pending.take()).collect();
     artifacts.into_iter().chain(manifests).try_for_each(Pending::commit)?;
+    releases.iter().for_each(|release| release.place.announce());
     print(&releases, &keys, arguments)
 }
 
@@ -311,9 +312,10 @@ fn read_dtb(path: &Path) -> Result<(String, &Path, Vec<u8>)> {
 /// A release whose artifacts are on the disk, without names as yet.
 struct Release {
     arch: Arch,
+    /// Gone before the place is, which goes too if it is empty.
+    artifacts: Vec<Stored>,
     place: Place,
     document: Document,
-    artifacts: Vec<Stored>,
     version: u64,
     expires: UnixTime,
     /// Where its manifest goes.

@@ -199,6 +199,7 @@ fn put_manifest(
     place::check_artifacts(manifest, place.folder())?;
     publish::check_bootable(manifest, arch, place.folder())?;
     place.prepare(&bytes, key_list.as_deref())?.into_iter().try_for_each(Pending::commit)?;
+    place.announce();
     Ok(vec![path])
 }
 

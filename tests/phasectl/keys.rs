@@ -241,8 +241,10 @@ fn one_change_of_the_list_at_a_time() {
         at,
         "keys rotate --root r1.key --root r2.key --add next.pub --into tree",
         1,
-        "another phasectl publishes into tree",
+        "another phasectl is at work in tree, for more than 10 s",
     );
+    // Who has no key waits for nothing.
+    refused(at, "keys rotate --root none.key --into tree", 1, "cannot open none.key");
     done(at, PUBLISH);
 }
 
@@ -406,4 +408,30 @@ fn what_is_broken_in_the_tree_does_not_hold_up_a_revocation() {
         let copy = fs::read(at.join("tree").join(name).join("x86_64/keys.json")).unwrap();
         assert_eq!(copy, fs::read(at.join("tree/keys.json")).unwrap());
     }
+}
+
+#[test]
+fn a_change_that_was_killed_is_done_again() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    fs::create_dir_all(at.join("tree/plain/x86_64")).unwrap();
+    fs::write(at.join("tree/plain/x86_64/manifest.json"), "{}").unwrap();
+    fs::create_dir_all(at.join("tree/empty/x86_64")).unwrap();
+    // The root's list comes first: what a file cannot be put over stops it right after.
+    let left = ["tree/.phasectl-abc", "tree/empty/x86_64/.phasectl-abc"].map(|name| at.join(name));
+    left.iter().for_each(|path| fs::write(path, "half").unwrap());
+    fs::remove_file(at.join(BESIDE)).unwrap();
+    fs::create_dir_all(at.join(BESIDE).join("in the way")).unwrap();
+    let rotate = format!("keys rotate {ROOTS} --add next.pub --into tree");
+    let output = phasectl(at, rotate.split_ascii_whitespace());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(list(at)["keys_version"], 2, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(left.iter().all(|path| !path.exists()));
+    fs::remove_dir_all(at.join(BESIDE)).unwrap();
+    done(at, &rotate);
+    let newest = fs::read(at.join("tree/keys.json")).unwrap();
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), newest);
+    assert_eq!(fs::read(at.join("tree/plain/x86_64/keys.json")).unwrap(), newest, "beside an unsigned one");
+    assert!(!at.join("tree/empty/x86_64/keys.json").exists());
 }

@@ -227,9 +227,14 @@ fn one_publisher_at_a_time() {
     done(at, PUBLISH);
     let lock = fs::File::open(at.join("tree/stable/x86_64")).unwrap();
     lock.lock().unwrap();
-    refused(at, PUBLISH, 1, "another phasectl publishes into tree/stable/x86_64");
-    drop(lock);
+    refused(at, PUBLISH, 1, "another phasectl is at work in tree/stable/x86_64, for more than 10 s");
+    // One that is not there for long is waited for.
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        drop(lock);
+    });
     done(at, PUBLISH);
+    other.join().unwrap();
 }
 
 const DTB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/devicetree/testdata/qemu-virt-gicv3.dtb");
@@ -492,4 +497,43 @@ fn signatures_of_the_same_bytes_are_united() {
     done(at, "sign one.json --key-list --into tree --threshold 1 --public k.pub");
     let live = json(&fs::read(at.join("tree/keys.json")).unwrap());
     assert_eq!(live["signatures"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_fails_leaves_no_empty_folder() {
+    let folder = workshop();
+    let at = folder.path();
+    let arm64 = PUBLISH.replace("x86_64", "arm64").replace("bzimage", "image");
+    refused(at, &arm64.replace("--initramfs initrd", "--initramfs empty"), 1, "initramfs empty is empty");
+    assert!(!at.join("tree").exists());
+    done(at, &format!("{PUBLISH} --draft draft.json"));
+    fs::create_dir_all(at.join("tree/stable/aarch64")).unwrap();
+    // One line: nothing is said of plasmd, whose listing stays as it was.
+    refused(at, &arm64.replace("--initramfs initrd", "--initramfs empty"), 1, "initramfs empty is empty");
+    assert!(!at.join("tree/stable/arm64").exists());
+    refused(at, "sign draft.json --into other --threshold 1 --public k.pub", 15, "is missing");
+    assert!(!at.join("other").exists());
+    let output = phasectl(at, arm64.split_ascii_whitespace());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("plasmd will no longer list"), "{said}");
+}
+
+#[test]
+fn a_folder_that_is_another_s_is_left_alone() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, &format!("{PUBLISH} --channel testing"));
+    let testing = at.join("tree/testing/x86_64/manifest.signed.json");
+    let before = fs::read(&testing).unwrap();
+    std::os::unix::fs::symlink("testing", at.join("tree/stable")).unwrap();
+    done(at, &PUBLISH.replace("--into tree", "--into elsewhere"));
+    let live = "elsewhere/stable/x86_64/manifest.signed.json";
+    for line in [
+        PUBLISH.to_owned(),
+        format!("{PUBLISH} --manifest-version 7"),
+        format!("sign {live} --into tree --threshold 1 --public k.pub"),
+    ] {
+        refused(at, &line, 1, "tree/stable/x86_64/manifest.signed.json is for testing/x86_64");
+    }
+    assert_eq!(fs::read(&testing).unwrap(), before);
 }
