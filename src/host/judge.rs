@@ -31,10 +31,15 @@ impl Judge {
         Self { trust, served, url: url.display().to_string() }
     }
 
-    /// The machines that boot from `tree`. Without their trust folder they are taken to believe the
+    /// The machines that boot from `tree`, whose key list is `served`. Without their trust folder they are taken to believe the
     /// tree's key list, and if there is none, to want a signature by each of `signers`.
-    pub fn of_tree(tree: &Tree, trust: Option<Trust>, signers: Vec<TrustedKey>) -> Result<Self> {
-        let (url, served) = (tree.key_list(), tree.read_key_list()?);
+    pub fn of_tree(
+        tree: &Tree,
+        served: Option<Vec<u8>>,
+        trust: Option<Trust>,
+        signers: Vec<TrustedKey>,
+    ) -> Result<Self> {
+        let url = tree.key_list();
         Ok(match (trust, served) {
             (Some(trust), served) => Self::new(trust, served, &url),
             (None, Some(bytes)) => Self::new(Self::believe(&bytes, &url)?, None, &url),

@@ -98,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let tree = Tree::share(&arguments.into)?;
     let key_list = tree.read_key_list()?;
     let signers = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
-    let judge = Judge::of_tree(&tree, trust, signers.clone())?;
+    let judge = Judge::of_tree(&tree, key_list.clone(), trust, signers.clone())?;
     let now = UnixTime::now();
     let mut releases = Vec::new();
     for source in &sources {
