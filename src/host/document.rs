@@ -118,6 +118,16 @@ impl Document {
         Ok(true)
     }
 
+    /// Takes over the signatures of `other`, if they are over the very same bytes.
+    pub fn unite(&mut self, other: &Self) {
+        for signature in other.signatures.iter().filter(|_| other.data == self.data) {
+            let is_known = self.signatures.iter().any(|known| known.get("sig") == signature.get("sig"));
+            if !is_known && self.signatures.len() < MOST_SIGNATURES {
+                self.signatures.push(signature.clone());
+            }
+        }
+    }
+
     /// The file.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let mut fields: Map<String, Value> = self.value.as_object().cloned().unwrap_or_default();

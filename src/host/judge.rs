@@ -1,14 +1,18 @@
 //! What machines would say to a document: the library's own verification, under a trust folder, or
 //! under what can be known without one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 
 use super::document::{Content, Document};
-use super::place::Tree;
+use super::output;
+use super::place::{Listed, Tree};
 use crate::config::Policy;
-use crate::manifest::{self, Error, Expected, KeyList, Seen, Trust, TrustedKey, VerifiedManifest};
+use crate::manifest::{
+    self, Error, Expected, KeyList, KeyListContent, Seen, Trust, TrustedKey, VerifiedManifest,
+};
 use crate::time::UnixTime;
 
 /// A machine that has seen nothing yet.
@@ -27,10 +31,15 @@ impl Judge {
         Self { trust, served, url: url.display().to_string() }
     }
 
-    /// The machines that boot from `tree`. Without their trust folder they are taken to believe the
+    /// The machines that boot from `tree`, whose key list is `served`. Without their trust folder they are taken to believe the
     /// tree's key list, and if there is none, to want a signature by each of `signers`.
-    pub fn of_tree(tree: &Tree, trust: Option<Trust>, signers: Vec<TrustedKey>) -> Result<Self> {
-        let (url, served) = (tree.key_list(), tree.read_key_list()?);
+    pub fn of_tree(
+        tree: &Tree,
+        served: Option<Vec<u8>>,
+        trust: Option<Trust>,
+        signers: Vec<TrustedKey>,
+    ) -> Result<Self> {
+        let url = tree.key_list();
         Ok(match (trust, served) {
             (Some(trust), served) => Self::new(trust, served, &url),
             (None, Some(bytes)) => Self::new(Self::believe(&bytes, &url)?, None, &url),
@@ -40,13 +49,8 @@ impl Judge {
 
     /// Trust in what a key list says, whoever signed it.
     pub fn believe(list: &[u8], url: &Path) -> Result<Trust, Error> {
-        let url = url.display().to_string();
-        match Document::parse(list, &url)?.content() {
-            Content::Keys(list) => Ok(trusting(list.threshold, list.keys.clone())),
-            Content::Manifest(_) => {
-                Err(Error::KeysMalformed { url, reason: "it is a manifest, no key list".to_owned() })
-            }
-        }
+        let KeyListContent { threshold, keys, .. } = Listed::parse(list, url)?.content;
+        Ok(trusting(threshold, keys))
     }
 
     /// The trust it judges by.
@@ -72,41 +76,75 @@ impl Judge {
     }
 }
 
-/// Holds a new key list against the tree that it is for: no manifest that lives there may stop
-/// booting, and the list that is there may not come back. Unless `force`, which only minds the list.
-pub fn fits(tree: &Tree, list: &Document, trust: Option<&Trust>, now: UnixTime, force: bool) -> Result<()> {
-    let bytes = list.bytes()?;
-    let path = tree.key_list();
-    if let Some(present) = tree.read_key_list()? {
-        let present = Document::parse(&present, &path.display().to_string())?;
-        if let (Content::Keys(new), Content::Keys(old)) = (list.content(), present.content()) {
-            let (new, old) = (new.keys_version, old.keys_version);
-            ensure!(
-                new > old || (new == old && list.digest() == present.digest()),
-                "key list version {new} is not newer than {}, which has version {old}",
-                path.display()
-            );
-        }
+/// Holds a new key list, which follows `last`, against the tree that it is for: no manifest there
+/// that machines accept may stop booting, and no root may be missing. Unless `force`.
+pub fn fits(
+    tree: &Tree,
+    list: &Document,
+    last: Option<&Document>,
+    trust: Option<&Trust>,
+    now: UnixTime,
+    force: bool,
+) -> Result<()> {
+    if force {
+        return Ok(());
     }
-    let judge = match trust {
-        Some(trust) => Judge::new(trust.clone(), Some(bytes), &path),
-        None => Judge::new(Judge::believe(&bytes, &path)?, None, &path),
+    if trust.is_none() {
+        has_every_root(list, last)?;
+    }
+    let path = tree.key_list();
+    let judge = |list: &Document| -> Result<Judge> {
+        let bytes = list.bytes()?;
+        Ok(match trust {
+            Some(trust) => Judge::new(trust.clone(), Some(bytes), &path),
+            None => Judge::new(Judge::believe(&bytes, &path)?, None, &path),
+        })
+    };
+    let new = judge(list)?;
+    let old = match (last, trust) {
+        (Some(last), _) => Some(judge(last)?),
+        (None, Some(trust)) => Some(Judge::new(trust.clone(), None, &path)),
+        (None, None) => None,
     };
     for path in tree.manifests()? {
-        let document = Document::read(&path)?;
+        let name = path.display().to_string();
+        let document = match Document::read(&path) {
+            Ok(document) => document,
+            Err(error) => {
+                output::note(&format!("passed over: {error:#}"));
+                continue;
+            }
+        };
         let Content::Manifest(manifest) = document.content() else { continue };
         let Ok(arch) = manifest.arch.parse() else { continue };
         let expected = Expected { arch, channel: &manifest.channel, now: Some(now), seen: 0 };
-        let verdict = judge.manifest(&document.bytes()?, &path.display().to_string(), expected);
+        let bytes = document.bytes()?;
+        let was_accepted = match old.as_ref().map(|old| old.manifest(&bytes, &name, expected)) {
+            // A list that has expired is one to be replaced.
+            None | Some(Ok(_) | Err(Error::KeysExpired { .. })) => true,
+            Some(Err(_)) => false,
+        };
         // Whatever else machines have against it, they had before.
-        if let Err(error @ Error::NotTrusted { .. }) = verdict
-            && !force
-        {
+        if was_accepted && let Err(error @ Error::NotTrusted { .. }) = new.manifest(&bytes, &name, expected) {
             bail!(
                 "under this key list machines would refuse what lives in the tree: {error}; sign it first, or give --force"
             );
         }
     }
+    Ok(())
+}
+
+/// Refuses a list that lacks a root of the last one: machines may want as many.
+pub fn has_every_root(list: &Document, last: Option<&Document>) -> Result<()> {
+    let signers = list.claimed_signers();
+    let before = last.map(Document::claimed_signers).unwrap_or_default();
+    let missing: BTreeSet<String> = before.into_iter().filter(|signer| !signers.contains(signer)).collect();
+    ensure!(
+        missing.is_empty(),
+        "the last key list is signed by {} too, and machines may refuse one that is not; sign with every --root, or \
+         give --trust DIR or --force",
+        missing.into_iter().collect::<Vec<_>>().join(", ")
+    );
     Ok(())
 }
 

@@ -14,17 +14,17 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::document::{Content, Document};
+use super::document::Document;
 use super::files::{self, Pending};
 use super::judge::{self, Judge};
 use super::options::{self, Machines, Output};
 use super::passphrase::PassphraseFiles;
-use super::place::{self, Tree};
+use super::place::{self, Listed, Tree};
 use super::signing::{self, Signing};
 use super::{inspect, output};
 use crate::manifest::keylist::FILE_NAME;
 use crate::manifest::keys::{Limits, is_fingerprint};
-use crate::manifest::{Error, KeyListContent, MOST_BYTES, Trust, TrustedKey};
+use crate::manifest::{MOST_BYTES, Trust, TrustedKey};
 use crate::time::UnixTime;
 
 /// The version of the key list format.
@@ -83,11 +83,16 @@ struct Change {
     /// List to change
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The list that was made last, as you have kept it: the one that is changed must be that or an
+    /// older one, which somebody may have put back
+    #[arg(long, value_name = "FILE")]
+    last: Option<PathBuf>,
     /// Leave the list as it is and put the new one into this file, for others to sign before
     /// `phasectl sign --key-list --into` makes it live
     #[arg(long, value_name = "FILE")]
     draft: Option<PathBuf>,
-    /// Make the list live although machines will refuse a manifest in the tree under it
+    /// Make the list live although machines will refuse a manifest in the tree under it, a root has
+    /// not signed it that signed the last one, or nothing tells of a key that is revoked
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -107,16 +112,25 @@ pub struct Show {
 
 pub fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Rotate(Rotate { drop, change }) => change_list(change, |list, _| {
+        Command::Rotate(Rotate { drop, change }) => change_list(change, |list, _, _| {
             drop.iter().try_for_each(|name| {
                 let fingerprint = list.resolve(name)?;
                 ensure!(list.remove(&fingerprint), "--drop {name}: the key list does not name it");
                 Ok(())
             })
         }),
-        Command::Revoke(Revoke { revoke, change }) => change_list(change, |list, roots| {
+        Command::Revoke(Revoke { revoke, change }) => change_list(change, |list, roots, trust| {
             for name in revoke {
                 let fingerprint = list.resolve(name)?;
+                ensure!(
+                    change.force || !is_fingerprint(name) || list.knows(name, trust),
+                    "{name} is no key in the list{}; give its file, or --force",
+                    if trust.is_some() {
+                        " and none that is packed"
+                    } else {
+                        ", nor is one known from --trust"
+                    }
+                );
                 ensure!(
                     roots.iter().all(|root| root.id() != fingerprint),
                     "{name} signs this list; a key cannot vouch for the list that revokes it"
@@ -128,20 +142,11 @@ pub fn run(command: &Command) -> Result<()> {
         }),
         Command::Show(Show { path, output }) => {
             let path = if path.is_dir() { path.join(FILE_NAME) } else { path.clone() };
-            read(&path)?;
-            inspect::document(&path, &files::read(&path, u64::try_from(MOST_BYTES)?)?, output.json)
+            let bytes = files::read(&path, u64::try_from(MOST_BYTES)?)?;
+            Listed::parse(&bytes, &path)?;
+            inspect::document(&path, &bytes, output.json)
         }
     }
-}
-
-/// Reads a key list.
-fn read(path: &Path) -> Result<(Document, KeyListContent)> {
-    let document = Document::read(path)?;
-    let Content::Keys(list) = document.content().clone() else {
-        let reason = "it is a manifest, no key list".to_owned();
-        return Err(Error::KeysMalformed { url: path.display().to_string(), reason }.into());
-    };
-    Ok((document, list))
 }
 
 /// A list that is being made.
@@ -155,8 +160,8 @@ struct List {
 
 impl List {
     /// The list after `last`, or the first one.
-    fn after(last: Option<&(Document, KeyListContent)>) -> Result<Self> {
-        let Some((document, last)) = last else {
+    fn after(last: Option<&Listed>) -> Result<Self> {
+        let Some(Listed { document, content: last }) = last else {
             return Ok(Self {
                 keys_version: 1,
                 threshold: 1,
@@ -198,6 +203,13 @@ impl List {
             [key] => Ok(key.fingerprint()),
             keys => bail!("{name} holds {} keys; name one of them", keys.len()),
         }
+    }
+
+    /// Whether a fingerprint is that of a key in the list, revoked or not, or of a packed one.
+    fn knows(&self, fingerprint: &str, trust: Option<&Trust>) -> bool {
+        let packed = trust.map(Trust::keys).unwrap_or_default();
+        self.revoked.contains(fingerprint)
+            || self.keys.iter().chain(packed).any(|key| key.fingerprint() == fingerprint)
     }
 
     /// Whether the key was named.
@@ -272,25 +284,32 @@ fn entry(key: &TrustedKey) -> Value {
     entry.into()
 }
 
-fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Result<()>) -> Result<()> {
+fn change_list(
+    change: &Change,
+    edit: impl FnOnce(&mut List, &[Signing], Option<&Trust>) -> Result<()>,
+) -> Result<()> {
     let now = UnixTime::now();
     let trust = change.machines.trust()?;
+    // Before the lock: nobody else waits while somebody types a passphrase.
+    let roots = Signing::read_all(&change.root, change.passphrase.passphrases())?;
     let tree = change.into.as_deref().map(Tree::own).transpose()?;
     let path = match (&tree, &change.file) {
         (Some(tree), _) => tree.key_list(),
         (None, Some(file)) => file.clone(),
         (None, None) => bail!("neither --into nor --file"),
     };
-    let last = if place::is_there(&path)? { Some(read(&path)?) } else { None };
-    let roots = Signing::read_all(&change.root, change.passphrase.passphrases())?;
-    if let Some((document, _)) = &last {
-        is_genuine(document, &path, &roots, trust.as_ref())?;
+    let (name, last) = last(change, &path)?;
+    if let Some(Listed { document, .. }) = &last {
+        is_genuine(document, name, &roots, trust.as_ref())?;
+    }
+    if let Some(tree) = &tree {
+        tree.is_latest(last.as_ref(), name)?;
     }
     let mut list = List::after(last.as_ref())?;
     for key in signing::read_public(&change.add)? {
         list.add(key)?;
     }
-    edit(&mut list, &roots)?;
+    edit(&mut list, &roots, trust.as_ref())?;
     list.threshold = change.threshold.unwrap_or(list.threshold);
     list.expires = change.expires.or(list.expires);
     list.is_usable(trust.as_ref(), now)?;
@@ -311,10 +330,16 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
     };
     match &tree {
         Some(tree) if change.draft.is_none() => {
-            judge::fits(tree, &document, trust.as_ref(), now, change.force)?;
+            let last = last.as_ref().map(|last| &last.document);
+            judge::fits(tree, &document, last, trust.as_ref(), now, change.force)?;
             tree.prepare_key_list(&bytes)?.into_iter().try_for_each(Pending::commit)?;
         }
-        _ => files::write(written, &bytes)?,
+        _ => {
+            if change.draft.is_none() && trust.is_none() && !change.force {
+                judge::has_every_root(&document, last.as_ref().map(|last| &last.document))?;
+            }
+            files::write(written, &bytes)?;
+        }
     }
     if change.output.json {
         return output::json(&json!({
@@ -325,7 +350,21 @@ fn change_list(change: &Change, edit: impl FnOnce(&mut List, &[Signing]) -> Resu
         }));
     }
     inspect::document(written, &bytes, false)?;
-    output::line(format_args!("wrote {}", written.display()))
+    output::line(format_args!("wrote {}", written.display()))?;
+    output::line(format_args!(
+        "keep a copy of this list (version {}): --last wants it when the next one is made",
+        list.keys_version
+    ))
+}
+
+/// The list that the new one is made of, and its file: `path`, unless that may be an old one.
+fn last<'a>(change: &'a Change, path: &'a Path) -> Result<(&'a Path, Option<Listed>)> {
+    let Some(kept) = &change.last else { return Ok((path, Listed::read(path)?)) };
+    let last = Listed::parse(&files::read(kept, u64::try_from(MOST_BYTES)?)?, kept)?;
+    if let Some(present) = Listed::read(path)? {
+        last.succeeds(kept, &present, path)?;
+    }
+    Ok((kept, Some(last)))
 }
 
 /// Whoever could change the last list could otherwise have the roots sign a key of theirs.
@@ -350,6 +389,7 @@ fn is_genuine(document: &Document, path: &Path, roots: &[Signing], trust: Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::document::Content;
 
     fn key(limits: Limits) -> TrustedKey {
         Signing::generate().unwrap().trusted().unwrap().named(None, limits)

@@ -19,13 +19,13 @@ use super::judge::Judge;
 use super::options::{self, Machines, Output, PerArch};
 use super::output;
 use super::passphrase::PassphraseFiles;
-use super::place::{Last, Place, Stored, Tree};
+use super::place::{self, Last, Place, Stored, Tree};
 use super::signing::Signing;
 use crate::arch::Arch;
 use crate::devicetree;
 use crate::image::{self, Header};
 use crate::kexec::{self, cmdline};
-use crate::manifest::{self, is_dtb_name};
+use crate::manifest::{self, Manifest, TrustedKey, is_dtb_name};
 use crate::time::UnixTime;
 
 /// The version of the manifest format.
@@ -97,12 +97,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let tree = Tree::share(&arguments.into)?;
     let key_list = tree.read_key_list()?;
-    let judge = Judge::of_tree(&tree, trust, keys.iter().map(Signing::trusted).collect::<Result<_>>()?)?;
+    let signers = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
+    let judge = Judge::of_tree(&tree, key_list.clone(), trust, signers.clone())?;
     let now = UnixTime::now();
     let mut releases = Vec::new();
     for source in &sources {
         let place = tree.place(&arguments.channel, source.arch)?;
-        let last = last(&place, &judge, &keys, arguments)?;
+        let last = last(&place, &judge, &signers, arguments)?;
         let mut release = Release::store(source, place, last.as_ref(), arguments, now)?;
         for key in &keys {
             release.document.sign(key)?;
@@ -129,15 +130,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let artifacts = releases.iter_mut().flat_map(|release| &mut release.artifacts);
     let artifacts: Vec<Pending> = artifacts.filter_map(|stored| stored.pending.take()).collect();
     artifacts.into_iter().chain(manifests).try_for_each(Pending::commit)?;
+    releases.iter().for_each(|release| release.place.announce());
     print(&releases, &keys, arguments)
 }
 
 /// What was published last. Its version is only counted on if it is one of ours: anybody who can
 /// write into the tree could have set it to the highest there is.
-fn last(place: &Place, judge: &Judge, keys: &[Signing], arguments: &Arguments) -> Result<Option<Last>> {
+fn last(place: &Place, judge: &Judge, signers: &[TrustedKey], arguments: &Arguments) -> Result<Option<Last>> {
     let Some(last) = place.last()? else { return Ok(None) };
-    let trusted = keys.iter().map(Signing::trusted).collect::<Result<Vec<_>>>()?;
-    let is_ours = trusted.iter().any(|key| last.document.is_signed_by(key)) || {
+    let is_ours = signers.iter().any(|key| last.document.is_signed_by(key)) || {
         let expected = place.expected(None);
         arguments.machines.are_known() && judge.manifest(&last.document.bytes()?, "", expected).is_ok()
     };
@@ -234,9 +235,7 @@ fn sources(arguments: &Arguments) -> Result<Vec<Source<'_>>> {
         let line = arches.one(arch, "cmdline", &own)?.map(str::to_owned);
         ensure!(common.len() < 2, "--cmdline is given twice");
         let cmdline = line.or_else(|| common.first().map(|given| given.value.clone())).unwrap_or_default();
-        // Machines may add to it: this is the least that has to fit.
-        cmdline::compose(&cmdline, "", &[], "", kexec::cmdline_limit(&header))
-            .map_err(|error| anyhow!("--cmdline: {error}; {}", error.hint()))?;
+        fits_cmdline("--cmdline", &cmdline, kexec::cmdline_limit(&header))?;
         let initramfs = arches
             .one(arch, "initramfs", &arguments.initramfs)?
             .ok_or_else(|| anyhow!("--initramfs is missing for {arch}"))?;
@@ -251,6 +250,31 @@ fn sources(arguments: &Arguments) -> Result<Vec<Source<'_>>> {
         });
     }
     Ok(sources)
+}
+
+/// Machines may add to a command line: this is the least that has to fit.
+fn fits_cmdline(name: &str, line: &str, limit: usize) -> Result<()> {
+    cmdline::compose(line, "", &[], "", limit)
+        .map_err(|error| anyhow!("{name}: {error}; {}", error.hint()))?;
+    Ok(())
+}
+
+/// Refuses a manifest whose kernel, device trees or command line phaseboot could not load, as far as
+/// they lie in `folder`.
+pub fn check_bootable(manifest: &Manifest, arch: Arch, folder: &Path) -> Result<()> {
+    let mut limit = usize::MAX;
+    if let Some(path) = place::find_artifact(&manifest.kernel, folder)? {
+        let (_, header) = identify("kernel", &files::read(&path, KERNEL_LIMIT)?, Some(arch))
+            .map_err(|error| anyhow!("{}: {error}; {}", path.display(), error.hint()))?;
+        limit = kexec::cmdline_limit(&header);
+    }
+    for spec in manifest.dtbs.values() {
+        if let Some(path) = place::find_artifact(spec, folder)? {
+            let bytes = files::read(&path, DTB_LIMIT)?;
+            devicetree::source(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        }
+    }
+    fits_cmdline("cmdline", &manifest.cmdline, limit)
 }
 
 /// What the kernel `name` is, and for which architecture; for `wanted` if that is given.
@@ -288,9 +312,10 @@ fn read_dtb(path: &Path) -> Result<(String, &Path, Vec<u8>)> {
 /// A release whose artifacts are on the disk, without names as yet.
 struct Release {
     arch: Arch,
+    /// Gone before the place is, which goes too if it is empty.
+    artifacts: Vec<Stored>,
     place: Place,
     document: Document,
-    artifacts: Vec<Stored>,
     version: u64,
     expires: UnixTime,
     /// Where its manifest goes.

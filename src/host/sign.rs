@@ -14,7 +14,7 @@ use super::options::{Machines, Output};
 use super::passphrase::PassphraseFiles;
 use super::place::{self, Place, Tree};
 use super::signing::{self, Signing};
-use super::{inspect, output};
+use super::{inspect, output, publish};
 use crate::manifest::keys::hex;
 use crate::manifest::{Manifest, Trust, TrustedKey};
 use crate::time::UnixTime;
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut written = Vec::new();
     if let Some(root) = &arguments.into {
-        written = put_live(&document, root, arguments, known)?;
+        written = put_live(&mut document, root, arguments, known)?;
     }
     if let Some(path) = arguments.out.as_ref().or_else(|| written.is_empty().then_some(path))
         && (arguments.out.is_some() || !added.is_empty())
@@ -125,9 +125,10 @@ fn add_detached(document: &mut Document, path: &Path, keys: &[TrustedKey]) -> Re
     Err(anyhow!("{}: {refused}", path.display()))
 }
 
-/// Puts a document into its place in a tree, where machines would have to accept it.
+/// Puts a document into its place in a tree, where machines would have to accept it. It keeps the
+/// signatures that it has there.
 fn put_live(
-    document: &Document,
+    document: &mut Document,
     root: &Path,
     arguments: &Arguments,
     known: Vec<TrustedKey>,
@@ -145,7 +146,7 @@ fn put_live(
         }
         (Some(trust), _) => Ok(trust),
     }?;
-    match document.content() {
+    match document.content().clone() {
         Content::Manifest(_)
             if !arguments.machines.are_known() && Tree::share(root)?.read_key_list()?.is_some() =>
         {
@@ -154,14 +155,18 @@ fn put_live(
                 root.display()
             ))
         }
-        Content::Manifest(manifest) => put_manifest(document, manifest, &Tree::share(root)?, trust, now),
+        Content::Manifest(manifest) => put_manifest(document, &manifest, &Tree::share(root)?, trust, now),
         Content::Keys(_) => {
             let tree = Tree::own(root)?;
             let name = arguments.document.display().to_string();
+            let last = place::Listed::read(&tree.key_list())?.map(|last| last.document);
+            last.iter().for_each(|last| document.unite(last));
             let judge = Judge::new(trust, None, &tree.key_list());
             judge.keys(&document.bytes()?, &name, Some(now))?;
+            let list = place::Listed::parse(&document.bytes()?, &arguments.document)?;
+            tree.is_latest(Some(&list), &arguments.document)?;
             let trust = arguments.machines.are_known().then(|| judge.trust());
-            judge::fits(&tree, document, trust, now, arguments.force)?;
+            judge::fits(&tree, document, last.as_ref(), trust, now, arguments.force)?;
             tree.prepare_key_list(&document.bytes()?)?.into_iter().try_for_each(Pending::commit)?;
             Ok(vec![tree.key_list()])
         }
@@ -169,7 +174,7 @@ fn put_live(
 }
 
 fn put_manifest(
-    document: &Document,
+    document: &mut Document,
     manifest: &Manifest,
     tree: &Tree,
     trust: Trust,
@@ -177,11 +182,12 @@ fn put_manifest(
 ) -> Result<Vec<PathBuf>> {
     let arch = manifest.arch.parse()?;
     let place: Place = tree.place(&manifest.channel, arch)?;
-    let (path, key_list) = (place.manifest(), tree.read_key_list()?);
+    let (path, key_list, last) = (place.manifest(), tree.read_key_list()?, place.last()?);
+    last.iter().for_each(|last| document.unite(&last.document));
     let bytes = document.bytes()?;
     let judge = Judge::new(trust, key_list.clone(), &tree.key_list());
     judge.manifest(&bytes, &path.display().to_string(), place.expected(Some(now)))?;
-    if let Some(last) = place.last()? {
+    if let Some(last) = last {
         let (version, last_version) = (manifest.manifest_version, last.version);
         ensure!(
             version > last_version
@@ -191,7 +197,9 @@ fn put_manifest(
         );
     }
     place::check_artifacts(manifest, place.folder())?;
+    publish::check_bootable(manifest, arch, place.folder())?;
     place.prepare(&bytes, key_list.as_deref())?.into_iter().try_for_each(Pending::commit)?;
+    place.announce();
     Ok(vec![path])
 }
 

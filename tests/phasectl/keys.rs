@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::{PUBLISH, done, json, publish, refused, run, trust, workshop};
+use crate::{PUBLISH, done, json, phasectl, publish, refused, run, trust, workshop};
 
 const MANIFEST: &str = "tree/stable/x86_64/manifest.signed.json";
 
@@ -102,6 +102,9 @@ fn a_revoked_key_counts_for_nothing() {
     fs::write(at.join("more.pub"), format!("id: more\n{}", fs::read_to_string(at.join("more.pub")).unwrap()))
         .unwrap();
     done(at, &format!("{rotate} --add more.pub --force"));
+    let mistyped = "keys revoke --root r1.key --root r2.key more 00112233aabbccdd --into tree";
+    refused(at, mistyped, 1, "00112233aabbccdd is no key in the list, nor is one known from --trust");
+    refused(at, &format!("{mistyped} --trust trust"), 1, "no key in the list and none that is packed");
     done(at, "keys revoke --root r1.key --root r2.key more 00112233aabbccdd --into tree --force");
     assert_eq!(list(at)["revoked"].as_array().unwrap().len(), 3);
     refused(at, &format!("{rotate} --drop nobody"), 1, "nobody is no id in the key list, no fingerprint");
@@ -238,7 +241,197 @@ fn one_change_of_the_list_at_a_time() {
         at,
         "keys rotate --root r1.key --root r2.key --add next.pub --into tree",
         1,
-        "another phasectl publishes into tree",
+        "another phasectl is at work in tree, for more than 10 s",
     );
+    // Who has no key waits for nothing.
+    refused(at, "keys rotate --root none.key --into tree", 1, "cannot open none.key");
     done(at, PUBLISH);
+}
+
+const ROOTS: &str = "--root r1.key --root r2.key";
+const BESIDE: &str = "tree/stable/x86_64/keys.json";
+
+/// A tree whose list is at version 2 and revokes `k`; `old.json` is version 1, `last.json` version 2.
+fn revoked(at: &Path) {
+    listed(at);
+    fs::copy(at.join("tree/keys.json"), at.join("old.json")).unwrap();
+    done(at, &format!("sign {MANIFEST} --key next.key"));
+    let said = done(at, &format!("keys revoke {ROOTS} k.pub --add next.pub --into tree"));
+    assert!(said.contains("keep a copy of this list (version 2): --last"), "{said}");
+    fs::copy(at.join("tree/keys.json"), at.join("last.json")).unwrap();
+}
+
+#[test]
+fn an_old_list_that_was_put_back_is_not_built_upon() {
+    let folder = workshop();
+    let at = folder.path();
+    revoked(at);
+    let newest = fs::read(at.join(BESIDE)).unwrap();
+    fs::copy(at.join("old.json"), at.join("tree/keys.json")).unwrap();
+    let why = "tree/keys.json: key list version 1 is not newer than tree/stable/x86_64/keys.json, which has version 2";
+    let publish = PUBLISH.replace("k.key", "next.key");
+    done(at, "keygen --out more");
+    let rotate = format!("keys rotate {ROOTS} --add more.pub --into tree");
+    for line in [
+        rotate.clone(),
+        format!("{rotate} --force"),
+        format!("{rotate} --draft draft.json"),
+        format!("keys revoke {ROOTS} next.pub --add more.pub --into tree --force"),
+        publish.clone(),
+        format!("{publish} --trust trust"),
+        format!("{publish} --channel beta"),
+        format!("sign {MANIFEST} --into tree --trust trust"),
+    ] {
+        refused(at, &line, 1, why);
+    }
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), newest, "never overwritten");
+    // Everywhere: only who kept the last list can tell.
+    fs::copy(at.join("old.json"), at.join(BESIDE)).unwrap();
+    refused(at, &format!("{rotate} --last old.json --add k.pub --trust none"), 13, "no trusted key");
+    done(at, &format!("{rotate} --last last.json"));
+    assert_eq!(list(at)["keys_version"], 3);
+    assert_eq!(list(at)["revoked"].as_array().unwrap().len(), 1);
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), fs::read(at.join("tree/keys.json")).unwrap());
+    // What was kept is not the last.
+    refused(
+        at,
+        &format!("{rotate} --last last.json"),
+        1,
+        "last.json: key list version 2 is not newer than tree/keys.json",
+    );
+    // A list that lacks a revocation, under whichever version.
+    let forked = format!("keys rotate {ROOTS} --add k.pub --file fork.json");
+    for _ in 0..4 {
+        done(at, &forked);
+    }
+    refused(
+        at,
+        "sign fork.json --key-list --into tree --trust trust",
+        1,
+        "fork.json: key list version 4 does not revoke",
+    );
+    fs::copy(at.join("fork.json"), at.join("tree/keys.json")).unwrap();
+    refused(at, &rotate, 1, "tree/keys.json: key list version 4 does not revoke");
+    refused(at, &publish, 1, "tree/keys.json: key list version 4 does not revoke");
+}
+
+#[test]
+fn a_list_that_was_kept_stands_in_for_one_that_is_gone() {
+    let folder = workshop();
+    let at = folder.path();
+    revoked(at);
+    fs::remove_file(at.join("tree/keys.json")).unwrap();
+    let why = "tree/stable/x86_64/keys.json is there, but tree/keys.json is gone";
+    let publish = PUBLISH.replace("k.key", "next.key");
+    let rotate = format!("keys rotate {ROOTS} --into tree");
+    for line in [&publish, &rotate, &format!("sign {MANIFEST} --into tree --trust trust")] {
+        refused(at, line, 1, why);
+    }
+    refused(
+        at,
+        &format!("{rotate} --last old.json"),
+        1,
+        "old.json: key list version 1 is not newer than tree/stable",
+    );
+    done(at, &format!("{rotate} --last last.json"));
+    assert_eq!(list(at)["keys_version"], 3);
+    // The same for a list that lies alone.
+    refused(
+        at,
+        &format!("keys rotate {ROOTS} --last old.json --file last.json"),
+        1,
+        "old.json: key list version 1 is not newer than last.json",
+    );
+    done(at, &format!("keys rotate {ROOTS} --last last.json --file old.json"));
+    assert_eq!(json(&fs::read(at.join("old.json")).unwrap())["keys_version"], 3);
+}
+
+#[test]
+fn a_root_that_was_forgotten_stops_nobody() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    let before = fs::read(at.join("tree/keys.json")).unwrap();
+    let one = "keys rotate --root r1.key --add next.pub --into tree";
+    refused(at, one, 1, "the last key list is signed by ");
+    // As many as before, but not the same.
+    done(at, "keygen --out r3");
+    done(at, "keys rotate --root r1.key --add next.pub --into tree --draft draft.json");
+    done(at, "sign draft.json --key-list --key r3.key");
+    refused(
+        at,
+        "sign draft.json --key-list --into tree --threshold 1 --public r1.pub",
+        1,
+        "give --trust DIR or --force",
+    );
+    fs::copy(at.join("tree/keys.json"), at.join("alone.json")).unwrap();
+    refused(at, "keys rotate --root r1.key --file alone.json", 1, "sign with every --root");
+    assert_eq!(fs::read(at.join("tree/keys.json")).unwrap(), before);
+    trust(at, "any", &["r1.pub", "r2.pub"], "{}");
+    done(at, &format!("{one} --trust any"));
+    done(at, "keys rotate --root r1.key --into tree");
+    done(at, "keygen --out r4");
+    done(at, "keys rotate --root r1.key --root r4.key --add k.pub --file four.json");
+    refused(at, "keys rotate --root r4.key --file four.json", 1, "give --trust DIR or --force");
+    done(at, "keys rotate --root r4.key --file four.json --force");
+}
+
+#[test]
+fn what_is_broken_in_the_tree_does_not_hold_up_a_revocation() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    done(at, &format!("sign {MANIFEST} --key next.key"));
+    // One that is broken, one that nobody accepted before, and a key list that is none.
+    for name in ["broken", "foreign"] {
+        fs::create_dir_all(at.join("tree").join(name).join("x86_64")).unwrap();
+    }
+    fs::write(at.join("tree/broken/x86_64/manifest.signed.json"), "{").unwrap();
+    fs::write(at.join("tree/broken/x86_64/keys.json"), "{").unwrap();
+    done(at, "keygen --out stranger");
+    let foreign = PUBLISH.replace("k.key", "stranger.key").replace("--into tree", "--into elsewhere");
+    done(at, &format!("{foreign} --channel foreign"));
+    fs::copy(
+        at.join("elsewhere/foreign/x86_64/manifest.signed.json"),
+        at.join("tree/foreign/x86_64/manifest.signed.json"),
+    )
+    .unwrap();
+    let line = format!("keys revoke {ROOTS} k.pub --add next.pub --into tree");
+    let output = phasectl(at, line.split_ascii_whitespace());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("passed over: manifest tree/broken/x86_64/manifest.signed.json is malformed"),
+        "{said}"
+    );
+    for name in ["broken", "foreign"] {
+        let copy = fs::read(at.join("tree").join(name).join("x86_64/keys.json")).unwrap();
+        assert_eq!(copy, fs::read(at.join("tree/keys.json")).unwrap());
+    }
+}
+
+#[test]
+fn a_change_that_was_killed_is_done_again() {
+    let folder = workshop();
+    let at = folder.path();
+    listed(at);
+    fs::create_dir_all(at.join("tree/plain/x86_64")).unwrap();
+    fs::write(at.join("tree/plain/x86_64/manifest.json"), "{}").unwrap();
+    fs::create_dir_all(at.join("tree/empty/x86_64")).unwrap();
+    // The root's list comes first: what a file cannot be put over stops it right after.
+    let left = ["tree/.phasectl-abc", "tree/empty/x86_64/.phasectl-abc"].map(|name| at.join(name));
+    left.iter().for_each(|path| fs::write(path, "half").unwrap());
+    fs::remove_file(at.join(BESIDE)).unwrap();
+    fs::create_dir_all(at.join(BESIDE).join("in the way")).unwrap();
+    let rotate = format!("keys rotate {ROOTS} --add next.pub --into tree");
+    let output = phasectl(at, rotate.split_ascii_whitespace());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(list(at)["keys_version"], 2, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(left.iter().all(|path| !path.exists()));
+    fs::remove_dir_all(at.join(BESIDE)).unwrap();
+    done(at, &rotate);
+    let newest = fs::read(at.join("tree/keys.json")).unwrap();
+    assert_eq!(fs::read(at.join(BESIDE)).unwrap(), newest);
+    assert_eq!(fs::read(at.join("tree/plain/x86_64/keys.json")).unwrap(), newest, "beside an unsigned one");
+    assert!(!at.join("tree/empty/x86_64/keys.json").exists());
 }

@@ -227,9 +227,14 @@ fn one_publisher_at_a_time() {
     done(at, PUBLISH);
     let lock = fs::File::open(at.join("tree/stable/x86_64")).unwrap();
     lock.lock().unwrap();
-    refused(at, PUBLISH, 1, "another phasectl publishes into tree/stable/x86_64");
-    drop(lock);
+    refused(at, PUBLISH, 1, "another phasectl is at work in tree/stable/x86_64, for more than 10 s");
+    // One that is not there for long is waited for.
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        drop(lock);
+    });
     done(at, PUBLISH);
+    other.join().unwrap();
 }
 
 const DTB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/devicetree/testdata/qemu-virt-gicv3.dtb");
@@ -428,4 +433,107 @@ fn the_last_version_is_only_believed_if_it_is_ours() {
     fs::write(at.join("trust/policy.json"), r#"{"threshold":2}"#).unwrap();
     refused(at, &format!("{PUBLISH} --trust trust"), 1, "1 of 2 needed");
     refused(at, &format!("{PUBLISH} --trust nowhere"), 13, "no trusted key");
+}
+
+/// Signs, as somebody could elsewhere, the manifest of stable/x86_64 with other content, under the
+/// next version, and returns the command that makes it live.
+fn by_hand(at: &Path, kernel: &[u8], change: impl Fn(&mut Value)) -> String {
+    let mut manifest = published(at);
+    for name in ["signed", "signatures"] {
+        manifest.as_object_mut().unwrap().remove(name);
+    }
+    manifest["manifest_version"] = (manifest["manifest_version"].as_u64().unwrap() + 1).into();
+    let hash: String = Sha256::digest(kernel).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(at.join("tree/stable/x86_64/hand"), kernel).unwrap();
+    manifest["artifacts"]["kernel"] =
+        serde_json::json!({ "hash": format!("sha256:{hash}"), "size": kernel.len(), "urls": ["hand"] });
+    change(&mut manifest);
+    fs::write(at.join("hand.json"), manifest.to_string()).unwrap();
+    done(at, "sign hand.json --key k.key");
+    "sign hand.json --into tree --threshold 1 --public k.pub".to_owned()
+}
+
+#[test]
+fn what_cannot_boot_does_not_go_live_by_way_of_a_draft() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, PUBLISH);
+    let image = fs::read(at.join("image")).unwrap();
+    refused(at, &by_hand(at, &image, |_| ()), 1, "tree/stable/x86_64/hand: kernel is a kernel for arm64");
+    refused(at, &by_hand(at, b"no kernel", |_| ()), 1, "hand: kernel is no kernel that phaseboot knows");
+    let kernel = bzimage();
+    let long = by_hand(at, &kernel, |manifest| manifest["cmdline"] = "x".repeat(2017).into());
+    refused(at, &long, 1, "cmdline: the command line for the next kernel is 2017 bytes long");
+    let open = by_hand(at, &kernel, |manifest| manifest["cmdline"] = "a=\"b".into());
+    refused(at, &open, 1, "cmdline: ");
+    let other = by_hand(at, &kernel, |manifest| manifest["arch"] = "riscv64".into());
+    refused(at, &other, 1, "unknown architecture");
+    assert_eq!(published(at)["manifest_version"], 1);
+    done(at, &by_hand(at, &kernel, |_| ()));
+    assert_eq!(published(at)["manifest_version"], 2);
+}
+
+#[test]
+fn signatures_of_the_same_bytes_are_united() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    done(at, &format!("{PUBLISH} --draft draft.json"));
+    done(at, "sign draft.json --key two.key --out other.json");
+    let into = "--into tree --threshold 1 --public k.pub";
+    done(at, &format!("sign other.json {into}"));
+    // The draft has only one of the two signatures.
+    done(at, &format!("sign draft.json {into}"));
+    assert_eq!(published(at)["signatures"].as_array().unwrap().len(), 2);
+    for key in ["k.pub", "two.pub"] {
+        done(at, &format!("verify tree/stable/x86_64/manifest.signed.json --key {key}"));
+    }
+    // Of key lists as well.
+    done(at, "keys rotate --root k.key --root two.key --add k.pub --file both.json");
+    done(at, "sign both.json --key-list --into tree --threshold 2 --public k.pub --public two.pub");
+    let mut one = json(&fs::read(at.join("both.json")).unwrap());
+    one["signatures"].as_array_mut().unwrap().pop();
+    fs::write(at.join("one.json"), one.to_string()).unwrap();
+    done(at, "sign one.json --key-list --into tree --threshold 1 --public k.pub");
+    let live = json(&fs::read(at.join("tree/keys.json")).unwrap());
+    assert_eq!(live["signatures"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_fails_leaves_no_empty_folder() {
+    let folder = workshop();
+    let at = folder.path();
+    let arm64 = PUBLISH.replace("x86_64", "arm64").replace("bzimage", "image");
+    refused(at, &arm64.replace("--initramfs initrd", "--initramfs empty"), 1, "initramfs empty is empty");
+    assert!(!at.join("tree").exists());
+    done(at, &format!("{PUBLISH} --draft draft.json"));
+    fs::create_dir_all(at.join("tree/stable/aarch64")).unwrap();
+    // One line: nothing is said of plasmd, whose listing stays as it was.
+    refused(at, &arm64.replace("--initramfs initrd", "--initramfs empty"), 1, "initramfs empty is empty");
+    assert!(!at.join("tree/stable/arm64").exists());
+    refused(at, "sign draft.json --into other --threshold 1 --public k.pub", 15, "is missing");
+    assert!(!at.join("other").exists());
+    let output = phasectl(at, arm64.split_ascii_whitespace());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("plasmd will no longer list"), "{said}");
+}
+
+#[test]
+fn a_folder_that_is_another_s_is_left_alone() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, &format!("{PUBLISH} --channel testing"));
+    let testing = at.join("tree/testing/x86_64/manifest.signed.json");
+    let before = fs::read(&testing).unwrap();
+    std::os::unix::fs::symlink("testing", at.join("tree/stable")).unwrap();
+    done(at, &PUBLISH.replace("--into tree", "--into elsewhere"));
+    let live = "elsewhere/stable/x86_64/manifest.signed.json";
+    for line in [
+        PUBLISH.to_owned(),
+        format!("{PUBLISH} --manifest-version 7"),
+        format!("sign {live} --into tree --threshold 1 --public k.pub"),
+    ] {
+        refused(at, &line, 1, "tree/stable/x86_64/manifest.signed.json is for testing/x86_64");
+    }
+    assert_eq!(fs::read(&testing).unwrap(), before);
 }
