@@ -21,7 +21,18 @@ fn a_key_is_made_once_and_kept_private() {
     let id: String = Sha256::digest(raw)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(said["keyid"], id.as_str());
     let pem = run(at, "openssl", &["pkey", "-in", "keys/release.key", "-pubout"]).stdout;
-    assert_eq!(pem, fs::read(&public).unwrap());
+    let text = fs::read_to_string(&public).unwrap();
+    assert_eq!(text.strip_prefix("id: release\n").unwrap().as_bytes(), pem);
+    assert_eq!(said["id"], "release");
+    let again = run(at, "openssl", &["pkey", "-pubin", "-in", "keys/release.pub"]);
+    assert!(again.status.success() && again.stdout == pem, "openssl passes over the lines before it");
+    for name in ["0123456789ABCDEF", &"x".repeat(65)] {
+        let said = json(done(at, &format!("keygen --out keys --name {name} --json")).as_bytes());
+        assert!(said["id"].is_null(), "{name}");
+        assert!(
+            fs::read_to_string(at.join("keys").join(name).with_extension("pub")).unwrap().starts_with("---")
+        );
+    }
 
     let before = fs::read(&private).unwrap();
     refused(at, "keygen --out keys --name release", 1, "release.key exists and is never overwritten");
@@ -51,7 +62,8 @@ fn an_encrypted_key_is_openssl_s_too() {
         fs::read_to_string(at.join("e.key")).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     );
     let openssl = run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open sesame", "-pubout"]);
-    assert_eq!(openssl.stdout, fs::read(at.join("e.pub")).unwrap());
+    let pem = String::from_utf8(openssl.stdout).unwrap();
+    assert_eq!(format!("id: e\n{pem}"), fs::read_to_string(at.join("e.pub")).unwrap());
     assert!(
         !run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open", "-pubout"]).status.success()
     );

@@ -12,6 +12,7 @@
     clippy::print_stdout
 )]
 
+mod handbook;
 mod initramfs;
 mod inspect;
 mod keygen;
