@@ -118,6 +118,19 @@ impl Document {
         Ok(true)
     }
 
+    /// Takes over the signatures that `other` has too, if what is signed is the same to the byte.
+    /// Returns whether it is.
+    pub fn unite(&mut self, other: &Self) -> Result<bool> {
+        if self.data != other.data {
+            return Ok(false);
+        }
+        let mut signatures = other.signatures.clone();
+        signatures.extend(self.signatures.iter().filter(|ours| !other.signatures.contains(ours)).cloned());
+        ensure!(signatures.len() <= MOST_SIGNATURES, "there are {MOST_SIGNATURES} signatures already");
+        self.signatures = signatures;
+        Ok(true)
+    }
+
     /// The file.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let mut fields: Map<String, Value> = self.value.as_object().cloned().unwrap_or_default();

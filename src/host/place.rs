@@ -290,7 +290,7 @@ impl Stored {
 }
 
 /// Makes `folder` and locks it.
-fn lock(folder: &Path, how: FlockOperation) -> Result<File> {
+pub(super) fn lock(folder: &Path, how: FlockOperation) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
     flock(&lock, how)

@@ -1,10 +1,14 @@
 //! `phasectl sign`: one more signature on a manifest or a key list, made here or by a machine that
 //! gives no key away, so that several people can reach a threshold; and the way into the tree.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{ArgGroup, Args};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::document::{self, Content, Document};
@@ -21,6 +25,8 @@ use crate::time::UnixTime;
 
 /// A signature file is not larger: base64 of 64 bytes has 88.
 const SIGNATURE_LIMIT: u64 = 1024;
+/// For others who write into the same folder.
+const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("action").required(true).multiple(true)
@@ -101,13 +107,54 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(root) = &arguments.into {
         written = put_live(&document, root, arguments, known)?;
     }
-    if let Some(path) = arguments.out.as_ref().or_else(|| written.is_empty().then_some(path))
-        && (arguments.out.is_some() || !added.is_empty())
-    {
-        files::write(path, &document.bytes()?)?;
-        written.push(path.clone());
+    match &arguments.out {
+        Some(out) if !is_same(out, path) => {
+            files::write(out, &document.bytes()?)?;
+            written.push(out.clone());
+        }
+        None if !written.is_empty() => {}
+        _ if added.is_empty() => {}
+        _ => {
+            write_in_place(&mut document, path)?;
+            written.push(path.clone());
+        }
     }
     print(&document, &added, &written, arguments)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Writes a document in place of the file that it was read from, which others may have signed or
+/// published anew in the meantime: somebody may have thought long about a passphrase.
+fn write_in_place(document: &mut Document, path: &Path) -> Result<()> {
+    // A link stays a link.
+    let target = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
+    let _lock = lock(files::folder(&target))?;
+    ensure!(
+        document.unite(&Document::read(&target)?)?,
+        "{} changed meanwhile and was left as it is; look at it, then sign again",
+        path.display()
+    );
+    files::write(&target, &document.bytes()?)
+}
+
+/// Locks a folder as publishers do. Other signers are soon done.
+fn lock(folder: &Path) -> Result<File> {
+    let since = Instant::now();
+    loop {
+        let locked = place::lock(folder, FlockOperation::NonBlockingLockExclusive);
+        let is_held = |error: &anyhow::Error| {
+            error.downcast_ref::<Errno>().is_some_and(|&why| why == Errno::WOULDBLOCK)
+        };
+        match locked {
+            Err(error) if is_held(&error) && since.elapsed() < LOCKED_WITHIN => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            locked => return locked,
+        }
+    }
 }
 
 /// Adds a signature by whichever of `keys` made it.
