@@ -99,7 +99,7 @@ fn what_cannot_start_is_not_packed() {
         fs::write(at.join("policy.json"), policy).unwrap();
         refused(at, &format!("{PACK} --policy policy.json"), 1, said);
     }
-    refused(at, &PACK.replace("out.img", "none/out.img"), 1, "cannot create a file in none");
+    refused(at, &PACK.replace("out.img", "none/out.img"), 1, "cannot write none/out.img: No such file");
     assert!(!at.join("out.img").exists());
     assert!(done(at, "initramfs --out out.img --payload payload --no-keys").contains("NONE"));
 }

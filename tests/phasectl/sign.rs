@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{PUBLISH, done, json, private, publish, refused, run, trust, workshop};
+use crate::{PACK, PUBLISH, done, json, private, publish, refused, run, trust, workshop};
 
 /// Signs the digest in the file `digest` with openssl into the file `sig`.
 fn openssl_sign(at: &Path, key: &str) {
@@ -332,4 +332,53 @@ fn a_link_to_a_document_stays_a_link() {
     done(at, "sign current.json --key two.key");
     assert!(at.join("current.json").is_symlink());
     done(at, &format!("verify {live} --key two.pub"));
+}
+
+#[test]
+fn no_output_replaces_a_private_key() {
+    let folder = workshop();
+    let at = folder.path();
+    private(&at.join("words"), b"open sesame\n");
+    done(at, "keygen --out e --passphrase-file words");
+    let live = publish(at, "stable", "");
+    for key in ["k.key", "e.key"] {
+        let before = fs::read(at.join(key)).unwrap();
+        for line in [
+            format!("sign {live} --digest-out {key}"),
+            format!("sign {live} --key k.key --out {key}"),
+            format!("{PUBLISH} --draft {key}"),
+            format!("keys rotate --root k.key --add k.pub --into tree --draft {key}"),
+            PACK.replace("out.img", key),
+        ] {
+            refused(at, &line, 1, &format!("{key} holds a private key, which is never overwritten"));
+            assert_eq!(fs::read(at.join(key)).unwrap(), before, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    refused(
+        at,
+        &format!("sign {live} --digest-out none/digest"),
+        1,
+        "cannot write none/digest: No such file",
+    );
+    fs::create_dir(at.join("closed")).unwrap();
+    fs::set_permissions(at.join("closed"), fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    // As somebody whom permissions hold back.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_phasectl")]);
+    let output =
+        command.current_dir(at).args(["sign", &live, "--digest-out", "closed/digest"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("setpriv: ") {
+        println!("skipped: {said}");
+    } else {
+        assert!(said.ends_with("cannot write closed/digest: Permission denied (os error 13)\n"), "{said}");
+    }
 }
