@@ -61,9 +61,7 @@ impl Document {
 
     /// [`Self::parse`] of a file.
     pub fn read(path: &Path) -> Result<Self> {
-        // One byte more than is allowed: that shows.
-        let bytes = files::read_start(path, u64::try_from(MOST_BYTES)?.saturating_add(1))?;
-        Ok(Self::parse(&bytes, &path.display().to_string())?)
+        Ok(Self::parse(&read_bytes(path)?, &path.display().to_string())?)
     }
 
     /// What it says.
@@ -141,6 +139,11 @@ impl Document {
         ensure!(text.len() <= MOST_BYTES, "the document would be larger than 1 MiB");
         Ok(text.into_bytes())
     }
+}
+
+/// Reads a document's file; of one that is too large a byte more than is allowed, which says so.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    files::read_start(path, u64::try_from(MOST_BYTES)?.saturating_add(1))
 }
 
 /// What the document is, for people to know what they sign.
