@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 use super::document::{self, Content, Document};
 use super::judge::Judge;
 use super::options::{self, Output};
-use super::place::{self, Found, Mismatch};
+use super::place::{self, Found};
 use super::{files, output};
 use crate::arch::Arch;
 use crate::error::Exit;
 use crate::manifest::envelope::{self, Envelope, Kind};
-use crate::manifest::{Error, Expected, Trust, keylist};
+use crate::manifest::{Expected, Trust, keylist};
 use crate::sys::arch::NATIVE;
 use crate::time::UnixTime;
 
@@ -57,15 +57,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let accepted = verdict(arguments);
+    let accepted = verdict(arguments)?;
     if arguments.output.json {
-        match &accepted {
-            Ok(accepted) => output::json(accepted),
-            Err(error) => output::json(&refused(error)),
-        }?;
-        return accepted.map(drop);
+        return output::json(&accepted);
     }
-    let accepted = accepted?;
     let text = |name: &str| accepted.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     output::line(format_args!("accepted: {}{}", text("description"), signers(&accepted)))?;
     for (name, found) in accepted.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
@@ -78,16 +73,6 @@ fn signers(accepted: &Value) -> String {
     let ids = accepted.get("signed_by").and_then(Value::as_array).into_iter().flatten();
     let ids: Vec<&str> = ids.filter_map(Value::as_str).collect();
     if ids.is_empty() { String::new() } else { format!(", signed by {}", ids.join(", ")) }
-}
-
-/// What is to be said about a refused document. Whatever else went wrong is no verdict.
-fn refused(error: &anyhow::Error) -> Value {
-    let (verdict, exit, hint) = match (error.downcast_ref::<Error>(), error.downcast_ref::<Mismatch>()) {
-        (Some(error), _) => (error.verdict(), error.exit(), error.hint()),
-        (None, Some(error)) => ("artifact-mismatch", error.exit(), "publish it again with phasectl publish"),
-        (None, None) => ("error", Exit::Internal, ""),
-    };
-    json!({ "verdict": verdict, "exit_code": exit.code(), "error": format!("{error:#}"), "hint": hint })
 }
 
 fn verdict(arguments: &Arguments) -> Result<Value> {
