@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
@@ -117,30 +117,61 @@ fn passphrase_files_are_secrets_too() {
     assert!(!at.join("e.key").exists() && !at.join("e.pub").exists());
 }
 
-/// Runs a command on a terminal of its own and answers each question. Returns what the terminal
+/// Runs phasectl on a terminal of its own and answers each question. Returns what the terminal
 /// showed, and whether the command succeeded.
 fn on_a_terminal(at: &Path, line: &str, answers: &[&str]) -> (String, bool) {
     let line = format!("{} {line}", env!("CARGO_BIN_EXE_phasectl"));
+    type_on_a_terminal(at, &line, |keyboard, question| {
+        keyboard.write_all(answers[question].as_bytes()).unwrap();
+    })
+}
+
+/// Runs any command on a terminal, and `answer` at each question for a passphrase.
+fn type_on_a_terminal(
+    at: &Path,
+    line: &str,
+    mut answer: impl FnMut(&mut ChildStdin, usize),
+) -> (String, bool) {
     let mut script = Command::new("timeout")
-        .args(["20", "script", "--quiet", "--return", "--command", &line, "/dev/null"])
+        .args(["20", "script", "--quiet", "--return", "--command", line, "/dev/null"])
         .current_dir(at)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let (mut keyboard, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
-    let mut shown = Vec::new();
-    for answer in answers {
-        let asked = shown.len();
-        while !shown[asked..].ends_with(b": ") {
-            let mut byte = [0];
-            screen.read_exact(&mut byte).unwrap();
-            shown.push(byte[0]);
+    let (mut shown, mut question) = (Vec::new(), 0);
+    let mut byte = [0];
+    while screen.read(&mut byte).unwrap() == 1 {
+        shown.push(byte[0]);
+        if shown.ends_with(b"passphrase: ") || shown.ends_with(b"again: ") || shown.ends_with(b".key: ") {
+            answer(&mut keyboard, question);
+            question += 1;
         }
-        keyboard.write_all(answer.as_bytes()).unwrap();
     }
-    screen.read_to_end(&mut shown).unwrap();
     (String::from_utf8(shown).unwrap(), script.wait().unwrap().success())
+}
+
+#[test]
+fn a_signal_gives_the_terminal_back() {
+    let folder = workshop();
+    let at = folder.path();
+    let ask = format!("echo $$ > pid; exec {} keygen --out f --passphrase", env!("CARGO_BIN_EXE_phasectl"));
+    fs::write(at.join("ask"), ask).unwrap();
+    fs::write(at.join("both"), "sh ask; echo code $?; stty -a").unwrap();
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
+        let (shown, _) = type_on_a_terminal(at, "sh both", |_, _| {
+            let kill = format!("stty -a < /proc/$(cat pid)/fd/0 > silent; kill -{signal} $(cat pid)");
+            run(at, "sh", &["-c", &kill]);
+        });
+        assert!(fs::read_to_string(at.join("silent")).unwrap().contains(" -echo "), "{signal}");
+        assert!(
+            shown.contains("phasectl: interrupted") && shown.contains(&format!("code {code}")),
+            "{shown}"
+        );
+        assert!(shown.contains(" echo ") && shown.contains("susp = ^Z"), "{signal}: {shown}");
+    }
+    assert!(!at.join("f.key").exists());
 }
 
 #[test]
@@ -157,6 +188,7 @@ fn a_terminal_is_asked_and_shows_nothing() {
         (&publish, &["open\x03"], "interrupted"),
         ("keygen --out f --passphrase", &["a\n", "b\n"], "the two passphrases differ"),
         ("keygen --out f --passphrase", &["\n"], "the passphrase is empty"),
+        ("keygen --out f --passphrase", &["a\x1b[Db\n"], "the new passphrase has a control character"),
     ] {
         let (shown, done) = on_a_terminal(at, line, answers);
         assert!(!done && shown.contains(said), "{shown}");
