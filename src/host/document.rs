@@ -61,9 +61,7 @@ impl Document {
 
     /// [`Self::parse`] of a file.
     pub fn read(path: &Path) -> Result<Self> {
-        // One byte more than is allowed: that shows.
-        let bytes = files::read_start(path, u64::try_from(MOST_BYTES)?.saturating_add(1))?;
-        Ok(Self::parse(&bytes, &path.display().to_string())?)
+        Ok(Self::parse(&read_bytes(path)?, &path.display().to_string())?)
     }
 
     /// What it says.
@@ -118,14 +116,18 @@ impl Document {
         Ok(true)
     }
 
-    /// Takes over the signatures of `other`, if they are over the very same bytes.
-    pub fn unite(&mut self, other: &Self) {
-        for signature in other.signatures.iter().filter(|_| other.data == self.data) {
-            let is_known = self.signatures.iter().any(|known| known.get("sig") == signature.get("sig"));
-            if !is_known && self.signatures.len() < MOST_SIGNATURES {
-                self.signatures.push(signature.clone());
-            }
+    /// Takes over the signatures that `other` has too, if what is signed is the same to the byte.
+    /// Returns whether it is.
+    pub fn unite(&mut self, other: &Self) -> Result<bool> {
+        if self.data != other.data {
+            return Ok(false);
         }
+        let is_in = |all: &[Value], one: &Value| all.iter().any(|known| known.get("sig") == one.get("sig"));
+        let mut signatures = other.signatures.clone();
+        signatures.extend(self.signatures.iter().filter(|ours| !is_in(&other.signatures, ours)).cloned());
+        ensure!(signatures.len() <= MOST_SIGNATURES, "there are {MOST_SIGNATURES} signatures already");
+        self.signatures = signatures;
+        Ok(true)
     }
 
     /// The file.
@@ -138,6 +140,11 @@ impl Document {
         ensure!(text.len() <= MOST_BYTES, "the document would be larger than 1 MiB");
         Ok(text.into_bytes())
     }
+}
+
+/// Reads a document's file; of one that is too large a byte more than is allowed, which says so.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    files::read_start(path, u64::try_from(MOST_BYTES)?.saturating_add(1))
 }
 
 /// What the document is, for people to know what they sign.

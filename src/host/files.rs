@@ -2,20 +2,26 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
 
 use super::output::Progress;
 use crate::manifest::keys::hex;
 
 /// Published files and archives are for everybody to read.
 const PUBLIC_MODE: u32 = 0o644;
+/// Until they are complete they are nobody else's.
+const UNFINISHED_MODE: u32 = 0o600;
 /// Of files that are being written.
 const PREFIX: &str = ".phasectl-";
+/// What stands in every PEM file of a private key, and in how many bytes from its start.
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY";
+const PRIVATE_KEY_WITHIN: u64 = 64 * 1024;
 
 /// Opens a regular file (or a pipe, which has no size) for reading.
 pub fn open(path: &Path) -> Result<File> {
@@ -60,22 +66,32 @@ pub struct Pending {
 impl Pending {
     /// Starts a file that will be `path`, under a hidden name in the same folder.
     pub fn new(path: &Path) -> Result<Self> {
+        // Its own errors name the temporary file, which nobody asked for.
+        let mut cause = None;
+        let open = |path: &Path| {
+            let opened =
+                File::options().read(true).write(true).create_new(true).mode(UNFINISHED_MODE).open(path);
+            opened.inspect_err(|error| cause = error.raw_os_error())
+        };
         let temporary = tempfile::Builder::new()
             .prefix(PREFIX)
-            .tempfile_in(folder(path))
-            .with_context(|| format!("cannot create a file in {}", folder(path).display()))?;
+            .make_in(folder(path), open)
+            .map_err(|error| cause.map_or(error, io::Error::from_raw_os_error))
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { temporary, path: path.to_owned() })
     }
 
     /// Gives the file its name, in place of what had that name before.
     pub fn commit(self) -> Result<()> {
         let path = self.path;
+        spare_private_key(&path)?;
         let file = self.temporary.as_file();
         file.set_permissions(fs::Permissions::from_mode(PUBLIC_MODE))
             .and_then(|()| file.sync_all())
             .with_context(|| format!("cannot write {}", path.display()))?;
         self.temporary
             .persist(&path)
+            .map_err(|refused| refused.error)
             .with_context(|| format!("cannot rename a file to {}", path.display()))?;
         sync_folder(folder(&path))
     }
@@ -109,6 +125,20 @@ impl Pending {
         }
         Ok(())
     }
+}
+
+/// Refuses to replace a private key: a slip in the name of an output must not cost one.
+fn spare_private_key(path: &Path) -> Result<()> {
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    let start = Zeroizing::new(read_start(path, PRIVATE_KEY_WITHIN)?);
+    ensure!(
+        !start.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY),
+        "{} holds a private key, which is never overwritten; choose another name",
+        path.display()
+    );
+    Ok(())
 }
 
 impl Write for Pending {

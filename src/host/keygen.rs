@@ -12,6 +12,7 @@ use serde_json::json;
 use super::options::Output;
 use super::signing::Signing;
 use super::{files, output, passphrase};
+use crate::manifest::keys;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -48,6 +49,11 @@ fn stem(out: &Path, name: Option<&str>) -> PathBuf {
     }
 }
 
+/// What logs and key lists call the key: the name of its files, where that can be an id.
+fn id(stem: &Path) -> Option<String> {
+    keys::parse_id(stem.file_name()?.to_str()?).ok()
+}
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     let stem = stem(&arguments.out, arguments.name.as_deref());
     let with_ending = |ending: &str| {
@@ -72,8 +78,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(passphrase) => key.encrypted_pem(passphrase)?,
         None => key.private_pem()?,
     };
+    let id = id(&stem);
+    // Lines before a PEM block are nothing to openssl.
+    let label = id.as_ref().map(|id| format!("id: {id}\n")).unwrap_or_default();
     create(&private, 0o600, pem.as_bytes())?;
-    if let Err(error) = create(&public, 0o644, key.public_pem()?.as_bytes()) {
+    if let Err(error) = create(&public, 0o644, (label + &key.public_pem()?).as_bytes()) {
         // A private key whose public half belongs to another one would only confuse.
         let _ = std::fs::remove_file(&private);
         return Err(error);
@@ -82,12 +91,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     if arguments.output.json {
         return output::json(
-            &json!({ "keyid": key.id(), "private": private, "public": public, "encrypted": passphrase.is_some() }),
+            &json!({ "keyid": key.id(), "id": id, "private": private, "public": public, "encrypted": passphrase.is_some() }),
         );
     }
     output::line(format_args!(
-        "key id {}\n  private {} ({})\n  public  {}",
+        "key id {}{}\n  private {} ({})\n  public  {}",
         key.id(),
+        id.map(|id| format!(", named {id}")).unwrap_or_default(),
         private.display(),
         if passphrase.is_some() { "encrypted; keep it secret all the same" } else { "keep it secret" },
         public.display()

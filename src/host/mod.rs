@@ -19,7 +19,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::error::Exit;
 use crate::manifest;
@@ -74,9 +75,13 @@ enum Command {
     Inspect(inspect::Arguments),
 }
 
-/// The whole command: arguments in, exit code out. A failure is one line on standard error.
+/// The whole command: arguments in, exit code out. A failure is one line on standard error, and with
+/// --json an object on standard output too.
 pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let matches = Arguments::command().get_matches();
+    let command = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let is_verdict = matches!(command, Command::Verify(_));
+    let result = match command {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
@@ -92,19 +97,52 @@ pub fn main() -> ExitCode {
         // The reader of our output went away: its choice, not a fault.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            let failure = Failure::of(&error, is_verdict);
+            if is_json(&matches) {
+                // The line on standard error is there all the same.
+                let _ = output::line(serde_json::to_string(&failure).unwrap_or_default());
+            }
             match error.downcast_ref::<manifest::Error>() {
                 Some(refused) => output::note(&format!("{refused}; {}", refused.hint())),
-                None => output::note(&format!("{error:#}")),
+                None => output::note(&failure.error),
             }
-            let exit = exit_of(&error);
-            ExitCode::from(exit.code())
+            ExitCode::from(failure.exit_code)
         }
     }
 }
 
-/// The exit code of what phaseboot would refuse is phaseboot's own.
-fn exit_of(error: &anyhow::Error) -> Exit {
-    let refused = error.downcast_ref::<manifest::Error>().map(manifest::Error::exit);
-    let mismatch = error.downcast_ref::<place::Mismatch>().map(place::Mismatch::exit);
-    refused.or(mismatch).unwrap_or(Exit::Internal)
+/// Whether the innermost command was given --json.
+fn is_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, matches)) => is_json(matches),
+        None => matches!(matches.try_get_one("json"), Ok(Some(true))),
+    }
+}
+
+/// What --json says of a command that failed.
+#[derive(Debug, Serialize)]
+struct Failure {
+    error: String,
+    exit_code: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
+}
+
+impl Failure {
+    /// The exit code of what phaseboot would refuse is phaseboot's own. `is_verdict` is whether a
+    /// verdict was asked for; what went wrong otherwise is `error` then.
+    fn of(error: &anyhow::Error, is_verdict: bool) -> Self {
+        let refused = error
+            .downcast_ref::<manifest::Error>()
+            .map(|error| (error.exit(), Some(error.hint()), Some(error.verdict())));
+        let mismatch = || {
+            let error = error.downcast_ref::<place::Mismatch>()?;
+            Some((error.exit(), Some("publish it again with phasectl publish"), Some("artifact-mismatch")))
+        };
+        let (exit, hint, verdict) = refused.or_else(mismatch).unwrap_or((Exit::Internal, None, None));
+        let verdict = verdict.or(is_verdict.then_some("error"));
+        Self { error: format!("{error:#}"), exit_code: exit.code(), hint, verdict }
+    }
 }

@@ -2,20 +2,22 @@
 
 use std::fmt;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
-use super::files;
+use super::{files, output};
 
 /// No passphrase is longer, in bytes.
 const MOST_BYTES: usize = 1024;
-/// Ctrl-C.
-const INTERRUPT: u8 = 3;
 
 /// A passphrase; wiped from memory when it is no longer needed.
 pub type Passphrase = Zeroizing<Vec<u8>>;
@@ -64,19 +66,6 @@ fn first_line(from: &mut impl Read) -> io::Result<Passphrase> {
     }
 }
 
-/// A terminal, whose lines also end with [`INTERRUPT`].
-struct Typed<'a>(&'a File);
-
-impl Read for Typed<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.read(bytes)?;
-        if bytes.get(..count).is_some_and(|bytes| bytes.contains(&INTERRUPT)) {
-            return Err(io::Error::other("interrupted"));
-        }
-        Ok(count)
-    }
-}
-
 /// Asks on the terminal.
 pub fn ask(question: &str) -> Result<Passphrase> {
     let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
@@ -84,9 +73,12 @@ pub fn ask(question: &str) -> Result<Passphrase> {
     })?;
     let silent = Silent::new(&terminal).context("cannot switch the terminal's echo off")?;
     write!(&terminal, "{question}: ").context("cannot write to the terminal")?;
-    let line = first_line(&mut Typed(&terminal));
+    let line = first_line(&mut &terminal);
     drop(silent);
-    line.inspect_err(|_| drop(writeln!(&terminal))).context("cannot read from the terminal")
+    let line = line.context("cannot read from the terminal")?;
+    // An arrow, most likely, that was to correct something.
+    ensure!(!line.iter().any(u8::is_ascii_control), "the {question} has a control character; type it again");
+    Ok(line)
 }
 
 /// Asks twice for a new passphrase.
@@ -97,30 +89,77 @@ pub fn ask_new() -> Result<Passphrase> {
     Ok(first)
 }
 
-/// A terminal that does not show what is typed, as long as this lives.
-struct Silent<'a> {
-    terminal: &'a File,
-    before: rustix::termios::Termios,
+/// The terminal that does not show what is typed, and how it was before.
+static SILENCED: Mutex<Option<(File, Termios)>> = Mutex::new(None);
+
+fn silenced() -> MutexGuard<'static, Option<(File, Termios)>> {
+    SILENCED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<'a> Silent<'a> {
-    fn new(terminal: &'a File) -> io::Result<Self> {
+/// A terminal that does not show what is typed, as long as this lives, and not a moment longer if a
+/// signal ends the program.
+struct Silent;
+
+impl Silent {
+    fn new(terminal: &File) -> io::Result<Self> {
+        watch_signals()?;
         let before = tcgetattr(terminal)?;
         let mut silent = before.clone();
-        // Ctrl-C must not end the program while the echo is off: it ends the line instead.
-        silent.local_modes -= LocalModes::ECHO | LocalModes::ISIG;
-        silent.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
-        silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+        silent.local_modes -= LocalModes::ECHO;
+        silent.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
+        // A program that is stopped gives nothing back: Ctrl-Z is for later. 0 is _POSIX_VDISABLE.
+        silent.special_codes[SpecialCodeIndex::VSUSP] = 0;
+        let mut silenced = silenced();
+        *silenced = Some((terminal.try_clone()?, before));
         tcsetattr(terminal, OptionalActions::Drain, &silent)?;
-        Ok(Self { terminal, before })
+        Ok(Self)
     }
 }
 
-impl Drop for Silent<'_> {
+impl Drop for Silent {
     fn drop(&mut self) {
-        // Nothing can be done for a terminal that went away.
-        let _ = tcsetattr(self.terminal, OptionalActions::Drain, &self.before);
+        restore(&mut silenced());
     }
+}
+
+fn restore(silenced: &mut Option<(File, Termios)>) {
+    if let Some((terminal, before)) = silenced.take() {
+        // Nothing can be done for a terminal that went away.
+        let _ = tcsetattr(&terminal, OptionalActions::Drain, &before);
+    }
+}
+
+/// From the first question on, signals that end the program restore the terminal first.
+fn watch_signals() -> io::Result<()> {
+    static IS_WATCHING: OnceLock<()> = OnceLock::new();
+    if IS_WATCHING.get().is_some() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let guard = runtime.enter();
+    let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    let mut signals =
+        kinds.into_iter().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<Vec<_>>>()?;
+    drop(guard);
+    std::thread::Builder::new().spawn(move || {
+        let kind = runtime.block_on(poll_fn(|context| {
+            let came = signals
+                .iter_mut()
+                .find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
+            came.map_or(Poll::Pending, Poll::Ready)
+        }));
+        let mut silenced = silenced();
+        if let Some((terminal, _)) = silenced.as_mut() {
+            let _ = writeln!(terminal);
+        }
+        restore(&mut silenced);
+        output::note("interrupted");
+        // As shells count the signals that end a program.
+        std::process::exit(128 + kind.as_raw_value());
+    })?;
+    // Whoever was quicker watches as well: both do the same.
+    let _ = IS_WATCHING.set(());
+    Ok(())
 }
 
 /// Where the passphrases of private keys come from.

@@ -430,7 +430,7 @@ impl Stored {
 /// A folder that others have to wait for. The lock goes with the process; the folder itself is the
 /// lock file, so nothing stays behind: not even the folder, if it was made for this and is empty.
 #[derive(Debug)]
-struct Lock {
+pub(super) struct Lock {
     /// Folders that are new, the innermost first.
     made: Vec<PathBuf>,
     _file: File,
@@ -438,7 +438,7 @@ struct Lock {
 
 impl Lock {
     /// Makes `folder` and locks it.
-    fn new(folder: &Path, how: FlockOperation) -> Result<Self> {
+    pub(super) fn new(folder: &Path, how: FlockOperation) -> Result<Self> {
         let made: Vec<PathBuf> = folder
             .ancestors()
             .take_while(|path| !path.as_os_str().is_empty() && !path.exists())

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{ArgGroup, Args};
+use rustix::fs::FlockOperation;
 use serde_json::json;
 
 use super::document::{self, Content, Document};
@@ -101,13 +102,37 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(root) = &arguments.into {
         written = put_live(&mut document, root, arguments, known)?;
     }
-    if let Some(path) = arguments.out.as_ref().or_else(|| written.is_empty().then_some(path))
-        && (arguments.out.is_some() || !added.is_empty())
-    {
-        files::write(path, &document.bytes()?)?;
-        written.push(path.clone());
+    match &arguments.out {
+        Some(out) if !is_same(out, path) => {
+            files::write(out, &document.bytes()?)?;
+            written.push(out.clone());
+        }
+        None if !written.is_empty() => {}
+        _ if added.is_empty() => {}
+        _ => {
+            write_in_place(&mut document, path)?;
+            written.push(path.clone());
+        }
     }
     print(&document, &added, &written, arguments)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Writes a document in place of the file that it was read from, which others may have signed or
+/// published anew in the meantime: somebody may have thought long about a passphrase.
+fn write_in_place(document: &mut Document, path: &Path) -> Result<()> {
+    // A link stays a link.
+    let target = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
+    let _lock = place::Lock::new(files::folder(&target), FlockOperation::NonBlockingLockExclusive)?;
+    ensure!(
+        document.unite(&Document::read(&target)?)?,
+        "{} changed meanwhile and was left as it is; look at it, then sign again",
+        path.display()
+    );
+    files::write(&target, &document.bytes()?)
 }
 
 /// Adds a signature by whichever of `keys` made it.
@@ -160,7 +185,9 @@ fn put_live(
             let tree = Tree::own(root)?;
             let name = arguments.document.display().to_string();
             let last = place::Listed::read(&tree.key_list())?.map(|last| last.document);
-            last.iter().for_each(|last| document.unite(last));
+            if let Some(last) = &last {
+                document.unite(last)?;
+            }
             let judge = Judge::new(trust, None, &tree.key_list());
             judge.keys(&document.bytes()?, &name, Some(now))?;
             let list = place::Listed::parse(&document.bytes()?, &arguments.document)?;
@@ -183,7 +210,9 @@ fn put_manifest(
     let arch = manifest.arch.parse()?;
     let place: Place = tree.place(&manifest.channel, arch)?;
     let (path, key_list, last) = (place.manifest(), tree.read_key_list()?, place.last()?);
-    last.iter().for_each(|last| document.unite(&last.document));
+    if let Some(last) = &last {
+        document.unite(&last.document)?;
+    }
     let bytes = document.bytes()?;
     let judge = Judge::new(trust, key_list.clone(), &tree.key_list());
     judge.manifest(&bytes, &path.display().to_string(), place.expected(Some(now)))?;

@@ -3,22 +3,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::document::{Content, Document};
+use super::document::{self, Content, Document};
 use super::judge::Judge;
 use super::options::{self, Output};
-use super::place::{self, Found, Mismatch};
-use super::policy;
-use super::signing;
+use super::place::{self, Found};
 use super::{files, output};
 use crate::arch::Arch;
-use crate::config::Policy;
 use crate::error::Exit;
 use crate::manifest::envelope::{self, Envelope, Kind};
-use crate::manifest::{Error, Expected, MOST_BYTES, Trust, keylist};
+use crate::manifest::{Expected, Trust, keylist};
 use crate::sys::arch::NATIVE;
 use crate::time::UnixTime;
 
@@ -60,15 +57,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let accepted = verdict(arguments);
+    let accepted = verdict(arguments)?;
     if arguments.output.json {
-        match &accepted {
-            Ok(accepted) => output::json(accepted),
-            Err(error) => output::json(&refused(error)),
-        }?;
-        return accepted.map(drop);
+        return output::json(&accepted);
     }
-    let accepted = accepted?;
     let text = |name: &str| accepted.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     output::line(format_args!("accepted: {}{}", text("description"), signers(&accepted)))?;
     for (name, found) in accepted.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
@@ -83,24 +75,12 @@ fn signers(accepted: &Value) -> String {
     if ids.is_empty() { String::new() } else { format!(", signed by {}", ids.join(", ")) }
 }
 
-/// What is to be said about a refused document. Whatever else went wrong is no verdict.
-fn refused(error: &anyhow::Error) -> Value {
-    let (verdict, exit, hint) = match (error.downcast_ref::<Error>(), error.downcast_ref::<Mismatch>()) {
-        (Some(error), _) => (error.verdict(), error.exit(), error.hint()),
-        (None, Some(error)) => ("artifact-mismatch", error.exit(), "publish it again with phasectl publish"),
-        (None, None) => ("error", Exit::Internal, ""),
-    };
-    json!({ "verdict": verdict, "exit_code": exit.code(), "error": format!("{error:#}"), "hint": hint })
-}
-
 fn verdict(arguments: &Arguments) -> Result<Value> {
     let path = &arguments.document;
     let name = path.display().to_string();
-    let limit = u64::try_from(MOST_BYTES)?;
     let trust = trust(arguments)?;
     let now = now(arguments, &trust);
-    // One byte more than is allowed: what is too large is for phaseboot to say.
-    let bytes = files::read_start(path, limit.saturating_add(1))?;
+    let bytes = document::read_bytes(path)?;
     // What it claims to be and to be for, before anybody has verified it, says only what to ask.
     let claimed = Document::parse(&bytes, &name).ok();
     let kind = Envelope::parse(&bytes).ok().and_then(|envelope| envelope::kind(envelope.outer()).ok());
@@ -119,7 +99,7 @@ fn verdict(arguments: &Arguments) -> Result<Value> {
         Some(path) => Some(path.as_path()),
         None => Some(beside.as_path()).filter(|path| path.exists()),
     };
-    let served = list_path.map(|path| files::read_start(path, limit.saturating_add(1))).transpose()?;
+    let served = list_path.map(document::read_bytes).transpose()?;
     let judge = Judge::new(trust, served, list_path.unwrap_or(&beside));
     let (arch, channel) = match claimed.as_ref().map(Document::content) {
         Some(Content::Manifest(manifest)) => (manifest.arch.parse().ok(), manifest.channel.clone()),
@@ -161,11 +141,11 @@ fn trust(arguments: &Arguments) -> Result<Trust> {
     if let Some(folder) = &arguments.trust {
         return Ok(Trust::read(folder)?);
     }
-    let policy = match &arguments.policy {
-        Some(path) => policy::read(path)?.1,
-        None => Policy::default(),
-    };
-    Ok(Trust::new(signing::read_public(&arguments.key)?, policy))
+    // A file that is not there is a slip of whoever asks, and none of a machine's.
+    for path in arguments.key.iter().chain(&arguments.policy) {
+        std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
+    }
+    Ok(Trust::of_files(&arguments.key, arguments.policy.as_deref())?)
 }
 
 fn now(arguments: &Arguments, trust: &Trust) -> Option<UnixTime> {

@@ -84,7 +84,7 @@ impl Limits {
 }
 
 /// Checks an id that a key's file or list gives it.
-pub(super) fn parse_id(id: &str) -> Result<String, String> {
+pub(crate) fn parse_id(id: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if !(1..=MOST_ID_BYTES).contains(&id.len()) || !id.bytes().all(plain) {
         let id = printable(id);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use log::warn;
 
@@ -41,12 +41,7 @@ impl Trust {
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let policy = Self::read_policy(folder)?;
         let keys = read_keys(&folder.join("keys"))?;
-        if keys.len() < policy.root_threshold() && !policy.allow_unsigned {
-            return Err(match keys.len() {
-                0 => Error::NoKey { folder: folder.join("keys") },
-                have => Error::TooFewKeys { have, threshold: policy.root_threshold() },
-            });
-        }
+        are_enough(&keys, &policy, &folder.join("keys"))?;
         let packed_list = read_list(&folder.join(keylist::FILE_NAME))?;
         let clock_floor = read_clock_floor(&folder.join("build-time"))?;
         let tls = TlsTrust::read(&folder.join("tls"), &policy, clock_floor)
@@ -56,13 +51,17 @@ impl Trust {
 
     /// Reads only the policy of `folder`.
     pub fn read_policy(folder: &Path) -> Result<Policy, Error> {
-        let path = folder.join("policy.json");
-        let unreadable = |reason| Error::UnreadableTrust { path: path.clone(), reason };
-        match fs::read_to_string(&path) {
-            Ok(text) => Policy::parse(&text).map_err(unreadable),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Policy::default()),
-            Err(error) => Err(unreadable(error.to_string())),
-        }
+        read_policy(&folder.join("policy.json"))
+    }
+
+    /// Trust in what would be a folder of these key files and this policy, by the same rules.
+    #[cfg(feature = "host")]
+    pub(crate) fn of_files(keys: &[PathBuf], policy: Option<&Path>) -> Result<Self, Error> {
+        let policy = policy.map(read_policy).transpose()?.unwrap_or_default();
+        let folder = Path::new("keys");
+        let keys = read_key_files(keys, folder)?;
+        are_enough(&keys, &policy, folder)?;
+        Ok(Self::new(keys, policy))
     }
 
     /// The packed keys, each once.
@@ -188,8 +187,30 @@ fn read_list(path: &Path) -> Result<Option<(String, Vec<u8>)>, Error> {
     }
 }
 
+fn read_policy(path: &Path) -> Result<Policy, Error> {
+    let unreadable = |reason| Error::UnreadableTrust { path: path.to_owned(), reason };
+    match fs::read_to_string(path) {
+        Ok(text) => Policy::parse(&text).map_err(unreadable),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Policy::default()),
+        Err(error) => Err(unreadable(error.to_string())),
+    }
+}
+
+/// Refuses keys from `folder` under which nothing could ever boot.
+fn are_enough(keys: &[TrustedKey], policy: &Policy, folder: &Path) -> Result<(), Error> {
+    let threshold = policy.root_threshold();
+    match keys.len() {
+        have if have >= threshold || policy.allow_unsigned => Ok(()),
+        0 => Err(Error::NoKey { folder: folder.to_owned() }),
+        have => Err(Error::TooFewKeys { have, threshold }),
+    }
+}
+
+fn unreadable(path: &Path, reason: String) -> Error {
+    Error::UnreadableTrust { path: path.to_owned(), reason }
+}
+
 fn read_keys(folder: &Path) -> Result<Vec<TrustedKey>, Error> {
-    let unreadable = |path: &Path, reason: String| Error::UnreadableTrust { path: path.to_owned(), reason };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -203,17 +224,22 @@ fn read_keys(folder: &Path) -> Result<Vec<TrustedKey>, Error> {
         }
     }
     files.sort();
+    read_key_files(&files, folder)
+}
+
+/// Reads every key in `files`, which belong to `folder`.
+fn read_key_files(files: &[PathBuf], folder: &Path) -> Result<Vec<TrustedKey>, Error> {
     let mut keys: Vec<TrustedKey> = Vec::new();
     for path in files {
-        let content = fs::read(&path).map_err(|error| unreadable(&path, error.to_string()))?;
-        for key in keyfile::parse_file(&content).map_err(|reason| unreadable(&path, reason))? {
+        let content = fs::read(path).map_err(|error| unreadable(path, error.to_string()))?;
+        for key in keyfile::parse_file(&content).map_err(|reason| unreadable(path, reason))? {
             if let Some(other) = keys.iter().find(|other| clash(other, &key)) {
                 let reason = format!(
                     "the keys {} and {} are one with two limits, or named alike",
                     other.id(),
                     key.id()
                 );
-                return Err(unreadable(&path, reason));
+                return Err(unreadable(path, reason));
             }
             // The same key in two files is still one voice towards the threshold.
             if !keys.contains(&key) {

@@ -42,7 +42,7 @@ fn cpio_reads_the_archive_back() {
         "drwxrwxrwt 2 0 0 0 Sep 9 2001 tmp",
         "-rwxr-xr-x 1 0 0 64 Sep 9 2001 init",
         "lrwxrwxrwx 1 0 0 7 Sep 9 2001 bin/phaseboot -> ../init",
-        "-rw-r--r-- 1 0 0 113 Sep 9 2001 etc/phaseboot/keys/k.pub",
+        "-rw-r--r-- 1 0 0 119 Sep 9 2001 etc/phaseboot/keys/k.pub",
         "-rw-r--r-- 1 0 0 15 Sep 9 2001 etc/phaseboot/policy.json",
         "-rw-r--r-- 1 0 0 21 Sep 9 2001 etc/phaseboot/build-time",
         "-rw-r--r-- 1 0 0 1 Sep 9 2001 etc/note",
@@ -99,7 +99,7 @@ fn what_cannot_start_is_not_packed() {
         fs::write(at.join("policy.json"), policy).unwrap();
         refused(at, &format!("{PACK} --policy policy.json"), 1, said);
     }
-    refused(at, &PACK.replace("out.img", "none/out.img"), 1, "cannot create a file in none");
+    refused(at, &PACK.replace("out.img", "none/out.img"), 1, "cannot write none/out.img: No such file");
     assert!(!at.join("out.img").exists());
     assert!(done(at, "initramfs --out out.img --payload payload --no-keys").contains("NONE"));
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
@@ -21,7 +21,18 @@ fn a_key_is_made_once_and_kept_private() {
     let id: String = Sha256::digest(raw)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(said["keyid"], id.as_str());
     let pem = run(at, "openssl", &["pkey", "-in", "keys/release.key", "-pubout"]).stdout;
-    assert_eq!(pem, fs::read(&public).unwrap());
+    let text = fs::read_to_string(&public).unwrap();
+    assert_eq!(text.strip_prefix("id: release\n").unwrap().as_bytes(), pem);
+    assert_eq!(said["id"], "release");
+    let again = run(at, "openssl", &["pkey", "-pubin", "-in", "keys/release.pub"]);
+    assert!(again.status.success() && again.stdout == pem, "openssl passes over the lines before it");
+    for name in ["0123456789ABCDEF", &"x".repeat(65)] {
+        let said = json(done(at, &format!("keygen --out keys --name {name} --json")).as_bytes());
+        assert!(said["id"].is_null(), "{name}");
+        assert!(
+            fs::read_to_string(at.join("keys").join(name).with_extension("pub")).unwrap().starts_with("---")
+        );
+    }
 
     let before = fs::read(&private).unwrap();
     refused(at, "keygen --out keys --name release", 1, "release.key exists and is never overwritten");
@@ -51,7 +62,8 @@ fn an_encrypted_key_is_openssl_s_too() {
         fs::read_to_string(at.join("e.key")).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     );
     let openssl = run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open sesame", "-pubout"]);
-    assert_eq!(openssl.stdout, fs::read(at.join("e.pub")).unwrap());
+    let pem = String::from_utf8(openssl.stdout).unwrap();
+    assert_eq!(format!("id: e\n{pem}"), fs::read_to_string(at.join("e.pub")).unwrap());
     assert!(
         !run(at, "openssl", &["pkey", "-in", "e.key", "-passin", "pass:open", "-pubout"]).status.success()
     );
@@ -105,30 +117,61 @@ fn passphrase_files_are_secrets_too() {
     assert!(!at.join("e.key").exists() && !at.join("e.pub").exists());
 }
 
-/// Runs a command on a terminal of its own and answers each question. Returns what the terminal
+/// Runs phasectl on a terminal of its own and answers each question. Returns what the terminal
 /// showed, and whether the command succeeded.
 fn on_a_terminal(at: &Path, line: &str, answers: &[&str]) -> (String, bool) {
     let line = format!("{} {line}", env!("CARGO_BIN_EXE_phasectl"));
+    type_on_a_terminal(at, &line, |keyboard, question| {
+        keyboard.write_all(answers[question].as_bytes()).unwrap();
+    })
+}
+
+/// Runs any command on a terminal, and `answer` at each question for a passphrase.
+fn type_on_a_terminal(
+    at: &Path,
+    line: &str,
+    mut answer: impl FnMut(&mut ChildStdin, usize),
+) -> (String, bool) {
     let mut script = Command::new("timeout")
-        .args(["20", "script", "--quiet", "--return", "--command", &line, "/dev/null"])
+        .args(["20", "script", "--quiet", "--return", "--command", line, "/dev/null"])
         .current_dir(at)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let (mut keyboard, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
-    let mut shown = Vec::new();
-    for answer in answers {
-        let asked = shown.len();
-        while !shown[asked..].ends_with(b": ") {
-            let mut byte = [0];
-            screen.read_exact(&mut byte).unwrap();
-            shown.push(byte[0]);
+    let (mut shown, mut question) = (Vec::new(), 0);
+    let mut byte = [0];
+    while screen.read(&mut byte).unwrap() == 1 {
+        shown.push(byte[0]);
+        if shown.ends_with(b"passphrase: ") || shown.ends_with(b"again: ") || shown.ends_with(b".key: ") {
+            answer(&mut keyboard, question);
+            question += 1;
         }
-        keyboard.write_all(answer.as_bytes()).unwrap();
     }
-    screen.read_to_end(&mut shown).unwrap();
     (String::from_utf8(shown).unwrap(), script.wait().unwrap().success())
+}
+
+#[test]
+fn a_signal_gives_the_terminal_back() {
+    let folder = workshop();
+    let at = folder.path();
+    let ask = format!("echo $$ > pid; exec {} keygen --out f --passphrase", env!("CARGO_BIN_EXE_phasectl"));
+    fs::write(at.join("ask"), ask).unwrap();
+    fs::write(at.join("both"), "sh ask; echo code $?; stty -a").unwrap();
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
+        let (shown, _) = type_on_a_terminal(at, "sh both", |_, _| {
+            let kill = format!("stty -a < /proc/$(cat pid)/fd/0 > silent; kill -{signal} $(cat pid)");
+            run(at, "sh", &["-c", &kill]);
+        });
+        assert!(fs::read_to_string(at.join("silent")).unwrap().contains(" -echo "), "{signal}");
+        assert!(
+            shown.contains("phasectl: interrupted") && shown.contains(&format!("code {code}")),
+            "{shown}"
+        );
+        assert!(shown.contains(" echo ") && shown.contains("susp = ^Z"), "{signal}: {shown}");
+    }
+    assert!(!at.join("f.key").exists());
 }
 
 #[test]
@@ -145,6 +188,7 @@ fn a_terminal_is_asked_and_shows_nothing() {
         (&publish, &["open\x03"], "interrupted"),
         ("keygen --out f --passphrase", &["a\n", "b\n"], "the two passphrases differ"),
         ("keygen --out f --passphrase", &["\n"], "the passphrase is empty"),
+        ("keygen --out f --passphrase", &["a\x1b[Db\n"], "the new passphrase has a control character"),
     ] {
         let (shown, done) = on_a_terminal(at, line, answers);
         assert!(!done && shown.contains(said), "{shown}");

@@ -12,6 +12,7 @@
     clippy::print_stdout
 )]
 
+mod handbook;
 mod initramfs;
 mod inspect;
 mod keygen;
@@ -64,6 +65,41 @@ fn refused(folder: &Path, line: &str, code: i32, part: &str) {
     assert!(said.contains(part), "{line}: {said}");
     if code != 2 {
         assert_eq!(said.lines().count(), 1, "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_failure_is_json_too() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    done(at, "keygen --out two");
+    fs::write(at.join("bad"), "{").unwrap();
+    fs::write(at.join("other"), "x").unwrap();
+    for (line, code, verdict) in [
+        ("keygen --out k", 1, None),
+        ("sign bad --key k.key", 12, Some("malformed")),
+        ("inspect bad", 12, Some("malformed")),
+        ("inspect other", 1, None),
+        ("keys show nothing", 1, None),
+        ("keys rotate --root k.key --file keys.json", 1, None),
+        ("policy check other", 1, None),
+        ("serve none", 1, None),
+        (&PACK.replace("k.pub", "k.key"), 1, None),
+        (&PUBLISH.replace("k.key", "none"), 1, None),
+        (&format!("{PUBLISH} --trust none"), 13, Some("no-trust")),
+        ("verify none --key k.pub", 1, Some("error")),
+        (&format!("verify {live} --key two.pub"), 13, Some("not-trusted")),
+    ] {
+        let output = phasectl(at, format!("{line} --json").split_ascii_whitespace());
+        let (said, line_said) = (json(&output.stdout), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(code), "{line}: {line_said}");
+        assert_eq!(said["exit_code"], code, "{line}");
+        assert_eq!(said["verdict"].as_str(), verdict, "{line}");
+        assert_eq!(said["hint"].is_string(), code != 1, "{line}");
+        let error = said["error"].as_str().unwrap();
+        assert!(line_said.starts_with(&format!("phasectl: {error}")), "{line}: {line_said}");
+        assert_eq!(line_said.lines().count(), 1, "{line_said}");
     }
 }
 

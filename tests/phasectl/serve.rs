@@ -238,6 +238,25 @@ fn slow_clients_do_not_stop_others() {
 }
 
 #[test]
+fn one_address_does_not_shut_out_others() {
+    let folder = site();
+    let server = Server::start(&folder.path().join("tree"));
+    let slow: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    // Loopback has more addresses than one.
+    let (status, _, body) = server.get("/file", &["--interface", "127.0.0.2"]);
+    assert_eq!((status, body.len()), (200, 400_000));
+    drop(slow);
+    // What an address gives back it can have again.
+    let since = Instant::now();
+    let get = || run(folder.path(), "curl", &["-sf", "-o", "got", &format!("{}/file", server.url)]);
+    while !get().status.success() {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(server.stop().contains(" it has 128 connections already"));
+}
+
+#[test]
 fn one_connection_serves_many_requests() {
     let folder = site();
     let server = Server::start(&folder.path().join("tree"));

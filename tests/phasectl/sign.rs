@@ -1,16 +1,18 @@
 //! Signatures by several people and machines, and the way of a draft into the tree.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{PUBLISH, done, json, private, publish, refused, run, trust, workshop};
+use crate::{PACK, PUBLISH, done, json, private, publish, refused, run, trust, workshop};
 
 /// Signs the digest in the file `digest` with openssl into the file `sig`.
 fn openssl_sign(at: &Path, key: &str) {
@@ -243,4 +245,140 @@ fn private_keys_that_cannot_or_must_not_be_read() {
     let rsa = "openssl genpkey -algorithm RSA -out rsa.key 2>/dev/null && chmod 600 rsa.key";
     assert!(run(at, "sh", &["-c", rsa]).status.success());
     refused(at, &format!("sign {live} --key rsa.key"), 1, "rsa.key is not an Ed25519 private key");
+}
+
+/// A signer who has seen the document and is asked for the passphrase of `e.key`.
+fn thinking(at: &Path, document: &str) -> Child {
+    if !at.join("e.key").exists() {
+        private(&at.join("words"), b"open sesame\n");
+        done(at, "keygen --out e --passphrase-file words");
+        assert!(run(at, "mkfifo", &["-m", "600", "asked"]).status.success());
+    }
+    let mut signer = Command::new(env!("CARGO_BIN_EXE_phasectl"))
+        .current_dir(at)
+        .args(["sign", document, "--key", "e.key", "--passphrase-file", "asked"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let shown = BufReader::new(signer.stdout.as_mut().unwrap());
+    assert!(shown.lines().any(|line| line.unwrap().contains("  digest ")));
+    signer
+}
+
+/// Types the passphrase. Returns whether the signature was made, and what was said.
+fn typed(at: &Path, signer: Child) -> (bool, String) {
+    fs::write(at.join("asked"), "open sesame\n").unwrap();
+    let output = signer.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn what_changes_while_somebody_signs_is_not_lost() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    let signer = thinking(at, &live);
+    publish(at, "stable", "--cmdline newer");
+    let newer = fs::read(at.join(&live)).unwrap();
+    let (is_done, said) = typed(at, signer);
+    assert!(!is_done && said.contains(&format!("{live} changed meanwhile")), "{said}");
+    assert_eq!(fs::read(at.join(&live)).unwrap(), newer);
+
+    done(at, "keygen --out two");
+    done(at, &format!("{PUBLISH} --draft draft.json"));
+    let signer = thinking(at, "draft.json");
+    done(at, "sign draft.json --key two.key");
+    let (is_done, said) = typed(at, signer);
+    assert!(is_done, "{said}");
+    trust(at, "trust", &["k.pub", "two.pub", "e.pub"], r#"{"threshold":3}"#);
+    done(at, "verify draft.json --trust trust");
+}
+
+#[test]
+fn signers_and_publishers_take_turns() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    done(at, "keygen --out two");
+    let before = fs::read(at.join(&live)).unwrap();
+    let mut publisher = Command::new("flock")
+        .current_dir(at)
+        .args(["tree/stable/x86_64", "sh", "-c", "echo; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    publisher.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let sign = format!("sign {live} --key two.key");
+    refused(at, &sign, 1, "another phasectl is at work in ");
+    assert_eq!(fs::read(at.join(&live)).unwrap(), before);
+    std::thread::scope(|scope| {
+        scope.spawn(|| done(at, &sign));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(publisher.stdin.take());
+    });
+    publisher.wait().unwrap();
+    done(at, &format!("verify {live} --key two.pub"));
+}
+
+#[test]
+fn a_link_to_a_document_stays_a_link() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    done(at, "keygen --out two");
+    symlink(&live, at.join("current.json")).unwrap();
+    done(at, "sign current.json --key two.key");
+    assert!(at.join("current.json").is_symlink());
+    done(at, &format!("verify {live} --key two.pub"));
+}
+
+#[test]
+fn no_output_replaces_a_private_key() {
+    let folder = workshop();
+    let at = folder.path();
+    private(&at.join("words"), b"open sesame\n");
+    done(at, "keygen --out e --passphrase-file words");
+    let live = publish(at, "stable", "");
+    for key in ["k.key", "e.key"] {
+        let before = fs::read(at.join(key)).unwrap();
+        for line in [
+            format!("sign {live} --digest-out {key}"),
+            format!("sign {live} --key k.key --out {key}"),
+            format!("{PUBLISH} --draft {key}"),
+            format!("keys rotate --root k.key --add k.pub --into tree --draft {key}"),
+            PACK.replace("out.img", key),
+        ] {
+            refused(at, &line, 1, &format!("{key} holds a private key, which is never overwritten"));
+            assert_eq!(fs::read(at.join(key)).unwrap(), before, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    refused(
+        at,
+        &format!("sign {live} --digest-out none/digest"),
+        1,
+        "cannot write none/digest: No such file",
+    );
+    fs::create_dir(at.join("closed")).unwrap();
+    fs::set_permissions(at.join("closed"), fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    // As somebody whom permissions hold back.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_phasectl")]);
+    let output =
+        command.current_dir(at).args(["sign", &live, "--digest-out", "closed/digest"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("setpriv: ") {
+        println!("skipped: {said}");
+    } else {
+        assert!(said.ends_with("cannot write closed/digest: Permission denied (os error 13)\n"), "{said}");
+    }
 }

@@ -111,7 +111,32 @@ fn phasectl_says_what_machines_would_say() {
     );
     refused(at, &format!("verify {live}"), 2, "--trust");
     fs::copy(at.join("k.pub"), at.join("again.pub")).unwrap();
-    refused(at, &format!("verify {live} --key k.pub --key again.pub"), 1, "was given already");
+    done(at, &format!("verify {live} --key k.pub --key again.pub"));
+
+    // The same files as a trust folder and one by one are the same machine.
+    fs::write(at.join("bad.pub"), "no key").unwrap();
+    let named = fs::read_to_string(at.join("two.pub")).unwrap().replace("id: two", "id: k");
+    fs::write(at.join("alike.pub"), named).unwrap();
+    for (number, (keys, policy, expected, code)) in [
+        (&["k.pub"][..], "{}", "accepted", 0),
+        (&["k.pub", "again.pub"], "{}", "accepted", 0),
+        (&["k.pub", "two.pub"], r#"{"threshold":2}"#, "not-trusted", 13),
+        (&["k.pub"], r#"{"threshold":2}"#, "no-trust", 13),
+        (&["k.pub"], r#"{"root_threshold":2}"#, "no-trust", 13),
+        (&["k.pub"], r#"{"treshold":2}"#, "no-trust", 13),
+        (&["k.pub"], "", "no-trust", 13),
+        (&["k.pub", "bad.pub"], "{}", "no-trust", 13),
+        (&["k.pub", "alike.pub"], "{}", "no-trust", 13),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        trust(at, &format!("t{number}"), keys, policy);
+        let one_by_one: String = keys.iter().map(|key| format!(" --key {key}")).collect();
+        for how in [format!("--trust t{number}"), format!("{one_by_one} --policy t{number}/policy.json")] {
+            assert_eq!(verdict(at, &format!("{live} {how}")), (expected.to_owned(), code), "{how}: {policy}");
+        }
+    }
 
     let text = fs::read_to_string(at.join(&live)).unwrap();
     let unsigned =

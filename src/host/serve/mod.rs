@@ -1,11 +1,15 @@
 //! `phasectl serve`: a published tree over HTTP/1.1, with or without TLS, for boot clients.
 //!
 //! Everything that a client could use up is bounded: connections, threads, time without progress,
-//! memory for each response. A client that is slow holds its own connection and nothing else.
+//! memory for each response. A client that is slow holds its own connection and nothing else. One
+//! address, which may be many machines behind a router, has at most half of the connections; further
+//! ones of it are closed at once, so that no single client can shut out the others.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -34,6 +38,8 @@ mod tree;
 
 /// At the same time; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
+/// Of these, for one address.
+const CONNECTIONS_OF_ONE: usize = CONNECTIONS / 2;
 /// Threads that read files.
 const READERS: usize = 16;
 /// For a request's headers, also between two requests of a connection.
@@ -128,6 +134,7 @@ impl Server {
     /// Takes connections, for ever. `closing` ends handshakes, `open` everything after them.
     async fn accept(&self, listener: TcpListener, open: &GracefulShutdown, closing: &watch::Receiver<()>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let shares = Shares::default();
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
@@ -138,6 +145,10 @@ impl Server {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
+            };
+            let Some(share) = Share::take(&shares, peer.ip()) else {
+                self.log.note(Some(peer), &format!("it has {CONNECTIONS_OF_ONE} connections already"));
+                continue;
             };
             tune(&stream);
             let (server, watcher, mut closing) = (self.clone(), open.watcher(), closing.clone());
@@ -153,7 +164,7 @@ impl Server {
                         _ = closing.changed() => {}
                     },
                 }
-                drop(slot);
+                drop((slot, share));
             });
         }
     }
@@ -175,6 +186,41 @@ impl Server {
 
     fn refuse(&self, peer: SocketAddr, reason: &str) {
         self.log.note(Some(peer), &format!("TLS handshake failed: {}", printable(reason)));
+    }
+}
+
+/// How many connections each address has, none of them 0.
+type Shares = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// A connection that counts for its address until it is dropped.
+struct Share {
+    shares: Shares,
+    address: IpAddr,
+}
+
+impl Share {
+    /// None if the address has as many as it may.
+    fn take(shares: &Shares, address: IpAddr) -> Option<Self> {
+        let address = address.to_canonical();
+        let mut counts = shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count == CONNECTIONS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Self { shares: Arc::clone(shares), address })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

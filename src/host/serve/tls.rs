@@ -1,10 +1,9 @@
 //! TLS for the server: its certificate and key, checked before anybody connects.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::{InconsistentKeys, ServerConfig};
@@ -12,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::config::tls::certificates;
-use crate::host::files;
+use crate::host::{files, passphrase};
 
 /// No certificate chain and no key is larger, in bytes.
 const LIMIT: u64 = 1024 * 1024;
@@ -43,8 +42,7 @@ pub(super) fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let name = path.display();
     let file = files::open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    ensure!(mode & 0o077 == 0, "private key {name} is open to others (mode {mode:04o}); chmod 600 {name}");
+    passphrase::private(&file, path, "private key")?;
     let pem = Zeroizing::new(files::read_from(&file, path, LIMIT)?);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
         PemError::NoItemsFound => anyhow!("{name} holds no PEM private key without a passphrase"),
