@@ -41,7 +41,7 @@ impl Judge {
     /// Trust in what a key list says, whoever signed it.
     pub fn believe(list: &[u8], url: &Path) -> Result<Trust, Error> {
         let url = url.display().to_string();
-        match Document::parse(list, &url)?.content() {
+        match Document::parse_key_list(list, &url)?.content() {
             Content::Keys(list) => Ok(trusting(list.threshold, list.keys.clone())),
             Content::Manifest(_) => {
                 Err(Error::KeysMalformed { url, reason: "it is a manifest, no key list".to_owned() })
@@ -78,7 +78,7 @@ pub fn fits(tree: &Tree, list: &Document, trust: Option<&Trust>, now: UnixTime, 
     let bytes = list.bytes()?;
     let path = tree.key_list();
     if let Some(present) = tree.read_key_list()? {
-        let present = Document::parse(&present, &path.display().to_string())?;
+        let present = Document::parse_key_list(&present, &path.display().to_string())?;
         if let (Content::Keys(new), Content::Keys(old)) = (list.content(), present.content()) {
             let (new, old) = (new.keys_version, old.keys_version);
             ensure!(

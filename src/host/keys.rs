@@ -136,7 +136,7 @@ pub fn run(command: &Command) -> Result<()> {
 
 /// Reads a key list.
 fn read(path: &Path) -> Result<(Document, KeyListContent)> {
-    let document = Document::read(path)?;
+    let document = Document::read_key_list(path)?;
     let Content::Keys(list) = document.content().clone() else {
         let reason = "it is a manifest, no key list".to_owned();
         return Err(Error::KeysMalformed { url: path.display().to_string(), reason }.into());
