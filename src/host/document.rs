@@ -42,18 +42,31 @@ impl Document {
     /// What will be signed is its canonical form: object keys sorted by their bytes, no white space,
     /// which is how `serde_json` writes a [`Value`].
     pub fn new(value: Value, name: &str) -> Result<Self, Error> {
+        let content = content(&value, name, Error::of_manifest)?;
+        Ok(Self::unsigned(value, content))
+    }
+
+    fn unsigned(value: Value, content: Content) -> Self {
         let data = value.to_string().into_bytes();
-        let content = content(&value, name)?;
-        Ok(Self { value, content, data, signatures: Vec::new() })
+        Self { value, content, data, signatures: Vec::new() }
     }
 
     /// Takes a document apart, signed or not. What was signed stays as it is, to the byte.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self, Error> {
-        let fault = |fault| Error::of_manifest(name, fault);
+        Self::parse_as(bytes, name, Error::of_manifest)
+    }
+
+    /// [`Self::parse`] of what is to be a key list: so are its faults.
+    pub fn parse_key_list(bytes: &[u8], name: &str) -> Result<Self, Error> {
+        Self::parse_as(bytes, name, of_key_list)
+    }
+
+    fn parse_as(bytes: &[u8], name: &str, of: fn(&str, Fault) -> Error) -> Result<Self, Error> {
+        let fault = |fault| of(name, fault);
         let envelope = Envelope::parse(bytes).map_err(fault)?;
         let value = envelope.content().map_err(fault)?;
-        let Some(signed) = envelope.signed() else { return Self::new(value, name) };
-        let content = content(&value, name)?;
+        let content = content(&value, name, of)?;
+        let Some(signed) = envelope.signed() else { return Ok(Self::unsigned(value, content)) };
         let outer: Value = serde_json::from_slice(bytes).unwrap_or_default();
         let signatures = outer.get("signatures").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(Self { value, content, data: signed.data().to_owned(), signatures })
@@ -62,6 +75,11 @@ impl Document {
     /// [`Self::parse`] of a file.
     pub fn read(path: &Path) -> Result<Self> {
         Ok(Self::parse(&read_bytes(path)?, &path.display().to_string())?)
+    }
+
+    /// [`Self::parse_key_list`] of a file.
+    pub fn read_key_list(path: &Path) -> Result<Self> {
+        Ok(Self::parse_key_list(&read_bytes(path)?, &path.display().to_string())?)
     }
 
     /// What it says.
@@ -179,8 +197,13 @@ fn is_by(key: &TrustedKey, digest: &[u8; 32], signature: &[u8]) -> bool {
     VerifyingKey::from_bytes(key.bytes()).is_ok_and(|key| key.verify_strict(digest, &signature).is_ok())
 }
 
-fn content(value: &Value, name: &str) -> Result<Content, Error> {
-    let fault = |fault| Error::of_manifest(name, fault);
+/// A fault of what is to be a key list.
+pub fn of_key_list(name: &str, fault: Fault) -> Error {
+    Error::KeysMalformed { url: name.to_owned(), reason: fault.to_string() }
+}
+
+fn content(value: &Value, name: &str, of: fn(&str, Fault) -> Error) -> Result<Content, Error> {
+    let fault = |fault| of(name, fault);
     match envelope::kind(value).map_err(fault)? {
         Kind::Manifest => Manifest::from_value(value)
             .map(|manifest| Content::Manifest(Box::new(manifest)))

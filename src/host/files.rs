@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -44,15 +44,31 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_from(&open(path)?, path, limit)
 }
 
+/// [`read`] of what may be large, with a progress bar.
+pub fn read_showing(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = open(path)?;
+    let size = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?.len();
+    let mut bytes = Vec::new();
+    copy(&mut file.take(limit.saturating_add(1)), size, "reading", |chunk| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    })
+    .with_context(|| format!("cannot read {}", path.display()))?;
+    within(limit, bytes, path)
+}
+
 /// [`read`], from a file that is open already.
 pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    if u64::try_from(bytes.len()).map_or(true, |length| length > limit) {
-        bail!("{} has more than {limit} bytes", path.display());
-    }
+    within(limit, bytes, path)
+}
+
+fn within(limit: u64, bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
+    let is_within = u64::try_from(bytes.len()).is_ok_and(|length| length <= limit);
+    ensure!(is_within, "{} has more than {limit} bytes", path.display());
     Ok(bytes)
 }
 
@@ -175,26 +191,37 @@ impl Content {
 ///
 /// `size` is what to expect, for the progress bar.
 pub fn copy_hashed(from: &mut impl Read, size: u64, to: &mut impl Write, label: &str) -> io::Result<Content> {
-    let progress = Progress::new(label, size);
     let mut content = Content { size: 0, sha256: [0; 32] };
     let mut hasher = Sha256::new();
+    copy(from, size, label, |chunk| {
+        hasher.update(chunk);
+        content.size = content.size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        to.write_all(chunk)
+    })?;
+    content.sha256 = hasher.finalize().into();
+    Ok(content)
+}
+
+/// Gives `to` everything that can be read, piece by piece, with a progress bar.
+fn copy(
+    from: &mut impl Read,
+    size: u64,
+    label: &str,
+    mut to: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let progress = Progress::new(label, size);
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let count = match from.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         let chunk = buffer.get(..count).unwrap_or_default();
-        hasher.update(chunk);
-        to.write_all(chunk)?;
-        let count = u64::try_from(count).unwrap_or(u64::MAX);
-        content.size = content.size.saturating_add(count);
-        progress.add(count);
+        to(chunk)?;
+        progress.add(u64::try_from(count).unwrap_or(u64::MAX));
     }
-    content.sha256 = hasher.finalize().into();
-    Ok(content)
 }
 
 /// Size and hash of a file that stays where it is.

@@ -7,12 +7,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::document::of_key_list;
 use super::initramfs::archive::{self, Listed};
 use super::options::Output;
 use super::publish::identify;
 use super::{files, output};
 use crate::error::printable;
 use crate::image::{self, Header};
+use crate::manifest::keylist::FILE_NAME;
 use crate::manifest::keys::Limits;
 use crate::manifest::{Envelope, Error, KeyListContent};
 
@@ -30,7 +32,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.file;
-    let bytes = files::read(path, FILE_LIMIT)?;
+    let bytes = files::read_showing(path, FILE_LIMIT)?;
     if bytes.trim_ascii_start().starts_with(b"{") {
         return document(path, &bytes, arguments.output.json);
     }
@@ -60,7 +62,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// A manifest or a key list. It may lack what a machine wants of it: only the envelope must be whole.
 pub fn document(path: &Path, bytes: &[u8], as_json: bool) -> Result<()> {
     let name = path.display().to_string();
-    let fault = |fault| Error::of_manifest(&name, fault);
+    let is_list = path.file_name().is_some_and(|name| name == FILE_NAME);
+    let of = if is_list { of_key_list } else { Error::of_manifest };
+    let fault = |fault| of(&name, fault);
     let envelope = Envelope::parse(bytes).map_err(fault)?;
     let content = envelope.content().map_err(fault)?;
     let is_signed = envelope.signed().is_some_and(|signed| !signed.signatures().is_empty());
@@ -72,7 +76,7 @@ pub fn document(path: &Path, bytes: &[u8], as_json: bool) -> Result<()> {
         let kind = if is_key_list(&content) { "keys" } else { "manifest" };
         return output::json(&json!({ "kind": kind, "signed": is_signed, "keyids": ids, kind: content }));
     }
-    describe(&name, &content)?;
+    output::line(describe(&name, &content)?)?;
     if !is_signed {
         return output::line("  UNSIGNED");
     }
@@ -80,9 +84,9 @@ pub fn document(path: &Path, bytes: &[u8], as_json: bool) -> Result<()> {
     output::line(format_args!("  signed by  {} (not verified here)", ids.join(", ")))
 }
 
-/// What a manifest or a key list says, line by line.
-pub fn describe(name: &str, content: &Value) -> Result<()> {
-    if is_key_list(content) { key_list(name, content) } else { manifest(content) }
+/// What a manifest or a key list says, in lines for people.
+pub fn describe(name: &str, content: &Value) -> Result<String> {
+    Ok(if is_key_list(content) { key_list(name, content)? } else { manifest(content) }.join("\n"))
 }
 
 fn is_key_list(content: &Value) -> bool {
@@ -98,63 +102,59 @@ fn field(value: &Value, name: &str) -> String {
     }
 }
 
-fn dates(content: &Value) -> Result<()> {
-    let (created, expires) = (field(content, "created_at"), field(content, "expires_at"));
-    output::line(format_args!("  created    {created}\n  expires    {expires}"))
+fn dates(content: &Value) -> [String; 2] {
+    [("created", "created_at"), ("expires", "expires_at")]
+        .map(|(label, name)| format!("  {label}    {}", field(content, name)))
 }
 
-fn manifest(content: &Value) -> Result<()> {
+fn manifest(content: &Value) -> Vec<String> {
     let (channel, arch) = (field(content, "channel"), field(content, "arch"));
-    output::line(format_args!("manifest {channel}/{arch} version {}", field(content, "manifest_version")))?;
-    dates(content)?;
-    for (name, artifact) in content.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
-        let trees = artifact.as_object().filter(|_| name == "dtbs");
-        for (name, artifact) in trees.into_iter().flatten() {
-            line_of_artifact(name, artifact)?;
-        }
-        if trees.is_none() {
-            line_of_artifact(name, artifact)?;
+    let mut lines = vec![format!("manifest {channel}/{arch} version {}", field(content, "manifest_version"))];
+    lines.extend(dates(content));
+    for (name, spec) in content.get("artifacts").and_then(Value::as_object).into_iter().flatten() {
+        match spec.as_object().filter(|_| name == "dtbs") {
+            Some(trees) => lines.extend(trees.iter().flat_map(|(name, spec)| artifact(name, spec))),
+            None => lines.extend(artifact(name, spec)),
         }
     }
-    output::line(format_args!("  cmdline    {}", field(content, "cmdline")))
+    lines.push(format!("  cmdline    {}", field(content, "cmdline")));
+    lines
 }
 
-fn line_of_artifact(name: &str, artifact: &Value) -> Result<()> {
-    let size = artifact.get("size").or_else(|| artifact.get("size_bytes")).and_then(Value::as_u64);
+fn artifact(name: &str, spec: &Value) -> Vec<String> {
+    let size = spec.get("size").or_else(|| spec.get("size_bytes")).and_then(Value::as_u64);
     let size = size.map_or("-".to_owned(), output::bytes);
-    output::line(format_args!("  {:<10} {size}, {}", printable(name), field(artifact, "hash")))?;
-    for url in artifact.get("urls").and_then(Value::as_array).into_iter().flatten() {
-        output::line(format_args!("             {}", printable(url.as_str().unwrap_or("-"))))?;
-    }
-    Ok(())
+    let mut lines = vec![format!("  {:<10} {size}, {}", printable(name), field(spec, "hash"))];
+    let urls = spec.get("urls").and_then(Value::as_array).into_iter().flatten();
+    lines.extend(urls.map(|url| format!("             {}", printable(url.as_str().unwrap_or("-")))));
+    lines
 }
 
-fn key_list(name: &str, content: &Value) -> Result<()> {
+fn key_list(name: &str, content: &Value) -> Result<Vec<String>> {
     let malformed = |reason| Error::KeysMalformed { url: name.to_owned(), reason };
     let list = KeyListContent::from_value(content).map_err(malformed)?;
     let KeyListContent { keys_version, threshold, keys, revoked, .. } = &list;
-    output::line(format_args!("key list version {keys_version}, {threshold} of {} must sign", keys.len()))?;
-    dates(content)?;
+    let mut lines = vec![format!("key list version {keys_version}, {threshold} of {} must sign", keys.len())];
+    lines.extend(dates(content));
     for key in keys {
         let Limits { channels, not_after } = key.limits();
         let channels = if channels.is_empty() { "every channel".to_owned() } else { channels.join(", ") };
         let until = not_after.map(|time| format!(", until {time}")).unwrap_or_default();
         let fingerprint = key.fingerprint();
         let named = if key.id() == fingerprint { String::new() } else { format!(" {}", key.id()) };
-        output::line(format_args!("  key        {fingerprint}{named}, {channels}{until}"))?;
+        lines.push(format!("  key        {fingerprint}{named}, {channels}{until}"));
     }
-    for id in revoked {
-        output::line(format_args!("  revoked    {id}"))?;
-    }
-    Ok(())
+    lines.extend(revoked.iter().map(|id| format!("  revoked    {id}")));
+    Ok(lines)
 }
 
 /// An archive; `otherwise` says what the file is if it is none.
 fn initramfs(path: &Path, bytes: &[u8], otherwise: &image::Error, as_json: bool) -> Result<()> {
-    let Ok(listed) = files::decompress(bytes).and_then(|reader| {
-        let reader = std::io::BufReader::new(reader);
+    let list = || {
+        let reader = std::io::BufReader::new(files::decompress(bytes)?);
         archive::list(reader).context("damaged archive")
-    }) else {
+    };
+    let Ok(listed) = output::patiently("reading", list) else {
         bail!("{}: {otherwise}, and no whole initramfs", path.display());
     };
     if as_json {

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,8 @@ fn parse_name(name: &str) -> Result<String> {
 fn stem(out: &Path, name: Option<&str>) -> PathBuf {
     match name {
         Some(name) => out.join(name),
-        None if out.is_dir() => out.join("phaseboot"),
+        // A slash in the end means a folder, also one that is still to be made.
+        None if out.is_dir() || out.as_os_str().as_bytes().ends_with(b"/") => out.join("phaseboot"),
         None => out.to_owned(),
     }
 }
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(stem(at, None), at.join("phaseboot"));
         assert_eq!(stem(at, Some("release")), at.join("release"));
         assert_eq!(stem(&at.join("new"), None), at.join("new"));
+        assert_eq!(stem(&at.join("new/"), None), at.join("new/phaseboot"));
         assert_eq!(stem(&at.join("new"), Some("release")), at.join("new/release"));
     }
 

@@ -151,14 +151,7 @@ pub struct Listed {
 impl Listed {
     /// Takes the key list of the file `path` apart.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
-        let url = path.display().to_string();
-        let document = Document::parse(bytes, &url)?;
-        match document.content().clone() {
-            Content::Keys(content) => Ok(Self { document, content }),
-            Content::Manifest(_) => {
-                Err(Error::KeysMalformed { url, reason: "it is a manifest, no key list".to_owned() })
-            }
-        }
+        Self::new(Document::parse_key_list(bytes, &path.display().to_string())?, path)
     }
 
     /// [`Self::parse`] of a file, if it is there.
@@ -166,7 +159,17 @@ impl Listed {
         if !is_there(path)? {
             return Ok(None);
         }
-        Ok(Some(Self::parse(&files::read(path, u64::try_from(MOST_BYTES)?)?, path)?))
+        Ok(Some(Self::new(Document::read_key_list(path)?, path)?))
+    }
+
+    fn new(document: Document, path: &Path) -> Result<Self, Error> {
+        match document.content().clone() {
+            Content::Keys(content) => Ok(Self { document, content }),
+            Content::Manifest(_) => {
+                let (url, reason) = (path.display().to_string(), "it is a manifest, no key list".to_owned());
+                Err(Error::KeysMalformed { url, reason })
+            }
+        }
     }
 
     /// Refuses this list, of the file `name`, if it is neither `other`, of `path`, nor could come after.

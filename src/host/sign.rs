@@ -67,7 +67,8 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.document;
-    let mut document = Document::read(path)?;
+    let mut document =
+        if arguments.key_list { Document::read_key_list(path)? } else { Document::read(path)? };
     match (document.content(), arguments.key_list) {
         (Content::Keys(_), false) => Err(anyhow!(
             "{} is a key list, and who signs it decides who signs manifests; add --key-list if that is meant",
@@ -76,10 +77,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (Content::Manifest(_), true) => Err(anyhow!("{} is a manifest, no key list", path.display())),
         _ => Ok(()),
     }?;
-    if !arguments.output.json {
-        // Before anybody is asked for a passphrase.
-        inspect::describe(&path.display().to_string(), document.value())?;
-        output::line(format_args!("  digest     {}", hex(&document.digest())))?;
+    // Before anybody is asked for a passphrase.
+    let described = inspect::describe(&path.display().to_string(), document.value())?;
+    let described = format!("{described}\n  digest     {}", hex(&document.digest()));
+    if arguments.output.json {
+        output::note(&described);
+    } else {
+        output::line(described)?;
     }
     let public = signing::read_public(&arguments.public)?;
     let mut added = Vec::new();

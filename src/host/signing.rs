@@ -52,12 +52,13 @@ impl Signing {
     /// Reads a private key that nobody but its owner can read. `passphrases` are for an encrypted one.
     pub fn read(path: &Path, passphrases: &mut Passphrases<'_>) -> Result<Self> {
         let file = files::open(path)?;
-        passphrase::private(&file, path, "private key")?;
         let bytes = Zeroizing::new(files::read_from(&file, path, KEY_FILE_LIMIT)?);
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
-        if text.contains("PUBLIC KEY") {
+        // Before anything is said about who can read it: everybody may.
+        if text.contains("PUBLIC KEY") || keyfile::parse_file(&bytes).is_ok() {
             bail!("{} is a public key; signing needs the private one", path.display());
         }
+        passphrase::private(&file, path, "private key")?;
         let key = if text.contains(ENCRYPTED) {
             let (_, document) = SecretDocument::from_pem(text)
                 .map_err(|error| anyhow!("{} is damaged: {error}", path.display()))?;
@@ -139,21 +140,39 @@ impl Signing {
     }
 }
 
-/// Reads public keys in any of the forms that phaseboot knows, each key once: two of one would be
-/// taken for two voices.
-pub fn read_public(paths: &[PathBuf]) -> Result<Vec<TrustedKey>> {
-    let mut keys: Vec<TrustedKey> = Vec::new();
+/// A file of public keys.
+#[derive(Debug)]
+pub struct PublicFile {
+    pub bytes: Vec<u8>,
+    pub keys: Vec<TrustedKey>,
+}
+
+/// Reads files of public keys in any of the forms that phaseboot knows, each key once: two of one
+/// would be taken for two voices, and two that are named alike for one.
+pub fn read_public_files(paths: &[PathBuf]) -> Result<Vec<PublicFile>> {
+    let mut known: Vec<TrustedKey> = Vec::new();
+    let mut read = Vec::new();
     for path in paths {
         let bytes = files::read(path, KEY_FILE_LIMIT)?;
-        let found =
+        let keys =
             keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
-        for key in found {
-            let is_known = keys.iter().any(|known| known.bytes() == key.bytes());
-            ensure!(!is_known, "key {}: {} was given already", path.display(), key.id());
-            keys.push(key);
+        for key in &keys {
+            let same = known.iter().find(|known| known.bytes() == key.bytes() || known.id() == key.id());
+            if let Some(same) = same {
+                let (path, id) = (path.display(), key.id());
+                ensure!(same.bytes() == key.bytes(), "key {path}: another key is named {id} as well");
+                bail!("key {path}: {id} was given already");
+            }
+            known.push(key.clone());
         }
+        read.push(PublicFile { bytes, keys });
     }
-    Ok(keys)
+    Ok(read)
+}
+
+/// The keys of [`read_public_files`].
+pub fn read_public(paths: &[PathBuf]) -> Result<Vec<TrustedKey>> {
+    Ok(read_public_files(paths)?.into_iter().flat_map(|file| file.keys).collect())
 }
 
 /// Bytes from the kernel's random generator; waits until that is ready.

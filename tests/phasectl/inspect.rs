@@ -68,6 +68,19 @@ fn files_are_described() {
 }
 
 #[test]
+fn slow_reading_is_shown() {
+    let folder = workshop();
+    let at = folder.path();
+    let script = format!(
+        "(head -c 30000 bzimage; sleep 1.3; tail -c +30001 bzimage) | {} inspect /dev/stdin",
+        env!("CARGO_BIN_EXE_phasectl")
+    );
+    let output = run(at, "script", &["--quiet", "--return", "--command", &script, "/dev/null"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("reading ") && shown.contains("kernel for x86_64: bzImage"), "{shown}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_fault() {
     let folder = workshop();
     done(folder.path(), &format!("{PACK} --compress fast"));

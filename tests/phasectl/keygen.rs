@@ -48,6 +48,9 @@ fn the_folder_for_a_key_can_be_unusable() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     refused(folder.path(), "keygen --out file/k", 1, "cannot create");
+    refused(folder.path(), "keygen --out file/", 1, "cannot create file");
+    done(folder.path(), "keygen --out new/");
+    assert!(folder.path().join("new/phaseboot.key").exists());
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn what_cannot_boot_is_not_published() {
     refused(at, &with("bzimage", "none", "k.key"), 1, "cannot open none");
     refused(at, &with("bzimage", ".", "k.key"), 1, ". is a directory");
     refused(at, &with("bzimage", "initrd", "none.key"), 1, "cannot open none.key");
-    refused(at, &with("bzimage", "initrd", "k.pub"), 1, "k.pub is open to others (mode 0644)");
+    refused(at, &with("bzimage", "initrd", "k.pub"), 1, "k.pub is a public key");
     fs::copy(at.join("k.pub"), at.join("p")).unwrap();
     fs::set_permissions(at.join("p"), fs::Permissions::from_mode(0o600)).unwrap();
     refused(at, &with("bzimage", "initrd", "p"), 1, "p is a public key");

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{PACK, PUBLISH, done, json, private, publish, refused, run, trust, workshop};
+use crate::{PACK, PUBLISH, done, json, phasectl, private, publish, refused, run, trust, workshop};
 
 /// Signs the digest in the file `digest` with openssl into the file `sig`.
 fn openssl_sign(at: &Path, key: &str) {
@@ -240,6 +240,12 @@ fn private_keys_that_cannot_or_must_not_be_read() {
         1,
         "k.key is open to others (mode 0644); chmod 600 k.key",
     );
+    // RFC 8032, section 7.1, test 1.
+    let hexadecimal = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    fs::write(at.join("hex.pub"), hexadecimal).unwrap();
+    for public in ["k.pub", "hex.pub"] {
+        refused(at, &format!("sign {live} --key {public}"), 1, &format!("{public} is a public key; signing"));
+    }
     private(&at.join("cut.key"), &fs::read(at.join("k.key")).unwrap()[..60]);
     refused(at, &format!("sign {live} --key cut.key"), 1, "cut.key is not an Ed25519 private key");
     let rsa = "openssl genpkey -algorithm RSA -out rsa.key 2>/dev/null && chmod 600 rsa.key";
@@ -381,4 +387,44 @@ fn a_file_that_cannot_be_written_is_named() {
     } else {
         assert!(said.ends_with("cannot write closed/digest: Permission denied (os error 13)\n"), "{said}");
     }
+}
+
+#[test]
+fn what_is_signed_is_shown_before_the_question() {
+    let folder = workshop();
+    let at = folder.path();
+    let live = publish(at, "stable", "");
+    let output = phasectl(at, ["sign", &live, "--key", "k.key", "--json"]);
+    assert_eq!(json(&output.stdout)["kind"], "manifest");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("manifest stable/x86_64 version 1\n") && said.contains("  digest  "), "{said}");
+    assert!(said.contains("  kernel     70.0 kB, sha256:"), "{said}");
+}
+
+#[test]
+fn a_damaged_key_list_is_called_one() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out r1");
+    done(at, "keys rotate --root r1.key --add k.pub --into tree");
+    publish(at, "stable", "");
+    let list = fs::read_to_string(at.join("tree/keys.json")).unwrap();
+    for damaged in [
+        "{".to_owned(),
+        list.replace("\"threshold\": 1", "\"threshold\": 2"),
+        format!("{{{}", " ".repeat(2 << 20)),
+    ] {
+        fs::write(at.join("tree/keys.json"), damaged).unwrap();
+        for line in [
+            "keys rotate --root r1.key --add k.pub --into tree",
+            "keys show tree",
+            "inspect tree/keys.json",
+            "sign tree/keys.json --key-list --key r1.key",
+        ] {
+            refused(at, line, 12, "key list tree/keys.json is malformed: ");
+            refused(at, line, 12, "phasectl keys rotate");
+        }
+    }
+    fs::write(at.join("tree/keys.json"), "{").unwrap();
+    refused(at, PUBLISH, 12, "key list tree/keys.json is malformed: ");
 }

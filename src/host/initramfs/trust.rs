@@ -11,8 +11,8 @@ use super::archive::{Archive, Node};
 use crate::config::{Policy, tls};
 use crate::host::files;
 use crate::host::policy;
-use crate::host::signing::KEY_FILE_LIMIT;
-use crate::manifest::{self, MOST_BYTES, MOST_KEYS, Seen, Trust, keyfile, keylist};
+use crate::host::signing;
+use crate::manifest::{self, MOST_BYTES, MOST_KEYS, Seen, Trust, keylist};
 use crate::time::UnixTime;
 
 const FOLDER: &str = "etc/phaseboot";
@@ -30,17 +30,11 @@ impl TrustFiles {
     /// Takes key files as they are, to be keys/NAME.pub.
     pub(super) fn add_keys(&mut self, paths: &[PathBuf]) -> Result<()> {
         let mut ids = BTreeSet::new();
-        for path in paths {
-            let bytes = files::read(path, KEY_FILE_LIMIT)?;
-            let found =
-                keyfile::parse_file(&bytes).map_err(|reason| anyhow!("key {}: {reason}", path.display()))?;
-            for key in found {
-                let id = key.id();
-                ensure!(ids.insert(id.to_owned()), "key {}: {id} was given already", path.display());
-            }
+        for (path, file) in paths.iter().zip(signing::read_public_files(paths)?) {
+            ids.extend(file.keys.iter().map(|key| key.id().to_owned()));
             let name = path.file_stem().and_then(|name| name.to_str());
             let name = name.ok_or_else(|| anyhow!("the name of {} is not text", path.display()))?;
-            self.files.push((format!("keys/{name}.pub"), bytes));
+            self.files.push((format!("keys/{name}.pub"), file.bytes));
         }
         ensure!(ids.len() <= MOST_KEYS, "{} keys; phaseboot trusts at most {MOST_KEYS}", ids.len());
         self.keys = ids.into_iter().collect();
