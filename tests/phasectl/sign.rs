@@ -360,6 +360,9 @@ fn no_output_replaces_a_private_key() {
             assert_eq!(fs::read(at.join(key)).unwrap(), before, "{line}");
         }
     }
+    // A program that knows what private keys look like is none.
+    fs::write(at.join("out.img"), b"\0-----BEGIN PRIVATE KEY-----\0PRIVATE KEY\n").unwrap();
+    done(at, PACK);
 }
 
 #[test]
