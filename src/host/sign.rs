@@ -213,6 +213,10 @@ fn put_live(
             judge.keys(&document.bytes()?, &name, Some(now))?;
             let trust = arguments.machines.are_known().then(|| judge.trust());
             judge::fits(&tree, document, trust, now, arguments.force)?;
+            let mut document = document.clone();
+            if let Some(live) = tree.read_key_list()? {
+                document.unite(&Document::parse_key_list(&live, &tree.key_list().display().to_string())?)?;
+            }
             tree.prepare_key_list(&document.bytes()?)?.into_iter().try_for_each(Pending::commit)?;
             Ok(vec![tree.key_list()])
         }
@@ -229,9 +233,9 @@ fn put_manifest(
     let arch = manifest.arch.parse()?;
     let place: Place = tree.place(&manifest.channel, arch)?;
     let (path, key_list) = (place.manifest(), tree.read_key_list()?);
-    let bytes = document.bytes()?;
+    let mut document = document.clone();
     let judge = Judge::new(trust, key_list.clone(), &tree.key_list());
-    judge.manifest(&bytes, &path.display().to_string(), place.expected(Some(now)))?;
+    judge.manifest(&document.bytes()?, &path.display().to_string(), place.expected(Some(now)))?;
     if let Some(last) = place.last()? {
         let (version, last_version) = (manifest.manifest_version, last.version);
         ensure!(
@@ -240,9 +244,11 @@ fn put_manifest(
             "manifest version {version} is not newer than {}, which has version {last_version}",
             path.display()
         );
+        // Those who signed what lives there have signed this.
+        document.unite(&last.document)?;
     }
     place::check_artifacts(manifest, place.folder())?;
-    place.prepare(&bytes, key_list.as_deref())?.into_iter().try_for_each(Pending::commit)?;
+    place.prepare(&document.bytes()?, key_list.as_deref())?.into_iter().try_for_each(Pending::commit)?;
     Ok(vec![path])
 }
 
