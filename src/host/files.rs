@@ -19,8 +19,7 @@ const PUBLIC_MODE: u32 = 0o644;
 const UNFINISHED_MODE: u32 = 0o600;
 /// Of files that are being written.
 const PREFIX: &str = ".phasectl-";
-/// What stands in every PEM file of a private key, and in how many bytes from its start.
-const PRIVATE_KEY: &[u8] = b"PRIVATE KEY";
+/// In so many bytes from a file's start a private key in it shows.
 const PRIVATE_KEY_WITHIN: u64 = 64 * 1024;
 
 /// Opens a regular file (or a pipe, which has no size) for reading.
@@ -149,8 +148,12 @@ fn spare_private_key(path: &Path) -> Result<()> {
         return Ok(());
     }
     let start = Zeroizing::new(read_start(path, PRIVATE_KEY_WITHIN)?);
+    let begins = |line: &[u8]| {
+        let line = line.trim_ascii_end();
+        line.starts_with(b"-----BEGIN ") && line.ends_with(b"PRIVATE KEY-----")
+    };
     ensure!(
-        !start.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY),
+        !start.split(|&byte| byte == b'\n').any(begins),
         "{} holds a private key, which is never overwritten; choose another name",
         path.display()
     );

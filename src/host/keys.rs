@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::document::Document;
+use super::document::{self, Document};
 use super::files::{self, Pending};
 use super::judge::{self, Judge};
 use super::options::{self, Machines, Output};
@@ -24,7 +24,7 @@ use super::signing::{self, Signing};
 use super::{inspect, output};
 use crate::manifest::keylist::FILE_NAME;
 use crate::manifest::keys::{Limits, is_fingerprint};
-use crate::manifest::{MOST_BYTES, Trust, TrustedKey};
+use crate::manifest::{Trust, TrustedKey};
 use crate::time::UnixTime;
 
 /// The version of the key list format.
@@ -142,7 +142,7 @@ pub fn run(command: &Command) -> Result<()> {
         }),
         Command::Show(Show { path, output }) => {
             let path = if path.is_dir() { path.join(FILE_NAME) } else { path.clone() };
-            let bytes = files::read(&path, u64::try_from(MOST_BYTES)?)?;
+            let bytes = document::read_bytes(&path)?;
             Listed::parse(&bytes, &path)?;
             inspect::document(&path, &bytes, output.json)
         }
@@ -360,7 +360,7 @@ fn change_list(
 /// The list that the new one is made of, and its file: `path`, unless that may be an old one.
 fn last<'a>(change: &'a Change, path: &'a Path) -> Result<(&'a Path, Option<Listed>)> {
     let Some(kept) = &change.last else { return Ok((path, Listed::read(path)?)) };
-    let last = Listed::parse(&files::read(kept, u64::try_from(MOST_BYTES)?)?, kept)?;
+    let last = Listed::parse(&document::read_bytes(kept)?, kept)?;
     if let Some(present) = Listed::read(path)? {
         last.succeeds(kept, &present, path)?;
     }

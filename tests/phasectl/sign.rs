@@ -360,6 +360,9 @@ fn no_output_replaces_a_private_key() {
             assert_eq!(fs::read(at.join(key)).unwrap(), before, "{line}");
         }
     }
+    // A program that knows what private keys look like is none.
+    fs::write(at.join("out.img"), b"\0-----BEGIN PRIVATE KEY-----\0PRIVATE KEY\n").unwrap();
+    done(at, PACK);
 }
 
 #[test]
@@ -427,4 +430,25 @@ fn a_damaged_key_list_is_called_one() {
     }
     fs::write(at.join("tree/keys.json"), "{").unwrap();
     refused(at, PUBLISH, 12, "key list tree/keys.json is malformed: ");
+}
+
+#[test]
+fn what_is_live_keeps_its_signatures() {
+    let folder = workshop();
+    let at = folder.path();
+    done(at, "keygen --out two");
+    let live = publish(at, "stable", "");
+    done(at, "keys rotate --root k.key --add k.pub --add two.pub --file list.json");
+    for (draft, copy, how) in [(live.as_str(), "m.json", ""), ("list.json", "l.json", "--key-list")] {
+        let mut unsigned = json(&fs::read(at.join(draft)).unwrap());
+        unsigned["signatures"] = json!([]);
+        for key in ["two", "k"] {
+            fs::write(at.join(copy), unsigned.to_string()).unwrap();
+            done(at, &format!("sign {copy} {how} --key {key}.key --into tree --threshold 1 --force"));
+        }
+    }
+    for document in [live.as_str(), "tree/keys.json"] {
+        let signed = json(&fs::read(at.join(document)).unwrap());
+        assert_eq!(signed["signatures"].as_array().unwrap().len(), 2, "{document}");
+    }
 }
