@@ -15,6 +15,8 @@ use super::signing::Signing;
 use super::{files, output, passphrase};
 use crate::manifest::keys;
 
+const DEFAULT_NAME: &str = "phaseboot";
+
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Folder for NAME.key and NAME.pub, or the path of the key without its ending
@@ -46,14 +48,16 @@ fn stem(out: &Path, name: Option<&str>) -> PathBuf {
     match name {
         Some(name) => out.join(name),
         // A slash in the end means a folder, also one that is still to be made.
-        None if out.is_dir() || out.as_os_str().as_bytes().ends_with(b"/") => out.join("phaseboot"),
+        None if out.is_dir() || out.as_os_str().as_bytes().ends_with(b"/") => out.join(DEFAULT_NAME),
         None => out.to_owned(),
     }
 }
 
-/// What logs and key lists call the key: the name of its files, where that can be an id.
+/// What logs and key lists call the key: the name of its files, where somebody chose it and it can be
+/// an id.
 fn id(stem: &Path) -> Option<String> {
-    keys::parse_id(stem.file_name()?.to_str()?).ok()
+    let name = stem.file_name()?.to_str()?;
+    keys::parse_id(name).ok().filter(|_| name != DEFAULT_NAME)
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
