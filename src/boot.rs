@@ -11,6 +11,7 @@ use crate::kexec::{self, Plan, Target, cmdline};
 use crate::manifest::{Sightings, Trust, VerifiedManifest};
 use crate::net::{self, Caller};
 use crate::paths::Paths;
+use crate::provider::access::Access;
 use crate::provider::http::Client;
 use crate::provider::{self, Candidates, Search};
 use crate::rollback::{self, Memory, Purpose};
@@ -41,7 +42,7 @@ pub fn run(
     net::up_unless_routed(paths, caller, deadline)?;
     // Disks have had the network's time to appear.
     let mut memory = Memory::open(config, trust.policy(), paths, purpose(caller, ending), deadline)?;
-    let client = Client::new(deadline, trust.tls());
+    let client = Client::new(deadline, trust.tls(), &Access::default());
     let found = find(config, trust, &client, NATIVE, memory.sightings());
     // A key list that was met counts from now on, even if no manifest under it may boot.
     memory.keep()?;

@@ -21,6 +21,7 @@ use phaseboot::fetch;
 use phaseboot::manifest::keys::{hex, key_id};
 use phaseboot::manifest::{Sightings, Trust, VerifiedManifest};
 use phaseboot::paths::Paths;
+use phaseboot::provider::access::Access;
 use phaseboot::provider::http::Client;
 use phaseboot::provider::{self, Candidates, Search};
 use phaseboot::time::Deadline;
@@ -254,7 +255,8 @@ impl Published {
 
     /// Fetches from this server, and holds the kernel against what was published.
     fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
-        let client = Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls());
+        let client =
+            Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls(), &Access::default());
         let manifest = self.find(&[self.server.url("")], &client)?;
         let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
         assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
@@ -362,7 +364,8 @@ fn redirects_are_followed_but_not_in_circles() {
 #[test]
 fn no_manifest_anywhere_names_every_url() {
     let published = published(&["kernel"]);
-    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls(), &Access::default());
     let error = published.find(&[published.server.url("/elsewhere")], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::NoProvider);
     let line = error.line().to_string();
@@ -373,7 +376,8 @@ fn no_manifest_anywhere_names_every_url() {
 fn a_provider_that_is_not_there_ends_within_the_deadline() {
     let published = published(&["kernel"]);
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let client = Client::new(Deadline::after(Duration::from_secs(2)), published.trust.tls());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(2)), published.trust.tls(), &Access::default());
     let started = std::time::Instant::now();
     let error = published.find(&[format!("http://127.0.0.1:{unused}/")], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::NoProvider, "{}", error.line());
@@ -384,7 +388,8 @@ fn a_provider_that_is_not_there_ends_within_the_deadline() {
 fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
     let published = published(&["kernel"]);
     published.server.on("/other/stable/x86_64/manifest.signed.json", Answer::File(b"<html>".to_vec()));
-    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls(), &Access::default());
     let providers = [published.server.url("/other"), published.server.url("/")];
     assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
     let error = published.find(&providers[..1], &client).unwrap_err();
@@ -395,7 +400,8 @@ fn a_bad_manifest_elsewhere_does_not_block_a_good_one() {
 fn a_provider_that_drips_leaves_time_for_the_next() {
     let published = published(&["kernel"]);
     published.server.on("/slow.json", Answer::Drip);
-    let client = Client::new(Deadline::after(Duration::from_secs(4)), published.trust.tls());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(4)), published.trust.tls(), &Access::default());
     let providers = [published.server.url("/slow.json"), published.server.url("/")];
     assert_eq!(published.find(&providers, &client).unwrap().url(), published.server.url(MANIFEST));
 }
@@ -470,7 +476,8 @@ fn a_key_list_that_is_wrong_does_not_count_as_none() {
 fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     let published = published(&["kernel"]);
     let server = &published.server;
-    let client = Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls(), &Access::default());
     let mut sightings = Sightings::default();
     let mut find = || {
         let providers = [server.url("")];

@@ -3,6 +3,7 @@
 
 mod cache;
 pub mod cmdline;
+pub mod network;
 mod policy;
 pub mod tls;
 
@@ -67,6 +68,24 @@ pub struct Config {
     pub no_expiry: bool,
     pub log: Format,
     pub debug: bool,
+    /// `ip=` and its kin.
+    pub network: network::Given,
+    /// `phase.proxy`: the proxy for http and https, as an http:// URL.
+    pub proxy: Option<String>,
+    /// `phase.clientid`: by what DHCP servers know this machine.
+    pub client_id: ClientId,
+    /// `phase.mode=local`: providers may be looked for by mDNS.
+    pub local: bool,
+}
+
+/// What a DHCPv4 client calls itself in option 61.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientId {
+    /// The hardware address: RFC 2132, section 9.14.
+    #[default]
+    Mac,
+    /// As in DHCPv6: RFC 4361.
+    Duid,
 }
 
 /// What PID 1 does when a boot fails.
@@ -154,6 +173,10 @@ impl Default for Config {
             no_expiry: false,
             log: Format::Text,
             debug: false,
+            network: network::Given::default(),
+            proxy: None,
+            client_id: ClientId::Mac,
+            local: false,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use log::info;
 
-use crate::net::{BUDGET, Error, up, up_elsewhere};
+use crate::net::{BUDGET, Error, Lease, up, up_elsewhere};
 use crate::paths::Paths;
 use crate::time::Deadline;
 
@@ -23,18 +23,18 @@ pub enum Caller {
 /// Brings the network up by `deadline`, unless this machine has an IPv4 route already. PID 1 takes a
 /// route for that only before its first lease: afterwards the route is its own, and every attempt
 /// asks for a lease again, over another link if there is one.
-pub fn up_unless_routed(paths: &Paths, caller: Caller, deadline: Deadline) -> Result<(), Error> {
+pub fn up_unless_routed(paths: &Paths, caller: Caller, deadline: Deadline) -> Result<Option<Lease>, Error> {
     let distrusted = caller == Caller::Init && paths.lease().exists();
     let routes = fs::read_to_string(paths.routes()).unwrap_or_default();
     let deadline = deadline.or_after(BUDGET);
     match (routed_interface(&routes), caller) {
         (Some(interface), _) if !distrusted => {
             info!("{interface} has a route; the network is used as it is");
+            Ok(None)
         }
-        (_, Caller::Init) => drop(up_elsewhere(paths, deadline)?),
-        (_, Caller::Command) => drop(up(paths, None, deadline)?),
+        (_, Caller::Init) => up_elsewhere(paths, deadline).map(Some),
+        (_, Caller::Command) => up(paths, None, deadline).map(Some),
     }
-    Ok(())
 }
 
 /// The first interface but loopback with a route in /proc/net/route.

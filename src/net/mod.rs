@@ -12,6 +12,8 @@ mod frame;
 mod lease;
 mod link;
 mod linux;
+mod network;
+mod uplink;
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +26,8 @@ use crate::time::Deadline;
 
 pub use existing::{Caller, up_unless_routed};
 pub use lease::{Lease, Route};
+pub use network::{Event, Network, Settings};
+pub use uplink::{Address6, Ipv6, Origin6, Uplink};
 
 use files::Last;
 

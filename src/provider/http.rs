@@ -11,6 +11,7 @@ use ureq::{Agent, Body};
 
 use crate::config::tls::TlsTrust;
 use crate::error::printable;
+use crate::provider::access::Access;
 use crate::provider::tls::{TlsConnector, TlsError};
 use crate::provider::url;
 use crate::sys::random;
@@ -127,7 +128,8 @@ impl Download {
 
 impl Client {
     /// A client for requests that end before `deadline`, and for the TLS servers that `tls` believes.
-    pub fn new(deadline: Deadline, tls: &TlsTrust) -> Self {
+    pub fn new(deadline: Deadline, tls: &TlsTrust, access: &Access) -> Self {
+        log::debug!("servers are reached {access:?}");
         let config = Agent::config_builder()
             .timeout_connect(Some(CONNECT))
             .timeout_resolve(Some(CONNECT))

@@ -1,5 +1,6 @@
 //! From provider URLs to a verified manifest.
 
+pub mod access;
 mod candidates;
 pub mod http;
 pub mod tls;

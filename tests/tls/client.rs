@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use phaseboot::config::Policy;
 use phaseboot::config::tls::{Pin, TlsTrust, certificates};
+use phaseboot::provider::access::Access;
 use phaseboot::provider::http::{Client, HttpError};
 use phaseboot::provider::tls::TlsError;
 use phaseboot::sys::arch::NATIVE;
@@ -29,7 +30,7 @@ fn trust(pki: &Pki, roots: &[&str], pins: &[String]) -> TlsTrust {
 }
 
 fn ask(url: &str, trust: &TlsTrust) -> Result<Vec<u8>, HttpError> {
-    let client = Client::new(Deadline::after(Duration::from_secs(20)), trust);
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), trust, &Access::default());
     client.get_small(url, 1000).map(|(body, _)| body)
 }
 
@@ -198,7 +199,7 @@ fn artifacts_may_come_from_servers_that_are_not_pinned() {
     let server = Server::start(&pki, "server.pem", "server", &[]);
     let download = |roots: &[&str]| {
         let trust = trust(&pki, roots, &[Pin::of(b"another key").to_string()]);
-        let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust);
+        let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust, &Access::default());
         assert!(matches!(client.get_small(&server.url("/file"), 1000), Err(HttpError::Tls(_))));
         client.download(&server.url("/file"), None).map(drop)
     };
@@ -314,7 +315,11 @@ fn a_manifest_needs_tls_if_the_policy_names_servers() {
         }
     });
     assert_eq!(ask(&url, &TlsTrust::default()).unwrap(), b"x");
-    let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust(&pki, &["ca.pem"], &[]));
+    let client = Client::new(
+        Deadline::after(Duration::from_secs(20)),
+        &trust(&pki, &["ca.pem"], &[]),
+        &Access::default(),
+    );
     assert_eq!(client.download(&url, None).unwrap().total, Some(1));
 }
 
@@ -338,7 +343,8 @@ fn a_handshake_that_stalls_ends_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://127.0.0.1:{}/", listener.local_addr().unwrap().port());
     let since = Instant::now();
-    let client = Client::new(Deadline::after(Duration::from_secs(2)), &TlsTrust::default());
+    let client =
+        Client::new(Deadline::after(Duration::from_secs(2)), &TlsTrust::default(), &Access::default());
     let error = client.get_small(&url, 1000).unwrap_err();
     assert!(matches!(error, HttpError::Transport(ureq::Error::Timeout(_))), "{error:?}");
     assert!(since.elapsed() < Duration::from_secs(5));
