@@ -6,22 +6,26 @@
 //! replaced, so that nothing from outside can forge a line.
 
 mod limits;
+mod progress;
+mod screen;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use crate::error::without_controls;
 use crate::paths::Paths;
 use crate::sys::tty;
 use limits::{Entry, Repeats, cut};
+use screen::Screen;
+
+pub use progress::Progress;
 
 /// How a record looks on the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,13 +35,6 @@ pub enum Format {
     Json,
 }
 
-/// Terminals get a progress line redrawn this often, anything else a line this often.
-const REDRAW: Duration = Duration::from_millis(200);
-const REPRINT: Duration = Duration::from_secs(5);
-
-/// A console may keep a line waiting this long; after that it is passed over until it takes bytes again.
-/// A serial line with flow control and nobody at the other end would stop the boot for ever.
-const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the last lines get to leave a serial line's buffer.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -60,51 +57,8 @@ struct State {
     kmsg: Option<File>,
     jsonl: Option<File>,
     repeats: Repeats,
-    /// The progress line on the screens, if one is being drawn.
-    progress: Option<String>,
-}
-
-#[derive(Debug)]
-struct Screen {
-    file: File,
-    terminal: bool,
-    /// It did not take bytes in time.
-    stuck: bool,
-}
-
-impl Screen {
-    fn new(file: File) -> Self {
-        Self { terminal: file.is_terminal(), file, stuck: false }
-    }
-
-    /// Writes without waiting longer than [`PATIENCE`] (files opened with `O_NONBLOCK`). A console that
-    /// cannot be written to leaves nobody to tell, so nothing is returned.
-    fn write(&mut self, mut bytes: &[u8]) {
-        if self.stuck && !self.takes_bytes(Duration::ZERO) {
-            return;
-        }
-        self.stuck = false;
-        while !bytes.is_empty() {
-            match self.file.write(bytes) {
-                Ok(0) => return,
-                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !self.takes_bytes(PATIENCE) {
-                        self.stuck = true;
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn takes_bytes(&self, within: Duration) -> bool {
-        let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(within.subsec_nanos()) };
-        poll(&mut descriptors, Some(&timeout)).is_ok_and(|ready| ready > 0)
-    }
+    /// The lines of progress that stand last on the terminals.
+    progress: Vec<String>,
 }
 
 /// Starts logging to standard error. Call once, first.
@@ -123,7 +77,7 @@ pub fn start() {
             kmsg: None,
             jsonl: None,
             repeats: Repeats::default(),
-            progress: None,
+            progress: Vec::new(),
         }),
     });
     if log::set_logger(logger).is_ok() {
@@ -251,20 +205,42 @@ impl State {
             let _ = kmsg.write_all(format!("<7>{}\n", cut(&text, MOST_KMSG_BYTES)).as_bytes());
         }
         if let Some(jsonl) = &mut self.jsonl {
-            keep(jsonl, &object, entry, t);
+            keep(jsonl, &object, t);
         }
         self.draw_progress();
     }
 
+    /// Takes the lines of progress off the terminals.
     fn erase_progress(&mut self) {
-        if self.progress.is_some() {
-            self.each_terminal(b"\r\x1b[K");
+        if !self.progress.is_empty() {
+            let up = "\r\x1b[K\x1b[A".repeat(self.progress.len() - 1);
+            self.each_terminal(format!("{up}\r\x1b[K").as_bytes());
         }
     }
 
     fn draw_progress(&mut self) {
-        if let Some(line) = self.progress.clone() {
-            self.each_terminal(format!("\r{line}\x1b[K").as_bytes());
+        if !self.progress.is_empty() {
+            let lines = self.progress.join("\n");
+            self.each_terminal(lines.as_bytes());
+        }
+    }
+
+    /// Replaces the lines of progress on the terminals.
+    fn redraw(&mut self, lines: Vec<String>) {
+        self.erase_progress();
+        self.progress = lines;
+        self.draw_progress();
+    }
+
+    /// Keeps an event that terminals see as a line of progress, and shows it where there are none.
+    fn event(&mut self, text: &str, object: &str, t: Duration) {
+        let json = self.format == Format::Json;
+        let line = if json { object } else { text };
+        for screen in self.screens.iter_mut().filter(|screen| json || !screen.terminal) {
+            screen.write(format!("{line}\n").as_bytes());
+        }
+        if let Some(jsonl) = &mut self.jsonl {
+            keep(jsonl, object, t);
         }
     }
 
@@ -295,7 +271,7 @@ fn as_json(entry: &Entry, t: Duration) -> String {
 }
 
 /// Appends to `log.jsonl`, which all processes of a boot share: its size tells whether it is full.
-fn keep(jsonl: &mut File, object: &str, entry: &Entry, t: Duration) {
+fn keep(jsonl: &mut File, object: &str, t: Duration) {
     let Ok(size) = jsonl.metadata().map(|metadata| metadata.len()) else { return };
     if size >= MOST_JSONL_BYTES {
         return;
@@ -303,104 +279,11 @@ fn keep(jsonl: &mut File, object: &str, entry: &Entry, t: Duration) {
     let mut lines = format!("{object}\n");
     if size.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX)) >= MOST_JSONL_BYTES {
         let message = "this file is full; the kernel log has what follows".to_owned();
-        let last = Entry { level: Level::Warn, message, ..entry.clone() };
+        let last = Entry { level: Level::Warn, step: "log".to_owned(), message };
         lines.push_str(&as_json(&last, t));
         lines.push('\n');
     }
     let _ = jsonl.write_all(lines.as_bytes());
-}
-
-/// The progress of files that are fetched at the same time: one line for all of them, redrawn in
-/// place on a terminal, printed now and then elsewhere.
-#[derive(Debug)]
-pub struct Progress {
-    started: Instant,
-    files: Mutex<Files>,
-}
-
-#[derive(Debug)]
-struct Files {
-    files: Vec<FileProgress>,
-    drawn: Instant,
-    printed: Instant,
-}
-
-#[derive(Clone, Debug)]
-struct FileProgress {
-    name: &'static str,
-    size: u64,
-    done: u64,
-}
-
-impl Progress {
-    /// For files with these names and sizes in bytes.
-    pub fn new(files: &[(&'static str, u64)]) -> Self {
-        let now = Instant::now();
-        let files = files.iter().map(|&(name, size)| FileProgress { name, size, done: 0 }).collect();
-        Self { started: now, files: Mutex::new(Files { files, drawn: now, printed: now }) }
-    }
-
-    /// Says how many bytes of the file at `index` are there by now.
-    pub fn set(&self, index: usize, done: u64) {
-        let now = Instant::now();
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = files.files.get_mut(index) {
-            file.done = done;
-        }
-        if files.files.iter().all(|file| file.done >= file.size) {
-            drop(files);
-            end_progress();
-            return;
-        }
-        if now.duration_since(files.drawn) < REDRAW {
-            return;
-        }
-        files.drawn = now;
-        let line = describe(&files.files, now.duration_since(self.started));
-        let print = now.duration_since(files.printed) >= REPRINT;
-        if print {
-            files.printed = now;
-        }
-        drop(files);
-        let Some(mut state) = lock() else { return };
-        if state.format == Format::Text && state.screens.iter().any(|screen| screen.terminal) {
-            state.progress = Some(line);
-            state.draw_progress();
-        } else if print {
-            drop(state);
-            log::info!(target: "phaseboot::fetch", "{line}");
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        end_progress();
-    }
-}
-
-fn end_progress() {
-    if let Some(mut state) = lock() {
-        state.erase_progress();
-        state.progress = None;
-    }
-}
-
-fn describe(files: &[FileProgress], elapsed: Duration) -> String {
-    let done: u64 = files.iter().map(|file| file.done).sum();
-    let left: u64 = files.iter().map(|file| file.size.saturating_sub(file.done)).sum();
-    let mut line = String::new();
-    for file in files {
-        let percent = (file.done * 100).checked_div(file.size).unwrap_or(100);
-        line.push_str(&format!("{} {percent}% of {}, ", file.name, bytes(file.size)));
-    }
-    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-    let rate = done.saturating_mul(1000) / millis;
-    line.push_str(&format!("{}/s", bytes(rate)));
-    if let Some(seconds) = left.checked_div(rate) {
-        line.push_str(&format!(", {seconds} s left"));
-    }
-    line
 }
 
 /// A number of bytes for people: `14.2 MB` (powers of ten).
@@ -438,7 +321,7 @@ mod tests {
             kmsg: Some(open("kmsg")),
             jsonl: Some(open("jsonl")),
             repeats: Repeats::default(),
-            progress: None,
+            progress: Vec::new(),
         }
     }
 
@@ -510,15 +393,34 @@ mod tests {
     }
 
     #[test]
-    fn progress_names_files_rate_and_remaining_time() {
-        let files = [
-            FileProgress { name: "kernel", size: 10_000_000, done: 5_000_000 },
-            FileProgress { name: "initramfs", size: 0, done: 0 },
-        ];
-        assert_eq!(
-            describe(&files, Duration::from_secs(1)),
-            "kernel 50% of 10.0 MB, initramfs 100% of 0 B, 5.0 MB/s, 1 s left"
-        );
-        assert_eq!(describe(&files[..1], Duration::ZERO), "kernel 50% of 10.0 MB, 5.0 GB/s, 0 s left");
+    fn a_record_goes_above_the_lines_of_progress() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = state(folder.path());
+        state.screens[0].terminal = true;
+        state.redraw(vec!["one".to_owned(), "two".to_owned()]);
+        state.record(warning("carrier"), Duration::from_secs(1));
+        state.redraw(Vec::new());
+        let screen = std::fs::read_to_string(folder.path().join("screen")).unwrap();
+        let erase = "\r\x1b[K\x1b[A\r\x1b[K";
+        let record = "phaseboot[1.000] net: warning: carrier\n";
+        assert_eq!(screen, format!("one\ntwo{erase}{record}one\ntwo{erase}"));
+    }
+
+    #[test]
+    fn an_event_is_printed_where_no_line_is_drawn_and_kept_everywhere() {
+        for (format, terminal, printed) in [
+            (Format::Text, true, ""),
+            (Format::Text, false, "text\n"),
+            (Format::Json, true, "{}\n"),
+            (Format::Json, false, "{}\n"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut state = state(folder.path());
+            (state.format, state.screens[0].terminal) = (format, terminal);
+            state.event("text", "{}", Duration::ZERO);
+            let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
+            assert_eq!((read("screen").as_str(), read("jsonl").as_str()), (printed, "{}\n"));
+            assert_eq!(read("kmsg"), "");
+        }
     }
 }
