@@ -9,10 +9,14 @@ mod dhcp4;
 mod existing;
 mod files;
 mod frame;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod identity;
 mod lease;
 mod link;
 mod linux;
 mod network;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod random;
 mod uplink;
 
 use std::fmt;
