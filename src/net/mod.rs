@@ -5,6 +5,7 @@
 //! and the time and does no I/O; sockets and netlink are in [`linux`].
 
 mod choice;
+#[allow(dead_code, reason = "not every command needs all of it")]
 mod dhcp4;
 mod existing;
 mod files;
@@ -15,7 +16,6 @@ mod lease;
 mod link;
 mod linux;
 mod network;
-#[allow(dead_code, reason = "not every command needs all of it")]
 mod random;
 mod uplink;
 
@@ -29,7 +29,7 @@ use crate::paths::Paths;
 use crate::time::Deadline;
 
 pub use existing::{Caller, up_unless_routed};
-pub use lease::{Lease, Route};
+pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};
 
