@@ -5,14 +5,18 @@
 //! and the time and does no I/O; sockets and netlink are in [`linux`].
 
 mod choice;
+#[allow(dead_code, reason = "not every command needs all of it")]
 mod dhcp4;
 mod existing;
 mod files;
 mod frame;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod identity;
 mod lease;
 mod link;
 mod linux;
 mod network;
+mod random;
 mod uplink;
 
 use std::fmt;
@@ -25,7 +29,7 @@ use crate::paths::Paths;
 use crate::time::Deadline;
 
 pub use existing::{Caller, up_unless_routed};
-pub use lease::{Lease, Route};
+pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};
 
