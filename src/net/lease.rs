@@ -299,7 +299,7 @@ fn route(destination: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, own: Ipv4Addr) ->
 }
 
 /// A name that may stand in resolv.conf: letters, digits, hyphens, underscores and dots.
-fn domain(name: &[u8]) -> Option<String> {
+pub(super) fn domain(name: &[u8]) -> Option<String> {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     let name = name.strip_suffix(b".").unwrap_or(name);
     let fits = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
