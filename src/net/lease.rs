@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Serialize, Serializer};
 
-pub(super) use checks::is_host;
+pub(super) use checks::{domain, is_host};
 pub(super) use reply::Reply;
 
 /// An address and all that came with it.

@@ -4,19 +4,32 @@
 //! good lease wins ([`choice`]). The protocol ([`dhcp4`], [`lease`], [`frame`], [`link`]) takes packets
 //! and the time and does no I/O; sockets and netlink are in [`linux`].
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not use it yet"))]
+mod address;
 mod choice;
 #[allow(dead_code, reason = "not every command needs all of it")]
 mod dhcp4;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not use it yet"))]
+mod dhcp6;
 mod existing;
 mod files;
 mod frame;
 #[allow(dead_code, reason = "not every command needs all of it")]
 mod identity;
 mod lease;
+mod lease6;
 mod link;
 mod linux;
 mod network;
+
 mod random;
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not use it yet"))]
+mod ra;
+mod random;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not use it yet"))]
+mod slaac;
+
 mod uplink;
 
 use std::fmt;
