@@ -7,6 +7,7 @@ pub mod network;
 mod policy;
 pub mod tls;
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use log::warn;
 use serde::Deserialize;
 
 pub use cache::Cache;
-pub use policy::{DamagedRecord, Policy, RollbackRecord};
+pub use policy::{DamagedRecord, Leases, Policy, RollbackRecord};
 
 use crate::error::{Exit, printable};
 use crate::log::Format;
@@ -26,6 +27,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.append",
     "phase.cache",
     "phase.channel",
+    "phase.clientid",
     "phase.debug",
     "phase.kaslr",
     "phase.kexec",
@@ -34,6 +36,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.nowrite",
     "phase.onfail",
     "phase.provider",
+    "phase.proxy",
     "phase.timeout",
 ];
 
@@ -132,6 +135,9 @@ pub enum Error {
     /// `phase.provider` is missing and nothing else names one.
     #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
     NoProvider,
+    /// `ip=` and its kin.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The kernel command line cannot be read.
     #[error("cannot read {path}: {error}")]
     Unreadable { path: String, error: std::io::Error },
@@ -141,7 +147,7 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Value { .. } | Self::NoProvider => Exit::Usage,
+            Self::Value { .. } | Self::NoProvider | Self::Network(_) => Exit::Usage,
             Self::Unreadable { .. } => Exit::Internal,
         }
     }
@@ -150,6 +156,9 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Value { .. } => "correct the parameter where the boot entry sets it",
+            Self::Network(_) => {
+                "correct it where the boot entry sets it: docs/network.md has what is accepted"
+            }
             Self::NoProvider => "add phase.provider=http://HOST/ where the boot entry sets the command line",
             Self::Unreadable { .. } => "/proc must be mounted",
         }
@@ -185,7 +194,8 @@ impl Config {
     /// Reads the `phase.*` parameters of a kernel command line, as far as `policy` lets it set them.
     /// A parameter it may not set is reported and passed over; the policy's own value holds.
     pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
-        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
+        let network = network::Given::parse(line)?;
+        let mut config = Self { on_fail: policy.on_fail, network, ..Self::default() };
         for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
             let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
                 warn!("unknown parameter {} is passed over", printable(parameter.raw()));
@@ -277,7 +287,20 @@ impl Config {
                 }
             }
             // The other modes differ only in the next system.
-            "phase.mode" => self.private = text == "private",
+            "phase.mode" => (self.private, self.local) = (text == "private", text == "local"),
+            "phase.proxy" => {
+                if !is_proxy(text) {
+                    return Err(wrong("expected http://HOST or http://HOST:PORT"));
+                }
+                self.proxy = Some(text.to_owned());
+            }
+            "phase.clientid" => {
+                self.client_id = match text {
+                    "mac" => ClientId::Mac,
+                    "duid" => ClientId::Duid,
+                    _ => return Err(wrong("expected mac or duid")),
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -320,6 +343,33 @@ pub fn is_channel(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+/// `http://HOST`, `http://HOST:PORT` or the same with a slash behind it; also with `USER:PASSWORD@`.
+fn is_proxy(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest))
+    else {
+        return false;
+    };
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let (host, port) = match place.rsplit_once(':') {
+        // The colons of an IPv6 address are within brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok()),
+        None => {
+            !host.is_empty()
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    let is_port = port.is_none_or(|port| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    is_host
+        && is_port
+        && authority.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'\\'))
 }
 
 #[cfg(test)]
