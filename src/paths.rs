@@ -80,6 +80,8 @@ paths! {
     block_devices = "sys/class/block";
     /// The firmware's variables: Documentation/filesystems/efivarfs.rst.
     efi_variables = "sys/firmware/efi/efivars";
+    /// The machine's UUID, as SMBIOS has it.
+    product_uuid = "sys/class/dmi/id/product_uuid";
     /// Network interfaces.
     interfaces = "sys/class/net";
     /// The names of the consoles the kernel writes to.

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::stp::{Bpdu, PortState};
+
 /// How long carrier may take: autonegotiation needs up to 10 s, and no longer is waited for a first link.
 pub(super) const CARRIER_WAIT: Duration = Duration::from_secs(15);
 
@@ -107,6 +109,21 @@ impl Family {
     }
 }
 
+/// When no further link can be hoped for, if that is known: there is none, or one that is `missing` has
+/// not appeared, or all are decided and drivers have had the time `settling` to make others appear.
+pub(super) fn exhausted(
+    standings: &[Standing],
+    missing: bool,
+    started: Instant,
+    settling: Duration,
+) -> Option<Instant> {
+    let decided = |standing: &Standing| standing.complete || standing.hopeless;
+    if standings.is_empty() || missing {
+        return standings.iter().all(decided).then_some(started + CARRIER_WAIT);
+    }
+    standings.iter().all(decided).then_some(started + settling)
+}
+
 /// Whether the switch port at the other end forwards: IEEE 802.1D and 802.1w.
 ///
 /// Without a word of spanning tree it is taken to do so since carrier came.
@@ -171,18 +188,18 @@ impl Forwarding {
         was_blocked
     }
 
-    /// A BPDU: whether the port forwards, if it says so (RSTP), and the forward delay. True if the port
-    /// was blocked until now.
-    pub(super) fn bpdu(&mut self, forwarding: Option<bool>, delay: Duration, now: Instant) -> bool {
-        match (forwarding, self.state) {
-            (Some(true), _) => return self.heard(now),
-            (Some(false), Port::Presumed | Port::Blocked(_)) => self.state = Port::Blocked(None),
-            (None, Port::Presumed | Port::Blocked(None)) => {
+    /// What a BPDU says. True if the port was blocked until now.
+    pub(super) fn bpdu(&mut self, bpdu: Bpdu, now: Instant) -> bool {
+        match (bpdu.state, self.state) {
+            (PortState::Forwarding, _) => return self.heard(now),
+            (_, Port::Since(_)) | (PortState::Unknown, Port::Blocked(Some(_))) => {}
+            (PortState::Discarding, _) => self.state = Port::Blocked(None),
+            (PortState::Learning, _) => self.state = Port::Blocked(Some(now + bpdu.forward_delay)),
+            (PortState::Unknown, Port::Presumed | Port::Blocked(None)) => {
                 // Listening, then learning: IEEE 802.1D-1998, 8.4.
-                let until = self.carrier + delay * 2;
+                let until = self.carrier + bpdu.forward_delay * 2;
                 self.state = if now < until { Port::Blocked(Some(until)) } else { Port::Since(until) };
             }
-            (Some(false) | None, _) => {}
         }
         false
     }
@@ -255,31 +272,53 @@ mod tests {
     #[test]
     fn spanning_tree_tells_when_a_port_forwards() {
         let start = Instant::now();
-        let delay = 15 * S;
+        let said = |state| Bpdu { state, forward_delay: 15 * S };
+        let unknown = said(PortState::Unknown);
         let mut quiet = Forwarding::new(start);
         assert_eq!((quiet.since(), quiet.due()), (Some(start), None));
         assert!(!quiet.heard(start + S) && quiet.since() == Some(start));
 
         let mut classic = Forwarding::new(start);
-        assert!(!classic.bpdu(None, delay, start + S));
+        assert!(!classic.bpdu(unknown, start + S));
         assert_eq!((classic.since(), classic.due()), (None, Some(start + 30 * S)));
-        assert!(!classic.bpdu(None, delay, start + 3 * S) && !classic.tick(start + 29 * S));
+        assert!(!classic.bpdu(unknown, start + 3 * S) && !classic.tick(start + 29 * S));
         assert!(classic.tick(start + 30 * S) && !classic.tick(start + 31 * S));
         assert_eq!(classic.since(), Some(start + 30 * S));
-        assert!(!classic.bpdu(None, delay, start + 32 * S) && !classic.is_blocked());
+        assert!(!classic.bpdu(unknown, start + 32 * S) && !classic.is_blocked());
 
         let mut earlier = Forwarding::new(start);
-        earlier.bpdu(None, delay, start + S);
+        earlier.bpdu(unknown, start + S);
         assert!(earlier.heard(start + 4 * S) && !earlier.heard(start + 5 * S));
         assert_eq!(earlier.since(), Some(start + 4 * S));
 
         let mut rapid = Forwarding::new(start);
-        assert!(!rapid.bpdu(Some(false), delay, start + S) && rapid.is_blocked());
-        assert!(rapid.bpdu(Some(true), delay, start + 2 * S));
-        assert_eq!(rapid.since(), Some(start + 2 * S));
+        assert!(!rapid.bpdu(said(PortState::Discarding), start + S) && rapid.is_blocked());
+        assert_eq!(rapid.due(), None);
+        assert!(!rapid.bpdu(said(PortState::Learning), start + 2 * S));
+        assert_eq!(rapid.due(), Some(start + 17 * S));
+        assert!(rapid.bpdu(said(PortState::Forwarding), start + 3 * S));
+        assert_eq!(rapid.since(), Some(start + 3 * S));
+        assert!(!rapid.bpdu(said(PortState::Discarding), start + 4 * S) && !rapid.is_blocked());
 
         let mut long_up = Forwarding::new(start);
-        long_up.bpdu(None, delay, start + 40 * S);
+        long_up.bpdu(unknown, start + 40 * S);
         assert!(!long_up.is_blocked());
+    }
+
+    #[test]
+    fn hope_for_a_network_ends_when_every_link_is_decided() {
+        let start = Instant::now();
+        let undecided = Standing { usable: false, complete: false, hopeless: false, until: None };
+        let (done, lost) = (Standing { usable: true, complete: true, ..undecided }, Standing { hopeless: true, ..undecided });
+        for (standings, missing, settling, end) in [
+            (&[][..], false, S, Some(15)),
+            (&[undecided], false, S, None),
+            (&[done, undecided], false, S, None),
+            (&[done], false, 0 * S, Some(0)),
+            (&[done, lost], false, 5 * S, Some(5)),
+            (&[lost], true, 0 * S, Some(15)),
+        ] {
+            assert_eq!(exhausted(standings, missing, start, settling), end.map(|end| start + end * S));
+        }
     }
 }

@@ -60,16 +60,20 @@ pub fn open_traffic(index: u32) -> Result<OwnedFd, Errno> {
     open_for(index, ALL, &mut filter)
 }
 
-/// Opens one that receives, from the LLC header on, the frames for the group of bridges on the device
-/// with number `index`: IEEE 802.1D, table 7-10.
-pub fn open_bridge_group(index: u32) -> Result<OwnedFd, Errno> {
+/// The groups of bridges: of IEEE 802.1D, table 7-10, and of Cisco's trees of single VLANs.
+const BRIDGES: [[u8; 8]; 2] = [[0x01, 0x80, 0xc2, 0, 0, 0, 0, 0], [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd, 0, 0]];
+
+/// Opens one that receives, from the LLC header on, what bridges say to each other on the device with
+/// number `index`.
+pub fn open_bridge_groups(index: u32) -> Result<OwnedFd, Errno> {
     let socket = open_for(index, LLC, &mut Vec::new())?;
-    let group = libc::packet_mreq {
-        mr_ifindex: i32::try_from(index).map_err(|_| Errno::NODEV)?,
-        mr_type: MULTICAST,
-        mr_alen: 6,
-        mr_address: [0x01, 0x80, 0xc2, 0, 0, 0, 0, 0],
-    };
+    BRIDGES.iter().try_for_each(|group| join(socket.as_fd(), index, *group))?;
+    Ok(socket)
+}
+
+fn join(socket: BorrowedFd<'_>, index: u32, mr_address: [u8; 8]) -> Result<(), Errno> {
+    let mr_ifindex = i32::try_from(index).map_err(|_| Errno::NODEV)?;
+    let group = libc::packet_mreq { mr_ifindex, mr_type: MULTICAST, mr_alen: 6, mr_address };
     // SAFETY: `group` is a packet_mreq of the length that is given.
     let result = unsafe {
         libc::setsockopt(
@@ -80,8 +84,7 @@ pub fn open_bridge_group(index: u32) -> Result<OwnedFd, Errno> {
             length_of::<libc::packet_mreq>(),
         )
     };
-    check(result)?;
-    Ok(socket)
+    check(result)
 }
 
 fn open_for(index: u32, protocol: u16, filter: &mut Vec<libc::sock_filter>) -> Result<OwnedFd, Errno> {

@@ -52,7 +52,7 @@ pub(super) fn route(destination: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, own: I
 }
 
 /// A name that may stand in resolv.conf: letters, digits, hyphens, underscores and dots.
-pub(super) fn domain(name: &[u8]) -> Option<String> {
+pub(in crate::net) fn domain(name: &[u8]) -> Option<String> {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     let name = name.strip_suffix(b".").unwrap_or(name);
     let fits = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');

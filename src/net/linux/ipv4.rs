@@ -1,5 +1,6 @@
 //! IPv4 on one link: a lease and its renewal, or the address that is given.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Instant;
@@ -18,7 +19,6 @@ use crate::net::state::Family;
 /// Packets read from one socket before the others have their turn.
 const BATCH: usize = 32;
 
-/// Nothing to do for a day.
 #[derive(Default)]
 pub(super) struct Ipv4 {
     port: Option<Port>,
@@ -306,4 +306,51 @@ fn lease_of(interface: &str, mac: [u8; 6], given: &StaticAddress) -> Option<Leas
 
 fn host_bits(prefix: u8) -> u32 {
     u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0)
+}
+
+/// `eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s`
+fn summary(lease: &Lease) -> String {
+    let mut line = format!("{}: lease {}/{}", lease.interface, lease.address, lease.prefix);
+    if let Some(server) = lease.server {
+        let _ = write!(line, " from {server}");
+    }
+    for route in &lease.routes {
+        let _ = match route {
+            Route { prefix: 0, gateway: Some(gateway), .. } => write!(line, ", gateway {gateway}"),
+            Route { destination, prefix, gateway: Some(gateway) } => {
+                write!(line, ", route {destination}/{prefix} via {gateway}")
+            }
+            Route { destination, prefix, gateway: None } => write!(line, ", route {destination}/{prefix}"),
+        };
+    }
+    for server in &lease.dns {
+        let _ = write!(line, ", dns {server}");
+    }
+    if let Some(mtu) = lease.mtu {
+        let _ = write!(line, ", mtu {mtu}");
+    }
+    let _ = match lease.lease_seconds {
+        Some(seconds) => write!(line, ", {seconds} s"),
+        None => write!(line, ", without end"),
+    };
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let mut lease = Lease::bare("eth0", [2; 6], Origin::Dhcp, [10, 0, 2, 15].into(), 24);
+        let gateway = Some([10, 0, 2, 2].into());
+        lease.server = gateway;
+        lease.routes = vec![Route { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway }];
+        lease.dns = vec![[10, 0, 2, 3].into()];
+        lease.lease_seconds = Some(86_400);
+        assert_eq!(
+            summary(&lease),
+            "eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s"
+        );
+    }
 }

@@ -119,6 +119,17 @@ impl Kernel {
         }
     }
 
+    /// Gives the settings of an interface below `room` their values from before.
+    pub(super) fn restore_sysctls(&mut self, interface: &str, room: &str) {
+        let Some(record) = self.journal.find(interface).cloned() else { return };
+        for (setting, before) in record.sysctls.iter().filter(|(setting, _)| setting.starts_with(room)) {
+            if let Err(error) = std::fs::write(self.paths.sysctl(setting), before) {
+                log::debug!("cannot set {setting} back to {before}: {error}");
+            }
+        }
+        self.journal.change(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
+    }
+
     /// Takes away the addresses, the routes and the MTU that an attempt has set. The link stays up and
     /// raced: what else was changed stays noted.
     pub(super) fn withdraw_addresses(&mut self, link: &Link) {
@@ -158,9 +169,7 @@ impl Kernel {
                 let result = self.set_attributes(link, &[attribute(libc::IFLA_ADDRESS, &mac)]);
                 report(name, "hardware address", result);
             }
-            for (setting, before) in &record.sysctls {
-                let _ = std::fs::write(self.paths.sysctl(setting), before);
-            }
+            self.restore_sysctls(name, "");
         }
         let lease = record.lease;
         self.journal.change(name, |record| {
