@@ -17,6 +17,8 @@ mod link;
 mod linux;
 mod network;
 mod random;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod stp;
 mod uplink;
 
 use std::fmt;
