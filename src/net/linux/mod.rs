@@ -86,7 +86,7 @@ struct Runner {
 enum Progress {
     /// There is no carrier, or no socket.
     Idle,
-    Asking(Port, Client),
+    Asking(Port, Box<Client>),
     /// The lease is in hand since then; whether it is taken depends on the others.
     Granted(Box<Lease>, Instant),
 }
@@ -288,7 +288,7 @@ impl Runner {
                 match Port::open(transport, self.link.index, name) {
                     Ok(port) => {
                         if let Some(device) = self.device(&port) {
-                            self.progress = Progress::Asking(port, client(device, now));
+                            self.progress = Progress::Asking(port, Box::new(client(device, now)));
                         }
                     }
                     Err(errno) => self.fault("open a DHCP socket on", errno)?,

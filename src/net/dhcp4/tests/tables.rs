@@ -23,21 +23,21 @@ fn codes(message: &Message) -> BTreeSet<u8> {
 fn each_message_has_what_the_tables_say() {
     let (address, unset, server) = (OURS, Ipv4Addr::UNSPECIFIED, Some(SERVER));
     // Kind, type, ciaddr, broadcast flag, and the options among 50, 54, 80.
-    let rows: [(&str, Kind, MessageType, Ipv4Addr, bool, &[u8]); 7] = [
-        ("INIT", Kind::Discover { hint: None, rapid: true }, MessageType::Discover, unset, true, &[80]),
+    let rows = [
+        ("INIT", Kind::Discover { hint: None, rapid: true }, MessageType::Discover, unset, true, vec![80]),
         (
             "hint",
             Kind::Discover { hint: Some(OURS), rapid: false },
             MessageType::Discover,
             unset,
             true,
-            &[50],
+            vec![50],
         ),
-        ("SELECTING", Kind::Request { address, server }, MessageType::Request, unset, true, &[50, 54]),
-        ("INIT-REBOOT", Kind::Request { address, server: None }, MessageType::Request, unset, true, &[50]),
-        ("RENEWING", Kind::Extend { address }, MessageType::Request, OURS, false, &[]),
-        ("REBINDING", Kind::Extend { address }, MessageType::Request, OURS, false, &[]),
-        ("release", Kind::Release { address, server: SERVER }, MessageType::Release, OURS, false, &[54]),
+        ("SELECTING", Kind::Request { address, server }, MessageType::Request, unset, true, vec![50, 54]),
+        ("INIT-REBOOT", Kind::Request { address, server: None }, MessageType::Request, unset, true, vec![50]),
+        ("RENEWING", Kind::Extend { address }, MessageType::Request, OURS, false, vec![]),
+        ("REBINDING", Kind::Extend { address }, MessageType::Request, OURS, false, vec![]),
+        ("release", Kind::Release { address, server: SERVER }, MessageType::Release, OURS, false, vec![54]),
     ];
     for (state, kind, said, ciaddr, broadcast, options) in rows {
         let message = sent(&compose(&rich(), kind, XID, 9).unwrap());

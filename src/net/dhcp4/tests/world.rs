@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    fn from_client(&mut self, now: Instant, message: &Outgoing) {
+    fn broadcast_or_unicast(&mut self, now: Instant, message: &Outgoing) {
         for number in 0..self.servers.len() {
             if message.to.is_none_or(|to| to == id(number)) {
                 self.send(now, Some(number), &message.payload);
@@ -135,7 +135,7 @@ fn live(world: &mut World, wishes: Wishes, length: Duration) -> (Option<Duration
                 let own = held.unwrap_or(Ipv4Addr::UNSPECIFIED);
                 assert!(ciaddr == own || (ciaddr.is_unspecified() && message.to.is_none()));
                 sent_at.push(now);
-                world.from_client(now, &message);
+                world.broadcast_or_unicast(now, &message);
             }
             Reaction::Bound(lease) => {
                 assert_eq!(held, None, "bound twice");
