@@ -13,6 +13,7 @@
 //!        '-> Held: bound, renewing, rebinding <-'
 //! ```
 
+mod answer;
 mod held;
 mod message;
 mod story;
@@ -20,9 +21,7 @@ mod story;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dhcproto::v4::MessageType;
-
-use super::lease::{Lease, Reply, is_host};
+use super::lease::{Lease, is_host};
 use super::random::Random;
 use crate::arch::Arch;
 use held::{Held, Phase};
@@ -35,9 +34,6 @@ pub(super) use message::WANTED;
 /// switch port that has just come up loses the first packet or two.
 const FIRST_WAIT: Duration = Duration::from_millis(400);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
-
-/// How long a usable offer waits for a better one.
-const WINDOW: Duration = Duration::from_millis(500);
 
 /// A server that offers and then does not answer this many requests is given up.
 const MOST_REQUESTS: u32 = 4;
@@ -178,6 +174,16 @@ impl Client {
         }
     }
 
+    /// The link has been away for a while: a held address is asked for anew, as in INIT-REBOOT (RFC 2131,
+    /// section 3.2). [`Reaction::Renewed`] or [`Reaction::Lost`] follows; or nothing, and it is kept.
+    pub(super) fn confirm(&mut self, now: Instant) {
+        if let State::Held(held) = &mut self.state {
+            (held.phase, held.since) = (Phase::Confirming, now);
+            self.xid = self.random.next();
+            (self.sent, self.due) = (0, now);
+        }
+    }
+
     /// What is due at `now`.
     pub(super) fn tick(&mut self, now: Instant) -> Reaction {
         if now < self.due {
@@ -202,11 +208,12 @@ impl Client {
                     self.hint = Some(address);
                     return self.lose(now, format!("nobody has extended the lease of {address}"));
                 }
-                Some(Phase::Bound) => {
+                Some(Phase::Bound) if held.phase != Phase::Confirming || self.sent >= MOST_REBOOTS => {
+                    held.phase = Phase::Bound;
                     self.due = held.due_after(now);
                     return Reaction::Nothing;
                 }
-                Some(phase) if phase != held.phase => {
+                Some(phase) if phase != Phase::Bound && phase != held.phase => {
                     (held.phase, held.since) = (phase, now);
                     self.sent = 0;
                     self.xid = self.random.next();
@@ -218,23 +225,6 @@ impl Client {
         self.send(now)
     }
 
-    /// Takes a UDP payload that came for port 68 from `source`.
-    pub(super) fn receive(&mut self, now: Instant, source: Ipv4Addr, packet: &[u8]) -> Reaction {
-        let Some(mut reply) = Reply::parse(packet) else { return Reaction::Nothing };
-        if reply.xid != self.xid || reply.mac != self.device.mac {
-            return Reaction::Nothing;
-        }
-        let named = reply.server;
-        // RFC 2131 wants the server's id in every answer; some leave it to the header.
-        reply.server = named.or(is_host(source).then_some(source));
-        match reply.kind {
-            MessageType::Offer => self.offered(now, &reply),
-            MessageType::Ack => self.granted(now, reply, named),
-            MessageType::Nak => self.refused(now, &reply, named),
-            _ => Reaction::Nothing,
-        }
-    }
-
     /// Gives the lease back, if one is held: RFC 2131, section 4.4.6. The client is at its start again.
     pub(super) fn release(&mut self) -> Option<Outgoing> {
         let State::Held(held) = &self.state else { return None };
@@ -242,124 +232,6 @@ impl Client {
         self.discover();
         let payload = compose(&self.device, Kind::Release { address, server }, self.xid, 0)?;
         Some(Outgoing { payload, to: Some(server) })
-    }
-
-    fn offered(&mut self, now: Instant, reply: &Reply) -> Reaction {
-        if !matches!(self.state, State::Selecting | State::Choosing(_)) {
-            return Reaction::Nothing;
-        }
-        if reply.address.is_unspecified()
-            && let Some(url) = reply.boot_url()
-        {
-            self.proxy_url.get_or_insert(url);
-        } else if let (Some(lease), Some(server)) = (self.checked(reply), reply.server) {
-            let offer = Offer { lease: Box::new(lease), server };
-            match &self.state {
-                State::Choosing(best) if self.rank(best) >= self.rank(&offer) => {}
-                State::Choosing(_) => self.state = State::Choosing(offer),
-                _ => {
-                    self.state = State::Choosing(offer);
-                    self.due = now + WINDOW;
-                }
-            }
-        }
-        match &self.state {
-            State::Choosing(best) if self.rank(best) == BEST => self.request(now),
-            _ => Reaction::Nothing,
-        }
-    }
-
-    /// How good an offer is, up to [`BEST`].
-    fn rank(&self, offer: &Offer) -> u8 {
-        let wished = !self.wants_boot_url || self.proxy_url.is_some() || offer.lease.boot_url().is_some();
-        u8::from(wished) + if self.distrusted.contains(&offer.server) { 0 } else { 2 }
-    }
-
-    fn granted(&mut self, now: Instant, mut reply: Reply, named: Option<Ipv4Addr>) -> Reaction {
-        match &self.state {
-            State::Requesting(offer) => {
-                if named.is_some_and(|named| named != offer.server) {
-                    return Reaction::Nothing;
-                }
-                reply.server = Some(offer.server);
-            }
-            State::Selecting | State::Choosing(_) if !reply.is_rapid_commit() => return Reaction::Nothing,
-            State::Held(held) if held.phase == Phase::Bound || held.lease.address != reply.address => {
-                return Reaction::Nothing;
-            }
-            State::Selecting | State::Choosing(_) | State::Rebooting(_) | State::Held(_) => {}
-        }
-        let lease = self.checked(&reply).filter(|lease| lease.server.is_some());
-        match (lease, &self.state) {
-            (Some(lease), State::Held(_)) => Reaction::Renewed(self.hold(now, lease)),
-            (Some(lease), _) => Reaction::Bound(self.hold(now, lease)),
-            (None, State::Requesting(offer)) => {
-                let server = offer.server;
-                self.distrust(server);
-                self.restart(now)
-            }
-            (None, State::Rebooting(_)) => self.restart(now),
-            (None, _) => Reaction::Nothing,
-        }
-    }
-
-    fn refused(&mut self, now: Instant, reply: &Reply, named: Option<Ipv4Addr>) -> Reaction {
-        let other = |server: Ipv4Addr| named.is_some_and(|named| named != server);
-        let (address, server) = match &self.state {
-            State::Requesting(offer) if !other(offer.server) => (offer.lease.address, Some(offer.server)),
-            State::Rebooting(address) => (*address, reply.server),
-            State::Held(held) => match (held.phase, held.lease.server) {
-                (Phase::Bound, _) => return Reaction::Nothing,
-                (Phase::Renewing, Some(server)) if other(server) => return Reaction::Nothing,
-                _ => (held.lease.address, reply.server),
-            },
-            State::Selecting | State::Choosing(_) | State::Requesting(_) => return Reaction::Nothing,
-        };
-        let who = server.map_or_else(|| "a server".to_owned(), |server| server.to_string());
-        let why = reply.message.as_deref().map(crate::error::printable).unwrap_or_default();
-        let trouble = format!("{who} refused {address} (DHCP NAK) {why:?}");
-        self.hint = None;
-        if matches!(self.state, State::Held(_)) {
-            return self.lose(now, trouble);
-        }
-        self.tally.trouble = Some(trouble);
-        // The first time may be a server that has just been restarted.
-        if let (Some(server), 1..) = (server, self.tally.refusals) {
-            self.distrust(server);
-        }
-        self.restart(now)
-    }
-
-    fn checked(&mut self, reply: &Reply) -> Option<Lease> {
-        let lease = reply.lease(&self.device.name, self.device.largest_mtu);
-        lease.map_err(|reason| self.tally.trouble = Some(format!("lease not usable: {reason}"))).ok()
-    }
-
-    /// The lease is ours.
-    fn hold(&mut self, now: Instant, mut lease: Lease) -> Box<Lease> {
-        // Some servers say in the OFFER alone what there is to boot, or only when first asked.
-        let before = match &self.state {
-            State::Requesting(offer) => Some(&offer.lease),
-            State::Held(held) => Some(&held.lease),
-            State::Selecting | State::Choosing(_) | State::Rebooting(_) => None,
-        };
-        if let (Some(before), None, None) = (before, &lease.boot_file, &lease.boot_server) {
-            lease.boot_file.clone_from(&before.boot_file);
-            lease.boot_server.clone_from(&before.boot_server);
-        }
-        if lease.boot_url().is_none()
-            && let Some(url) = &self.proxy_url
-        {
-            lease.boot_file = Some(url.clone());
-        }
-        let lease = Box::new(lease);
-        let held = Held::new(lease.clone(), self.asked, now, &mut self.random);
-        self.due = held.due_after(now);
-        self.state = State::Held(held);
-        self.sent = 0;
-        self.tally = Tally::default();
-        self.distrusted.clear();
-        lease
     }
 
     /// The lease is ours no more.
@@ -416,7 +288,11 @@ impl Client {
                 self.asked = now;
                 self.secs = secs(held.since);
                 to = held.lease.server.filter(|_| held.phase == Phase::Renewing);
-                Kind::Extend { address: held.lease.address }
+                let address = held.lease.address;
+                match held.phase {
+                    Phase::Confirming => Kind::Request { address, server: None },
+                    _ => Kind::Extend { address },
+                }
             }
             State::Requesting(offer) => {
                 Kind::Request { address: offer.lease.address, server: Some(offer.server) }
@@ -428,14 +304,15 @@ impl Client {
             State::Selecting | State::Choosing(_) => {
                 self.secs = secs(self.started);
                 self.tally.discovers = self.tally.discovers.saturating_add(1);
-                Kind::Discover { hint: self.hint }
+                // A server that commits at once leaves no choice between offers.
+                Kind::Discover { hint: self.hint, rapid: !self.wants_boot_url }
             }
         };
         if self.sent == 1 {
             self.asked = now;
         }
         self.due = match &self.state {
-            State::Held(held) => held.due_after(now),
+            State::Held(held) if held.phase != Phase::Confirming => held.due_after(now),
             _ => now + self.wait(self.sent),
         };
         match compose(&self.device, kind, self.xid, self.secs) {
@@ -453,8 +330,5 @@ impl Client {
     }
 }
 
-/// The rank of an offer that is taken at once.
-const BEST: u8 = 3;
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -14,6 +14,8 @@ const SOME_DAY: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Bound,
+    /// The link is back: whether the address still counts here is asked as in INIT-REBOOT.
+    Confirming,
     /// The server that granted the lease is asked.
     Renewing,
     /// Any server is asked.
@@ -69,7 +71,7 @@ impl Held {
     pub(super) fn due_after(&self, now: Instant) -> Instant {
         let Some(times) = self.times else { return now + SOME_DAY };
         let until = match self.phase {
-            Phase::Bound => return times.t1,
+            Phase::Bound | Phase::Confirming => return times.t1,
             Phase::Renewing => times.t2,
             Phase::Rebinding => times.end,
         };

@@ -57,9 +57,10 @@ pub(super) const BLANK: [u8; 240] = {
 /// A message, and what differs from one to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Any address will do, and this one is liked best.
+    /// Any address will do, and `hint` is liked best; `rapid` if the first server to answer may commit.
     Discover {
         hint: Option<Ipv4Addr>,
+        rapid: bool,
     },
     /// DHCPREQUEST for what `server` offers, or, without one, for what was held before (INIT-REBOOT).
     Request {
@@ -94,13 +95,13 @@ pub(super) fn compose(device: &Device, kind: Kind, xid: u32, secs: u16) -> Optio
     let options = message.opts_mut();
     options.insert(DhcpOption::MessageType(said));
     options.insert(DhcpOption::ClientIdentifier(device.client_id.clone()));
-    if let Kind::Discover { hint: Some(address) } | Kind::Request { address, .. } = kind {
+    if let Kind::Discover { hint: Some(address), .. } | Kind::Request { address, .. } = kind {
         options.insert(DhcpOption::RequestedIpAddress(address));
     }
     if let Kind::Request { server: Some(server), .. } | Kind::Release { server, .. } = kind {
         options.insert(DhcpOption::ServerIdentifier(server));
     }
-    if let Kind::Discover { .. } = kind {
+    if let Kind::Discover { rapid: true, .. } = kind {
         options.insert(DhcpOption::RapidCommit);
     }
     if said != MessageType::Release {

@@ -30,8 +30,8 @@ impl Client {
                     let _ = write!(story, " from {server}");
                 }
                 if held.phase != Phase::Bound {
-                    let whom = if held.phase == Phase::Renewing { "it" } else { "any server" };
-                    let _ = write!(story, ", no answer to {} requests to {whom} for more time", self.sent);
+                    let whom = if held.phase == Phase::Renewing { "that server" } else { "any server" };
+                    let _ = write!(story, ", no answer to {} requests for it to {whom}", self.sent);
                 }
                 story
             }

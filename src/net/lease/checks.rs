@@ -8,7 +8,7 @@ use super::Route;
 const MOST_SERVERS: usize = 8;
 
 /// Longer than any URL that a server of files has to have.
-const MOST_TEXT: usize = 1024;
+const MOST_TEXT: usize = 2048;
 
 pub(super) fn hosts(list: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     list.iter().copied().filter(|&address| is_host(address)).take(MOST_SERVERS).collect()
