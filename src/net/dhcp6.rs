@@ -3,6 +3,8 @@
 //! Like [`super::dhcp4`] it waits for no randomness: every constructor of `dhcproto::v6::Message`
 //! draws from the `rand` crate, so [`message`] encodes options behind a header of its own.
 
+mod exchange;
+mod holding;
 mod message;
 mod reply;
 
@@ -14,9 +16,8 @@ use dhcproto::v6::{MessageType, Status};
 use super::lease6::{FOR_EVER, Lease6};
 use super::random::Random;
 use crate::arch::Arch;
-use crate::error::printable;
-use message::Message;
-use reply::{Refusal, Reply};
+use holding::Held;
+use reply::{Refusal, Reply, words};
 
 /// RFC 8415, section 7.6, doubles from 1 s; a machine that boots has less patience.
 const FIRST_WAIT: Duration = Duration::from_millis(400);
@@ -27,18 +28,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 const THROTTLED: std::ops::RangeInclusive<u32> = 60..=86400;
 const MOST_THROTTLED: u32 = 120;
 
-/// REN_TIMEOUT, REB_TIMEOUT and REN_MAX_RT, REB_MAX_RT: RFC 8415, section 7.6.
-const FIRST_RENEWAL: Duration = Duration::from_secs(10);
-const LONGEST_RENEWAL: Duration = Duration::from_secs(600);
-
 /// A server that advertises and then does not answer this many requests is given up (REQ_MAX_RC is 10).
 const MOST_REQUESTS: u32 = 4;
 
-/// How long further advertisements are waited for, once there is a usable one: all servers of a link
-/// answer within it, and RFC 8415, section 18.2.1, would wait for a second.
-const WINDOW: Duration = Duration::from_millis(100);
-/// The same for one with a boot URL.
-const BOOT_URL_WINDOW: Duration = Duration::from_millis(300);
+/// How long a message with a boot URL is waited for, once there is a usable one without. The first
+/// usable one is taken at once otherwise; RFC 8415, section 18.2.1, would wait for a second.
+const WINDOW: Duration = Duration::from_millis(500);
 
 /// The preference that ends the wait: RFC 8415, section 18.2.1.
 const BEST: u8 = 255;
@@ -110,16 +105,8 @@ struct Candidate {
     lease: Lease6,
     server: Vec<u8>,
     preference: u8,
-    /// It was granted already: by rapid commit, or it needs no granting.
+    /// Nothing has to be requested any more: a Reply, not an Advertise.
     committed: bool,
-}
-
-/// What has been granted, by whom and when.
-#[derive(Debug)]
-struct Held {
-    lease: Lease6,
-    server: Vec<u8>,
-    since: Instant,
 }
 
 /// What has happened so far, for the one line that says why there is no lease.
@@ -230,11 +217,8 @@ impl Client6 {
             self.longest = Duration::from_secs(seconds.min(MOST_THROTTLED).into());
         }
         match (&self.step, reply.kind) {
-            (Step::Discover(_), MessageType::Advertise) if self.need == Need::Stateful => {
-                self.gather(now, source, server, reply, false)
-            }
-            (Step::Discover(_), MessageType::Reply) if reply.rapid_commit || self.need == Need::Stateless => {
-                self.gather(now, source, server, reply, true)
+            (Step::Discover(_), kind) if self.answers(kind, reply.rapid_commit) => {
+                self.gather(now, source, server, reply)
             }
             (Step::Request { server: asked, .. }, MessageType::Reply) if *asked == server => {
                 self.granted(now, source, server, reply)
@@ -271,48 +255,42 @@ impl Client6 {
         }
     }
 
+    /// Whether such a message may answer a Solicit or Information-Request.
+    fn answers(&self, kind: MessageType, rapid_commit: bool) -> bool {
+        match self.need {
+            Need::Stateless => kind == MessageType::Reply,
+            Need::Stateful if kind == MessageType::Reply => rapid_commit && !self.wishes_boot_url,
+            Need::Stateful => true,
+        }
+    }
+
     /// An answer to Solicit or Information-Request.
-    fn gather(
-        &mut self,
-        now: Instant,
-        source: Ipv6Addr,
-        server: Vec<u8>,
-        reply: Reply,
-        committed: bool,
-    ) -> Reaction6 {
+    fn gather(&mut self, now: Instant, source: Ipv6Addr, server: Vec<u8>, reply: Reply) -> Reaction6 {
         let addressless = self.need == Need::Stateful && reply.association.addresses.is_empty();
         if addressless || reply.status.is_some() {
             self.refused(source, reply.refusal());
             return Reaction6::Nothing;
         }
         let refresh = reply.refresh.unwrap_or(REFRESH).clamp(LEAST_REFRESH, REFRESH);
-        let preference = reply.preference;
+        let (preference, committed) = (reply.preference, reply.kind == MessageType::Reply);
         let mut lease = reply.lease(source);
         if self.need == Need::Stateless {
             lease.addresses.clear();
             (lease.t1, lease.t2) = (refresh, FOR_EVER);
         }
-        let wishes = self.wishes_boot_url && self.held.is_none();
-        let late = self.sent > 1;
-        let Step::Discover(best) = &mut self.step else { return Reaction6::Nothing };
-        let rank = |candidate: &Candidate| {
-            let wished = wishes && candidate.lease.boot_url.is_some();
-            (wished, candidate.preference, candidate.committed)
-        };
+        let waits =
+            self.wishes_boot_url && self.held.is_none() && lease.boot_url.is_none() && preference != BEST;
         let candidate = Candidate { lease, server, preference, committed };
-        let at_once = match (wishes, candidate.lease.boot_url.is_some()) {
-            (true, has_boot_url) => has_boot_url || preference == BEST,
-            (false, _) => committed || late || preference == BEST,
-        };
-        if at_once {
+        if !waits {
             return self.choose(now, candidate);
         }
-        let first = best.is_none();
-        if best.as_deref().is_none_or(|best| rank(&candidate) > rank(best)) {
-            *best = Some(Box::new(candidate));
-        }
-        if first {
-            self.due = now + if wishes { BOOT_URL_WINDOW } else { WINDOW };
+        if let Step::Discover(best) = &mut self.step {
+            if best.is_none() {
+                self.due = now + WINDOW;
+            }
+            if best.as_deref().is_none_or(|best| best.preference < preference) {
+                *best = Some(Box::new(candidate));
+            }
         }
         Reaction6::Nothing
     }
@@ -342,52 +320,6 @@ impl Client6 {
         self.bind(now, reply.lease(source), server)
     }
 
-    /// An answer to Renew or Rebind: RFC 8415, section 18.2.10.1.
-    fn extended(&mut self, now: Instant, source: Ipv6Addr, server: Vec<u8>, reply: Reply) -> Reaction6 {
-        let Some(held) = &self.held else { return Reaction6::Nothing };
-        if !reply.association.addresses.is_empty() && reply.status.is_none() {
-            return self.bind(now, reply.lease(source), server);
-        }
-        let withdrawn = &reply.association.withdrawn;
-        let refusal = reply.refusal();
-        match refusal.map(|refusal| refusal.status) {
-            None if held.lease.addresses.iter().all(|(address, ..)| withdrawn.contains(address)) => {
-                self.lose(now, format!("{source} has withdrawn the addresses"))
-            }
-            Some(Status::NotOnLink) => {
-                let reason = words(source, refusal);
-                self.lose(now, reason)
-            }
-            Some(Status::NoBinding) => {
-                let addresses = addresses(&held.lease).unwrap_or_default();
-                self.refused(source, refusal);
-                self.begin(Step::Request { server, source, addresses }, now);
-                self.send(now)
-            }
-            _ => {
-                self.refused(source, refusal);
-                Reaction6::Nothing
-            }
-        }
-    }
-
-    fn bind(&mut self, now: Instant, lease: Lease6, server: Vec<u8>) -> Reaction6 {
-        let told = Box::new(lease.clone());
-        let before = self.held.replace(Held { lease, server, since: now });
-        self.tally.refusals = 0;
-        self.tally.trouble = None;
-        self.begin(Step::Rest, now);
-        self.rest(now);
-        if before.is_some() { Reaction6::Renewed(told) } else { Reaction6::Bound(told) }
-    }
-
-    fn lose(&mut self, now: Instant, reason: String) -> Reaction6 {
-        self.held = None;
-        self.tally.trouble = Some(reason.clone());
-        self.again(now);
-        Reaction6::Lost(reason)
-    }
-
     /// Starts over after a refusal.
     fn restart(&mut self, now: Instant) -> Reaction6 {
         if self.held.is_some() {
@@ -407,102 +339,9 @@ impl Client6 {
     }
 
     fn refused(&mut self, source: Ipv6Addr, refusal: Option<&Refusal>) {
-        self.tally.trouble = Some(words(source, refusal));
-    }
-
-    fn begin(&mut self, step: Step, due: Instant) {
-        self.step = step;
-        self.xid = self.random.next() & 0xff_ffff;
-        self.begun = None;
-        self.sent = 0;
-        self.due = due;
-    }
-
-    fn rest(&mut self, now: Instant) {
-        let next = [self.times().map(|(t1, _)| t1), self.end()].into_iter().flatten().min();
-        self.due = next.unwrap_or(now + LATER).max(now);
-    }
-
-    /// T1 and T2 of what is held.
-    fn times(&self) -> Option<(Instant, Instant)> {
-        let held = self.held.as_ref()?;
-        Some((after(held.since, held.lease.t1), after(held.since, held.lease.t2)))
-    }
-
-    /// The end of the last address, if there is one and it has an end.
-    fn end(&self) -> Option<Instant> {
-        let held = self.held.as_ref()?;
-        let valid = held.lease.valid();
-        (valid != FOR_EVER).then(|| after(held.since, valid))
-    }
-
-    /// The current message, and its next time.
-    fn send(&mut self, now: Instant) -> Reaction6 {
-        self.sent = self.sent.saturating_add(1);
-        let begun = *self.begun.get_or_insert(now);
-        let stateful = self.need == Need::Stateful;
-        let kind = match self.step {
-            Step::Discover(_) if stateful => MessageType::Solicit,
-            Step::Discover(_) => MessageType::InformationRequest,
-            Step::Request { .. } => MessageType::Request,
-            Step::Renew => MessageType::Renew,
-            Step::Rebind => MessageType::Rebind,
-            Step::Rest => return Reaction6::Nothing,
-        };
-        // The next event that ends the exchange: T2, or the end of the lease.
-        let ends = match self.step {
-            Step::Renew => self.times().map(|(_, t2)| t2),
-            _ => self.end(),
-        };
-        let left = ends.map(|end| end.saturating_duration_since(now));
-        let wait = if self.held.is_some() && !matches!(self.step, Step::Request { .. }) {
-            // A short lease is not renewed by one packet alone.
-            let first = left.map_or(FIRST_RENEWAL, |left| (left / 4).clamp(FIRST_WAIT, FIRST_RENEWAL));
-            self.wait(first, LONGEST_RENEWAL, self.sent)
-        } else {
-            self.wait(FIRST_WAIT, self.longest, self.sent)
-        };
-        self.due = now + left.map_or(wait, |left| wait.min(left));
-        if matches!(self.step, Step::Discover(_)) {
-            self.tally.discovers = self.tally.discovers.saturating_add(1);
-        }
-        let hundredths = now.saturating_duration_since(begun).as_millis() / 10;
-        let elapsed = u16::try_from(hundredths).unwrap_or(u16::MAX);
-        let held = self.held.as_ref();
-        let (server, named) = match &self.step {
-            Step::Request { server, addresses, .. } => (Some(server.as_slice()), addresses.clone()),
-            Step::Renew | Step::Rebind => {
-                let server = held.filter(|_| kind == MessageType::Renew).map(|held| held.server.as_slice());
-                (server, held.and_then(|held| addresses(&held.lease)).unwrap_or_default())
-            }
-            Step::Discover(_) | Step::Rest => (None, Vec::new()),
-        };
-        let message = self.message(kind, server, stateful.then_some(named), elapsed);
-        message.map_or(Reaction6::Nothing, Reaction6::Send)
-    }
-
-    fn message(
-        &self,
-        kind: MessageType,
-        server: Option<&[u8]>,
-        addresses: Option<Vec<Ipv6Addr>>,
-        elapsed: u16,
-    ) -> Option<Vec<u8>> {
-        let association = addresses.map(|addresses| (self.iaid(), addresses));
-        Message { kind, xid: self.xid, server, association, elapsed }.encode(&self.device)
-    }
-
-    fn iaid(&self) -> u32 {
-        let [_, _, end @ ..] = self.device.mac;
-        u32::from_be_bytes(end)
-    }
-
-    /// The wait after the nth message, n from 1: doubled each time, and up to an eighth more, so
-    /// that machines powered on together do not stay in step.
-    fn wait(&mut self, first: Duration, longest: Duration, n: u32) -> Duration {
-        let doubled = first.saturating_mul(1u32.checked_shl(n.saturating_sub(1)).unwrap_or(u32::MAX));
-        let wait = doubled.min(longest);
-        wait + self.random.part_of(wait / 8)
+        let trouble = words(source, refusal);
+        log::debug!("{}: {trouble}", self.device.name);
+        self.tally.trouble = Some(trouble);
     }
 }
 
@@ -512,24 +351,7 @@ fn addresses(lease: &Lease6) -> Option<Vec<Ipv6Addr>> {
     (!addresses.is_empty()).then_some(addresses)
 }
 
-fn after(since: Instant, seconds: u32) -> Instant {
-    since + Duration::from_secs(seconds.into())
-}
-
-/// What a server refuses with.
-fn words(source: Ipv6Addr, refusal: Option<&Refusal>) -> String {
-    let Some(Refusal { status, message }) = refusal else {
-        return format!("DHCPv6 answer from {source} without a usable address");
-    };
-    let said = if message.is_empty() { String::new() } else { format!(" {:?}", printable(message)) };
-    let what = match status {
-        Status::NoAddrsAvail => "has no address left",
-        Status::NotOnLink => "says that these addresses are not for this link",
-        Status::NoBinding => "does not know our addresses any more",
-        Status::UseMulticast => "wants multicast, which it was sent",
-        Status::NotConfigured => "has no configuration for this link",
-        Status::NotAllowed => "does not serve this machine",
-        _ => return format!("DHCPv6 server {source} refused (status {}){said}", u16::from(*status)),
-    };
-    format!("DHCPv6 server {source} {what}{said}")
-}
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

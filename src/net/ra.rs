@@ -125,3 +125,113 @@ impl RouterNames {
 fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     super::address::attributes(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::address::tests::bytes;
+    use proptest::prelude::*;
+
+    // Messages of Linux about a veth device whose peer runs radvd, statistics cut out.
+
+    /// RTM_NEWLINK of AF_INET6, before the first advertisement.
+    const SILENT: &str = "\
+        0a00010002000000431001000000000007000300683000000a000100bab3849da50c000008000400dc050000\
+        050010000600000020000c00080001000000008014000500ffff0000594a25005c490000e8030000\
+        ";
+    /// The same, after one with the flags M and O.
+    const ADVERTISED: &str = "\
+        0a00010002000000431001000000000007000300683000000a000100bab3849da50c000008000400dc050000\
+        050010000600000020000c0008000100f000008014000500ffff0000594a25005c490000e8030000\
+        ";
+    /// The same device in a list of AF_UNSPEC, its name and IFLA_AF_SPEC only.
+    const LISTED: &str = "\
+        000001000200000043100100000000000700030068300000b0001a008c000200880001000000000000000000\
+        0000000001000000010000000100000001000000000000000100000000000000000000000000000000000000\
+        0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+        000000000000000010270000e8030000000000000000000000000000000000000100000020000a0008000100\
+        f000008014000500ffff0000594a25005c490000e8030000\
+        ";
+    /// RTM_NEWNDUSEROPT with the prefix 2001:db8:7::/64.
+    const PREFIX: &str = "\
+        0a002000020000008600000000000000030440c000015180000038400000000020010db80007000000000000\
+        0000000014000100fe80000000000000e8aa95fffe89c56f\
+        ";
+    /// RDNSS 2001:db8:7::53 and fd00::53, 600 s.
+    const SERVERS: &str = "\
+        0a002800020000008600000000000000190500000000025820010db8000700000000000000000053fd000000\
+        00000000000000000000005314000100fe80000000000000e8aa95fffe89c56f\
+        ";
+    /// DNSSL lab.example and phase.test, 700 s.
+    const DOMAINS: &str = "\
+        0a0028000200000086000000000000001f050000000002bc036c6162076578616d706c650005706861736504\
+        74657374000000000000000014000100fe80000000000000e8aa95fffe89c56f\
+        ";
+
+    const ROUTER: &str = "fe80::e8aa:95ff:fe89:c56f";
+
+    #[test]
+    fn flags_of_routers() {
+        assert_eq!(RouterFlags::parse(&bytes(SILENT)), Some((2, RouterFlags::default())));
+        let all = RouterFlags { received: true, managed: true, other: true };
+        assert_eq!(RouterFlags::parse(&bytes(ADVERTISED)), Some((2, all)));
+        assert_eq!(RouterFlags::parse(&bytes(LISTED)), Some((2, all)));
+        let mut bridge = bytes(ADVERTISED);
+        bridge[0] = 7;
+        assert_eq!(RouterFlags::parse(&bridge), None, "a bridge port");
+    }
+
+    #[test]
+    fn a_managed_link_is_one_for_addresses() {
+        let flags = |managed, other| RouterFlags { received: true, managed, other };
+        assert_eq!(flags(true, true).need(), Some(Need::Stateful));
+        assert_eq!(flags(true, false).need(), Some(Need::Stateful));
+        assert_eq!(flags(false, true).need(), Some(Need::Stateless));
+        assert_eq!(flags(false, false).need(), None);
+    }
+
+    #[test]
+    fn names_of_routers() {
+        let names = RouterNames::parse(&bytes(SERVERS)).unwrap();
+        assert_eq!((names.index, names.router), (2, Some(ROUTER.parse().unwrap())));
+        let servers = ["2001:db8:7::53", "fd00::53"].map(|text| (text.parse().unwrap(), 600));
+        assert_eq!((&*names.dns, names.search.len()), (&servers[..], 0));
+        let names = RouterNames::parse(&bytes(DOMAINS)).unwrap();
+        assert_eq!(names.search, [("lab.example".to_owned(), 700), ("phase.test".to_owned(), 700)]);
+        let names = RouterNames::parse(&bytes(PREFIX)).unwrap();
+        assert!(names.dns.is_empty() && names.search.is_empty());
+    }
+
+    #[test]
+    fn options_that_are_none_end_the_list_and_only_advertisements_count() {
+        let servers = bytes(SERVERS);
+        let changed = |at: usize, to: u8| {
+            let mut bytes = servers.clone();
+            bytes[at] = to;
+            RouterNames::parse(&bytes)
+        };
+        assert_eq!(changed(0, 2), None, "AF_INET");
+        assert_eq!(changed(8, 137), None, "a redirect");
+        assert_eq!(changed(2, 255), None, "options longer than the message");
+        assert_eq!(changed(17, 0).unwrap().dns, [], "an option of no length");
+        assert_eq!(changed(17, 6).unwrap().dns, [], "one longer than the options");
+        assert_eq!(changed(24, 0xff).unwrap().dns.len(), 1, "a multicast server");
+        assert_eq!(changed(17, 4).unwrap().dns.len(), 1, "half an address behind the first");
+    }
+
+    proptest! {
+        #[test]
+        fn no_change_panics(at in 0..200usize, to: u8, cut in 0..200usize) {
+            for text in [SILENT, ADVERTISED, LISTED, PREFIX, SERVERS, DOMAINS] {
+                let mut bytes = bytes(text);
+                let length = bytes.len();
+                bytes[at % length] = to;
+                bytes.truncate(length - cut % length);
+                let _ = RouterFlags::parse(&bytes);
+                if let Some(names) = RouterNames::parse(&bytes) {
+                    prop_assert!(names.dns.len() <= 16 && names.search.len() <= 32);
+                }
+            }
+        }
+    }
+}

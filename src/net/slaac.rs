@@ -164,3 +164,118 @@ fn append<T: Clone + PartialEq>(list: &mut Vec<T>, more: &[T]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::address::tests::{default_route, global};
+    use proptest::prelude::*;
+
+    const LEASED: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x100);
+    const GIVEN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x200);
+    const SERVER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x53);
+
+    fn lease() -> Lease6 {
+        Lease6 {
+            addresses: vec![(LEASED, 60, 120)],
+            dns: vec![SERVER, LEASED],
+            search: vec!["lab".into(), "lease".into()],
+            ntp: vec![SERVER],
+            boot_url: Some("http://[2001:db8:7::1]/".into()),
+            boot_params: Vec::new(),
+            server: default_route().gateway,
+            t1: 30,
+            t2: 48,
+        }
+    }
+
+    fn names(router: u16, dns: &[(Ipv6Addr, u32)], search: &[(&str, u32)]) -> RouterNames {
+        let search = search.iter().map(|&(name, lifetime)| (name.to_owned(), lifetime)).collect();
+        let router = Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, router));
+        RouterNames { index: 2, router, dns: dns.to_vec(), search }
+    }
+
+    #[test]
+    fn an_address_and_a_router_make_a_link_usable() {
+        let mut link = Gathered::new(Vec::new());
+        link.route(default_route(), true);
+        assert!(!link.is_usable() && !link.flags.received, "nothing was heard yet");
+        let local = LinkAddress { global: false, ..global() };
+        link.address(local, true);
+        assert!(!link.is_usable(), "link-local");
+        link.address(LinkAddress { tentative: true, ..global() }, true);
+        assert!(!link.is_usable(), "tentative");
+        link.address(LinkAddress { tentative: true, optimistic: true, ..global() }, true);
+        assert!(link.is_usable());
+        link.address(LinkAddress { duplicate: true, ..global() }, true);
+        assert!(!link.is_usable());
+        assert_eq!(link.duplicates().collect::<Vec<_>>(), [global().address]);
+        link.address(global(), true);
+        assert!(link.is_usable() && link.has(global().address));
+        link.route(default_route(), false);
+        assert!(!link.is_usable(), "the router has gone");
+        link.route(default_route(), true);
+        link.address(global(), false);
+        assert!(!link.is_usable(), "the address has gone");
+    }
+
+    #[test]
+    fn all_that_is_known_is_told() {
+        let now = Instant::now();
+        let mut link = Gathered::new(vec![GIVEN]);
+        link.address(LinkAddress { deprecated: true, ..global() }, true);
+        link.address(LinkAddress { address: LEASED, prefix: 128, ..global() }, true);
+        link.address(LinkAddress { address: GIVEN, ..global() }, true);
+        let gateway = LEASED;
+        link.route(DefaultRoute { gateway, metric: 2000, ..default_route() }, true);
+        link.route(default_route(), true);
+        link.names(names(1, &[(SERVER, 600)], &[("ra", 600), ("lab", 600)]), now);
+        let ipv6 = link.ipv6(Some(&lease()), now);
+        let origins: Vec<_> = ipv6.addresses.iter().map(|known| (known.address, known.origin)).collect();
+        let expected =
+            [(LEASED, Origin6::Dhcp), (GIVEN, Origin6::Static), (global().address, Origin6::Slaac)];
+        assert_eq!(origins, expected, "what is deprecated comes last");
+        assert_eq!(ipv6.router, Some(default_route().gateway), "the smallest metric");
+        assert_eq!(
+            (&*ipv6.dns, &*ipv6.search),
+            (&[SERVER, LEASED][..], &["ra", "lab", "lease"].map(String::from)[..])
+        );
+        assert_eq!(
+            (ipv6.ntp, ipv6.server, ipv6.boot_url),
+            (vec![SERVER], Some(default_route().gateway), lease().boot_url)
+        );
+        assert_eq!(link.ipv6(None, now).boot_url, None);
+    }
+
+    #[test]
+    fn names_end_with_their_lifetime_and_each_router_speaks_for_itself() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let mut link = Gathered::default();
+        link.names(names(1, &[(SERVER, 10), (LEASED, FOR_EVER)], &[("lab", 10)]), now);
+        assert_eq!(link.ipv6(None, after(9)).dns, [SERVER, LEASED]);
+        assert_eq!(link.ipv6(None, after(10)).dns, [LEASED]);
+        assert_eq!(link.ipv6(None, after(10)).search, Vec::<String>::new());
+        link.names(names(2, &[(SERVER, 100)], &[]), now);
+        link.names(names(1, &[(SERVER, 0), (LEASED, 0)], &[]), after(5));
+        assert_eq!(link.ipv6(None, after(6)).dns, [SERVER], "the second router still has it");
+        link.names(names(2, &[(SERVER, 200)], &[]), after(7));
+        assert_eq!(link.ipv6(None, after(150)).dns, [SERVER], "told again");
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_bounded(numbers in proptest::collection::vec(any::<u16>(), 0..200)) {
+            let now = Instant::now();
+            let mut link = Gathered::default();
+            for number in numbers {
+                let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number);
+                link.address(LinkAddress { address, ..global() }, number % 3 > 0);
+                link.route(DefaultRoute { gateway: address, ..default_route() }, number % 3 > 0);
+                link.names(names(number, &[(address, number.into())], &[("lab", number.into())]), now);
+            }
+            let ipv6 = link.ipv6(None, now);
+            prop_assert!(ipv6.addresses.len() <= 32 && ipv6.dns.len() <= 8 && ipv6.search.len() <= 1);
+        }
+    }
+}

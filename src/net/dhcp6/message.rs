@@ -43,6 +43,8 @@ pub(super) struct Message<'a> {
     pub(super) server: Option<&'a [u8]>,
     /// The IA_NA: its number and the addresses it names. None asks for no address.
     pub(super) association: Option<(u32, Vec<Ipv6Addr>)>,
+    /// Whether the server may grant at once: RFC 8415, section 21.14.
+    pub(super) rapid_commit: bool,
     /// Since the first message of the exchange, in hundredths of a second.
     pub(super) elapsed: u16,
 }
@@ -70,7 +72,7 @@ impl Message<'_> {
             let opts = addresses.into_iter().map(address).collect();
             options.insert(DhcpOption::IANA(IANA { id, t1: 0, t2: 0, opts }));
         }
-        if self.kind == MessageType::Solicit {
+        if self.rapid_commit {
             options.insert(DhcpOption::RapidCommit);
         }
         if self.kind != MessageType::Release {

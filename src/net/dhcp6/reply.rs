@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use dhcproto::v6::{Decoder, MessageType, OptionCode, Status};
 
+use crate::error::printable;
 use crate::net::lease6::{
     Lease6, MOST_ADDRESSES, MOST_PARAMS, MOST_SERVERS, boot_param, boot_url, is_global, is_server, names,
     times,
@@ -150,10 +151,6 @@ impl Reply {
         }
     }
 
-    pub(super) fn has_boot_url(&self) -> bool {
-        self.boot_url.is_some()
-    }
-
     /// Why there is no address in it.
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         self.status.as_ref().or(self.association.status.as_ref())
@@ -240,4 +237,22 @@ impl<'a> Iterator for Options<'a> {
         self.0 = rest;
         Some((u16::from_be_bytes([*a, *b]), value))
     }
+}
+
+/// What a server refuses with.
+pub(super) fn words(source: Ipv6Addr, refusal: Option<&Refusal>) -> String {
+    let Some(Refusal { status, message }) = refusal else {
+        return format!("DHCPv6 answer from {source} without a usable address");
+    };
+    let said = if message.is_empty() { String::new() } else { format!(" {:?}", printable(message)) };
+    let what = match status {
+        Status::NoAddrsAvail => "has no address left",
+        Status::NotOnLink => "says that these addresses are not for this link",
+        Status::NoBinding => "does not know our addresses any more",
+        Status::UseMulticast => "wants multicast, which it was sent",
+        Status::NotConfigured => "has no configuration for this link",
+        Status::NotAllowed => "does not serve this machine",
+        _ => return format!("DHCPv6 server {source} refused (status {}){said}", u16::from(*status)),
+    };
+    format!("DHCPv6 server {source} {what}{said}")
 }
