@@ -196,6 +196,9 @@ impl Config {
     pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
         let network = network::Given::parse(line)?;
         let mut config = Self { on_fail: policy.on_fail, network, ..Self::default() };
+        for parameter in cmdline::parameters(line).filter(|p| network::is_of_no_use(p.name())) {
+            warn!("{} is passed over", printable(parameter.raw()));
+        }
         for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
             let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
                 warn!("unknown parameter {} is passed over", printable(parameter.raw()));
@@ -386,7 +389,8 @@ mod tests {
         let config = config(
             "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
              phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug \
-             phase.cache=LABEL=x phase.mode=lab phase.nowrite",
+             phase.cache=LABEL=x phase.mode=lab phase.nowrite \
+             phase.proxy=http://proxy:3128 phase.clientid=duid ip=eth0:dhcp",
         )
         .unwrap();
         assert_eq!(config.providers, ["http://a/", "https://b"]);
@@ -399,7 +403,67 @@ mod tests {
         assert_eq!(config.log, Format::Json);
         assert!(config.debug);
         assert_eq!(config.cache, Some(Cache::Label("x".to_owned())));
-        assert!(config.nowrite && !config.private);
+        assert!(config.nowrite && !config.private && !config.local);
+        assert_eq!(config.proxy.as_deref(), Some("http://proxy:3128"));
+        assert_eq!(config.client_id, ClientId::Duid);
+        assert_eq!(config.network.assignments.len(), 1);
+    }
+
+    #[test]
+    fn modes() {
+        let modes = |line: &str| config(line).map(|config| (config.private, config.local)).unwrap();
+        assert_eq!(modes("phase.mode=private"), (true, false));
+        assert_eq!(modes("phase.mode=local"), (false, true));
+        assert_eq!(modes("phase.mode=internet"), (false, false));
+        assert_eq!(modes("phase.mode=local phase.mode=private"), (true, false));
+    }
+
+    #[test]
+    fn proxies() {
+        for url in [
+            "http://a",
+            "http://a/",
+            "http://a:1",
+            "http://u:p@a:3128",
+            "http://192.0.2.1:80/",
+            "http://[2001:db8::1]:8080",
+            "http://[::1]",
+        ] {
+            assert_eq!(config(&format!("phase.proxy={url}")).unwrap().proxy.as_deref(), Some(url));
+        }
+        for url in [
+            "",
+            "http://",
+            "http:///",
+            "http://:80",
+            "https://a",
+            "socks5://a",
+            "a:3128",
+            "http://a/path",
+            "http://a?b",
+            "http://a#b",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:x",
+            "http://[2001:db8::1",
+            "http://[a]",
+            "http://a/@b",
+            "http://2001:db8::1",
+        ] {
+            let error = config(&format!("phase.proxy={url}")).unwrap_err();
+            assert!(error.to_string().contains("http://HOST"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_broken_network_parameter_is_an_error_whatever_the_policy_says() {
+        let policy = Policy::parse(r#"{"settable":[]}"#).unwrap();
+        let error = Config::from_kernel_cmdline("phase.proxy=x ip=eth0:dchp", &policy).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.to_string().starts_with("ip=eth0:dchp: dchp is no way to get an address"), "{error}");
+        let config = Config::from_kernel_cmdline("phase.proxy=x phase.clientid=x ip=dhcp", &policy).unwrap();
+        assert_eq!((config.proxy, config.client_id), (None, ClientId::Mac));
     }
 
     #[test]
@@ -443,6 +507,7 @@ mod tests {
             "phase.timeout",
             "phase.log=xml",
             "phase.kaslr=1",
+            "phase.clientid=uuid",
             "phase.cache=",
             "phase.cache=maybe",
             "phase.cache=/dev/../etc",

@@ -9,11 +9,7 @@ const LEAST_MTU_IPV6: u16 = 1280;
 /// Puts each `ip=` to the link it is for.
 pub(super) fn assign(given: &mut Given, read: Vec<(Parameter<'_>, Assignment)>) -> Result<(), Error> {
     for (parameter, mut assignment) in read {
-        if let Device::Mac(mac) = &assignment.device
-            && let Some((name, _)) = given.names.iter().find(|(_, named)| named == mac)
-        {
-            assignment.device = Device::Name(name.clone());
-        }
+        by_name(&mut assignment.device, &given.names);
         let wrong =
             |part: &str, wrong, expected| Err(Error::new(parameter.raw(), fault(part, wrong, expected)));
         if assignment.mac.is_some() {
@@ -40,6 +36,22 @@ pub(super) fn assign(given: &mut Given, read: Vec<(Parameter<'_>, Assignment)>) 
             None => given.assignments.push(assignment),
         }
     }
+    if let Some(bootdev) = &mut given.bootdev {
+        by_name(bootdev, &given.names);
+        let mac = match bootdev {
+            Device::Mac(mac) => Some(*mac),
+            Device::Name(name) => given.names.iter().find(|(known, _)| known == name).map(|(_, mac)| *mac),
+            Device::Any => None,
+        };
+        if let (Some(mac), Some(bootif)) = (mac, given.bootif)
+            && mac != bootif
+        {
+            return Err(Error::new(
+                "bootdev=",
+                fault("it", "another link than BOOTIF= has", "one, or rd.bootif=0"),
+            ));
+        }
+    }
     for assignment in &given.assignments {
         let uses_ipv6 =
             assignment.ipv6 != Ipv6Mode::Off || assignment.addresses.iter().any(|a| a.address.is_ipv6());
@@ -57,6 +69,15 @@ pub(super) fn assign(given: &mut Given, read: Vec<(Parameter<'_>, Assignment)>) 
         }
     }
     Ok(())
+}
+
+/// A link that `ifname=` names is known by that name from here on.
+fn by_name(device: &mut Device, names: &[(String, [u8; 6])]) {
+    if let Device::Mac(mac) = device
+        && let Some((name, _)) = names.iter().find(|(_, known)| known == mac)
+    {
+        *device = Device::Name(name.clone());
+    }
 }
 
 /// Both for one device: an address of each family, or several, is all that can be given in two.
@@ -93,14 +114,12 @@ fn merge(into: &mut Assignment, more: Assignment) -> Result<(), (&'static str, &
     }
     into.dhcp4 |= more.dhcp4;
     into.ipv6 = into.ipv6.max(more.ipv6);
-    for (list, items) in [(&mut into.dns, more.dns), (&mut into.ntp, more.ntp)] {
-        list.extend(items);
-        list.truncate(MOST);
-    }
-    if into.addresses.len() >= MOST {
-        return Err(("its addresses", "at most 16"));
-    }
     into.addresses.extend(more.addresses);
+    into.dns.extend(more.dns);
+    into.ntp.extend(more.ntp);
+    if [into.addresses.len(), into.dns.len(), into.ntp.len()].iter().any(|&length| length > MOST) {
+        return Err(("its addresses or servers", "at most 16 of each"));
+    }
     Ok(())
 }
 

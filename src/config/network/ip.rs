@@ -29,20 +29,18 @@ pub(super) fn parse(text: &str) -> Result<Assignment, Fault> {
     let fields = field::split(text);
     let at = |index: usize| fields.get(index).copied().unwrap_or_default();
     let first = at(0);
-    let is_address = field::network(first).is_ok();
+    let is_number = first.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'/'));
+    let is_address = first.starts_with('[') || (is_number && !first.is_empty());
     if fields.len() == 1 && !is_address {
         let Method { dhcp4, ipv6 } = method(first)?;
         return Ok(Assignment { dhcp4, ipv6, ..Assignment::default() });
     }
-    if let Some((device, rest)) = mac_at(&fields, 0)
+    if let Some((mac, rest)) = mac_at(&fields, 0)
         && fields.get(rest).is_some_and(|field| is_method(field))
     {
-        return of_device(Device::Mac(device), fields.get(rest..).unwrap_or_default());
+        return of_device(Device::Mac(mac), fields.get(rest..).unwrap_or_default());
     }
-    let is_name = !first.is_empty()
-        && !first.starts_with('[')
-        && !first.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'/');
-    if is_name || (first.is_empty() && is_method(at(1))) {
+    if !is_address && (!first.is_empty() || is_method(at(1))) {
         return of_device(device(first)?, fields.get(1..).unwrap_or_default());
     }
     in_full(&fields)
@@ -102,6 +100,9 @@ fn own_address(
         "" | "0.0.0.0" => (None, None),
         _ => {
             let (address, prefix) = field::network(server)?;
+            if !field::is_host(address) {
+                return Err(fault(server, "no address of a machine", "a unicast address"));
+            }
             (Some(address), prefix)
         }
     };
@@ -191,8 +192,10 @@ fn tail(assignment: &mut Assignment, fields: &[&str]) -> Result<(), Fault> {
             None => return Err(field::mac(at(1)).err().unwrap_or_else(|| extra(at(1)))),
         }
     } else {
-        for server in [first, at(1)].into_iter().filter(|server| !server.is_empty()) {
-            field::add(&mut assignment.dns, field::host(server)?, server)?;
+        for server in [first, at(1)] {
+            if let Some(found) = field::optional(server)? {
+                field::add(&mut assignment.dns, found, server)?;
+            }
         }
         assignment.ntp.extend(field::optional(at(2))?);
         3

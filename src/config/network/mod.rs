@@ -175,12 +175,21 @@ impl Given {
         let mut given = Self::default();
         let mut assignments = Vec::new();
         let mut bootif_counts = true;
+        // An installer's form: an address alone, and the rest in parameters of their own.
+        let (mut is_bare, mut beside) = (false, None);
         for parameter in cmdline::parameters(line) {
             let value = parameter.value();
             let text = value.unwrap_or_default();
             let taken = match parameter.name() {
                 // The kernel's older name for it.
-                "ip" | "nfsaddrs" => ip::parse(text).map(|read| assignments.push((parameter, read))),
+                "ip" | "nfsaddrs" => {
+                    is_bare |= field::address(text).is_ok();
+                    ip::parse(text).map(|read| assignments.push((parameter, read)))
+                }
+                "gateway" | "netmask" | "ksdevice" => {
+                    beside = Some(parameter);
+                    Ok(())
+                }
                 "BOOTIF" => bootif(text).and_then(|mac| once(&mut given.bootif, mac, text)),
                 "rd.bootif" => field::boolean(value).map(|counts| bootif_counts = counts),
                 "bootdev" => ip::named(text).and_then(|device| once(&mut given.bootdev, device, text)),
@@ -195,7 +204,13 @@ impl Given {
                 "bridge" | "team" => {
                     Err(fault(parameter.name(), "not supported", "bond= or vlan=, or a single link"))
                 }
-                "rd.iscsi.ibft" => Err(fault(parameter.name(), "not supported", "the addresses in ip=")),
+                "rd.iscsi.ibft" => field::boolean(value).and_then(|wanted| {
+                    if wanted {
+                        Err(fault(parameter.name(), "not supported", "the addresses in ip="))
+                    } else {
+                        Ok(())
+                    }
+                }),
                 _ => Ok(()),
             };
             taken.map_err(|fault| Error::new(parameter.raw(), fault))?;
@@ -203,10 +218,20 @@ impl Given {
         if !bootif_counts {
             given.bootif = None;
         }
+        if let Some(parameter) = beside.filter(|_| is_bare) {
+            let fault = fault(parameter.name(), "not supported beside ip=", "all of it in the fields of ip=");
+            return Err(Error::new(parameter.raw(), fault));
+        }
         check::assign(&mut given, assignments)?;
         check::devices(&given)?;
         Ok(given)
     }
+}
+
+/// Whether it is a parameter of the network that is of no use here: other programs' waits and
+/// retries, a vendor class, settings of Ethernet chips.
+pub(super) fn is_of_no_use(name: &str) -> bool {
+    name.starts_with("rd.net.") || matches!(name, "dhcpclass" | "rd.ethtool")
 }
 
 /// `BOOTIF=`: pxelinux puts the hardware type before the address, 1 for Ethernet.
