@@ -194,10 +194,10 @@ impl Forwarding {
             (PortState::Forwarding, _) => return self.heard(now),
             (_, Port::Since(_)) | (PortState::Unknown, Port::Blocked(Some(_))) => {}
             (PortState::Discarding, _) => self.state = Port::Blocked(None),
-            (PortState::Learning, _) => self.state = Port::Blocked(Some(now + bpdu.forward_delay)),
+            (PortState::Learning, _) => self.state = Port::Blocked(Some(now + bpdu.longest_wait())),
             (PortState::Unknown, Port::Presumed | Port::Blocked(None)) => {
                 // Listening, then learning: IEEE 802.1D-1998, 8.4.
-                let until = self.carrier + bpdu.forward_delay * 2;
+                let until = self.carrier + bpdu.longest_wait();
                 self.state = if now < until { Port::Blocked(Some(until)) } else { Port::Since(until) };
             }
         }

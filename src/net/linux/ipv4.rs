@@ -50,9 +50,16 @@ impl Ipv4 {
         }
     }
 
-    /// Carrier is there.
+    /// Carrier is there. What is held from before it went is asked for anew, and used until somebody
+    /// says otherwise.
     pub(super) fn start(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
         self.trouble = None;
+        if self.lease.is_some() {
+            if let Some(client) = &mut self.client {
+                client.confirm(now);
+            }
+            return Ok(());
+        }
         let given: Vec<StaticAddress> =
             context.plan.addresses.iter().filter(|given| given.address.is_ipv4()).copied().collect();
         if !given.is_empty() {
@@ -75,14 +82,21 @@ impl Ipv4 {
         Ok(())
     }
 
-    /// Carrier has gone, or the link is given up.
-    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
+    /// Carrier has gone, and may come back.
+    pub(super) fn pause(&mut self) {
+        if self.lease.is_none() {
+            (self.port, self.client) = (None, None);
+        }
+    }
+
+    /// Takes away what was set.
+    fn stop(&mut self, context: &mut Context<'_>) {
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
             remove(context, &lease);
         }
-        let given: Vec<StaticAddress> = context.plan.addresses.iter().skip(1).copied().collect();
-        for other in given.iter().filter(|given| given.address.is_ipv4()) {
+        let given = context.plan.addresses.iter().filter(|given| given.address.is_ipv4());
+        for other in given.skip(1) {
             context.kernel.remove_address(context.link, other.address, other.prefix);
         }
     }

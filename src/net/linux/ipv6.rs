@@ -117,12 +117,13 @@ impl Ipv6 {
     }
 
     pub(super) fn family(&self) -> Family {
-        let waits = self.client.is_some() && self.lease.is_none();
+        let held = |lease: &Lease6| lease.addresses.iter().all(|(address, ..)| self.gathered.has(*address));
+        let waits = self.client.is_some() && !self.lease.as_ref().is_some_and(held);
         match self.mode {
             Mode::Off => Family::Off,
             Mode::Given if self.has_address() => Family::Settled,
             Mode::Auto | Mode::Either if self.gathered.is_usable() && !waits => Family::Settled,
-            Mode::Dhcp if self.gathered.is_usable() && self.lease.is_some() => Family::Settled,
+            Mode::Dhcp if self.gathered.is_usable() && self.client.is_some() && !waits => Family::Settled,
             // Names are yet to be learnt.
             Mode::Auto | Mode::Either | Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
             // Without a router the servers of the link itself are reached.
@@ -149,13 +150,26 @@ impl Ipv6 {
         if self.mode == Mode::Given {
             return self.set_given(context);
         }
+        if self.gathered.flags.received {
+            // Nobody has listened when its names were told.
+            self.hurry(context, now);
+        }
         self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
         self.consider_dhcp(context, now)
     }
 
-    /// Carrier has gone. The kernel keeps what routers said.
-    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
-        (self.port, self.client, self.fallback) = (None, None, None);
+    /// Carrier has gone, and may come back. The kernel keeps what routers said.
+    pub(super) fn pause(&mut self) {
+        self.fallback = None;
+        if self.lease.is_none() {
+            (self.port, self.client) = (None, None);
+        }
+    }
+
+    /// Takes away what was set.
+    fn stop(&mut self, context: &mut Context<'_>) {
+        self.pause();
+        (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
             remove(context, &lease);
         }

@@ -175,8 +175,8 @@ impl Runner {
                 self.trouble = Some(format!("carrier lost, {}", self.story(now)));
                 (self.forwarding, self.idle_since) = (None, now);
                 (self.bridges, self.traffic) = (None, None);
-                self.ipv4.stop(context!(self, kernel, setup));
-                self.ipv6.stop(context!(self, kernel, setup));
+                self.ipv4.pause();
+                self.ipv6.pause();
                 Ok(())
             }
             (true, Some(_)) | (false, None) => Ok(()),

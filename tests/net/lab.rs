@@ -1,0 +1,267 @@
+//! Namespaces, cables and servers.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use phaseboot::net::{self, Caller, Error, Event, Lease, Network, Settings, Transport, Uplink};
+use phaseboot::paths::Paths;
+use phaseboot::time::Deadline;
+use serde_json::Value;
+
+/// Names the folder that stands for `/` inside the client's namespace.
+pub(crate) const INSIDE: &str = "PHASEBOOT_TEST_NET_ROOT";
+
+/// Set inside the server's namespace, for a server that this file plays itself.
+pub(crate) const SERVER: &str = "PHASEBOOT_TEST_NET_SERVER";
+
+pub(crate) fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+    assert!(status.success(), "ip {arguments}: {status}");
+}
+
+/// What is missing for these tests. Looked for once: the tests run at the same time.
+pub(crate) fn missing() -> Option<&'static str> {
+    static MISSING: OnceLock<Option<&str>> = OnceLock::new();
+    *MISSING.get_or_init(look_for_missing)
+}
+
+pub(crate) fn look_for_missing() -> Option<&'static str> {
+    let present = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root");
+    }
+    if Command::new("ip").arg("-V").output().is_err() {
+        return Some("no ip (package iproute2)");
+    }
+    if !present("dnsmasq") {
+        return Some("no dnsmasq (package dnsmasq-base)");
+    }
+    let probe = format!("pb-{}-probe", std::process::id());
+    let works = |arguments: &[&str]| {
+        let status = Command::new("ip").arg("netns").args(arguments).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !works(&["add", &probe]) {
+        return Some("network namespaces cannot be made here");
+    }
+    // In a chroot they can be made, but not entered.
+    let entered = works(&["exec", &probe, "true"]);
+    ip(&format!("netns del {probe}"));
+    (!entered).then_some("network namespaces cannot be entered here")
+}
+
+/// A client's namespace and one for its servers, joined by `links` veth pairs: ethN and serverN.
+/// serverN has the address 10.99.N.1/24 and is up.
+pub(crate) struct Lab {
+    pub(crate) client: String,
+    pub(crate) server: String,
+    pub(crate) folder: tempfile::TempDir,
+    children: Vec<Child>,
+}
+
+impl Lab {
+    pub(crate) fn new(links: u8) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("pb-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let lab = Self {
+            client: format!("{unique}-client"),
+            server: format!("{unique}-server"),
+            folder: tempfile::tempdir().unwrap(),
+            children: Vec::new(),
+        };
+        ip(&format!("netns add {}", lab.client));
+        ip(&format!("netns add {}", lab.server));
+        (0..links).for_each(|n| lab.link(n));
+        lab
+    }
+
+    pub(crate) fn link(&self, n: u8) {
+        let (client, server) = (&self.client, &self.server);
+        ip(&format!("-n {server} link add server{n} type veth peer name eth{n} netns {client}"));
+        ip(&format!("-n {server} addr add 10.99.{n}.1/24 dev server{n}"));
+        ip(&format!("-n {server} link set server{n} up"));
+    }
+
+    pub(crate) fn cable(&self, n: u8, state: &str) {
+        ip(&format!("-n {} link set server{n} {state}", self.server));
+    }
+
+    /// Serves 10.99.N.100 and up on serverN.
+    pub(crate) fn serve(&mut self, n: u8, options: &[&str]) {
+        let folder = self.folder.path().display();
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.server, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"])
+            .args("--port=0 --no-ping --user=root --bind-interfaces --log-facility=- --log-dhcp".split(' '))
+            .arg(format!("--interface=server{n}"))
+            .arg(format!("--dhcp-range=10.99.{n}.100,10.99.{n}.110,1h"))
+            .arg(format!("--dhcp-leasefile={folder}/leases{n}"))
+            .arg(format!("--pid-file={folder}/pid{n}"))
+            .args(options)
+            .stderr(std::fs::File::create(self.folder.path().join(format!("dnsmasq{n}.log"))).unwrap())
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
+    /// Starts a program in the servers' namespace, its output in `NAME.log`.
+    pub(crate) fn spawn(&mut self, name: &str, program: &str, arguments: &[&str]) {
+        let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.server, program])
+            .args(arguments)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
+    /// `ip` in the servers' namespace.
+    pub(crate) fn server_ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.server));
+    }
+
+    /// Writes a file of the test's folder.
+    pub(crate) fn write(&self, name: &str, content: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Ends every server.
+    pub(crate) fn stop(&mut self) {
+        for mut child in self.children.drain(..) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.
+    pub(crate) fn run(&mut self, test: &str, meanwhile: impl FnOnce(&mut Self)) {
+        let mut inside = Command::new("ip")
+            .args(["netns", "exec", &self.client])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, self.folder.path())
+            .spawn()
+            .unwrap();
+        meanwhile(self);
+        let status = inside.wait().unwrap();
+        assert!(status.success(), "inside the namespace: {status}\n{}", self.logs());
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop();
+        ip(&format!("netns del {}", self.client));
+        ip(&format!("netns del {}", self.server));
+    }
+}
+
+/// Runs `inside` in the namespace that `outside` builds.
+pub(crate) fn in_namespaces(test: &str, inside: impl FnOnce(&Paths), outside: impl FnOnce()) {
+    if let Some(root) = std::env::var_os(INSIDE) {
+        phaseboot::log::start();
+        let proc = PathBuf::from(&root).join("proc");
+        if !proc.exists() {
+            symlink("/proc", proc).unwrap();
+        }
+        inside(&Paths::under(PathBuf::from(root)));
+    } else if let Some(missing) = missing() {
+        println!("{test} skipped: {missing}");
+    } else {
+        outside();
+    }
+}
+
+pub(crate) fn up(paths: &Paths, transport: Transport, seconds: u64) -> Result<Uplink, Error> {
+    net::up_over(transport, paths, None, Deadline::after(Duration::from_secs(seconds)))
+}
+
+/// The IPv4 side of what [`up`] brings.
+pub(crate) fn lease(paths: &Paths, transport: Transport) -> Lease {
+    up(paths, transport, 10).unwrap().ipv4.unwrap()
+}
+
+pub(crate) fn after(seconds: u64) -> Deadline {
+    Deadline::after(Duration::from_secs(seconds))
+}
+
+/// A network, and what it tells.
+pub(crate) struct Watched {
+    pub(crate) network: Network,
+    events: Receiver<Event>,
+    /// Everything so far: `up eth0`.
+    pub(crate) told: Vec<String>,
+}
+
+impl Watched {
+    pub(crate) fn start(paths: &Paths, settings: Settings, caller: Caller, seconds: u64) -> Self {
+        let (sender, events) = mpsc::channel();
+        let sink = move |event| drop(sender.send(event));
+        let network = Network::start(paths, settings, caller, after(seconds), sink).unwrap();
+        Self { network, events, told: Vec::new() }
+    }
+
+    /// The next event.
+    pub(crate) fn next(&mut self) -> Event {
+        let event = self.events.recv_timeout(Duration::from_secs(40)).unwrap();
+        println!("{event:?}");
+        self.told.push(match &event {
+            Event::Up(uplink) => format!("up {}", uplink.interface),
+            Event::Changed(uplink) => format!("changed {}", uplink.interface),
+            Event::Down(name) => format!("down {name}"),
+            Event::Exhausted(_) => "exhausted".to_owned(),
+        });
+        event
+    }
+
+    /// The next link that is up or has changed, and is as wanted.
+    pub(crate) fn until(&mut self, wanted: impl Fn(&Uplink) -> bool) -> Uplink {
+        loop {
+            if let Event::Up(uplink) | Event::Changed(uplink) = self.next()
+                && wanted(&uplink)
+            {
+                return uplink;
+            }
+        }
+    }
+
+    pub(crate) fn exhausted(&mut self) -> Error {
+        loop {
+            if let Event::Exhausted(error) = self.next() {
+                return error;
+            }
+        }
+    }
+
+    /// Nothing is told for so long.
+    pub(crate) fn quiet(&self, milliseconds: u64) {
+        let event = self.events.recv_timeout(Duration::from_millis(milliseconds));
+        assert!(event.is_err(), "{event:?}");
+    }
+}
+
+pub(crate) fn show(arguments: &str) -> Value {
+    let output = Command::new("ip").arg("-j").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip -j {arguments}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
