@@ -16,7 +16,7 @@ const OPTION_HEADER: usize = 16;
 const INET6_FLAGS: u16 = 1;
 const IF_RA_OTHERCONF: u32 = 0x80;
 const IF_RA_MANAGED: u32 = 0x40;
-const IF_RA_RCVD: u32 = 0x10;
+const IF_RA_RCVD: u32 = 0x20;
 
 /// NDUSEROPT_SRCADDR of linux/rtnetlink.h.
 const SOURCE_ADDRESS: u16 = 1;

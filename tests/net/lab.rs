@@ -94,24 +94,43 @@ impl Lab {
 
     /// Serves 10.99.N.100 and up on serverN.
     pub(crate) fn serve(&mut self, n: u8, options: &[&str]) {
+        self.serve_range(n, &format!("10.99.{n}.100,10.99.{n}.110,1h"), options);
+    }
+
+    /// Serves these addresses on serverN.
+    pub(crate) fn serve_range(&mut self, n: u8, range: &str, options: &[&str]) {
         let folder = self.folder.path().display();
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"])
             .args("--port=0 --no-ping --user=root --bind-interfaces --log-facility=- --log-dhcp".split(' '))
             .arg(format!("--interface=server{n}"))
-            .arg(format!("--dhcp-range=10.99.{n}.100,10.99.{n}.110,1h"))
+            .arg(format!("--dhcp-range={range}"))
             .arg(format!("--dhcp-leasefile={folder}/leases{n}"))
             .arg(format!("--pid-file={folder}/pid{n}"))
             .args(options)
-            .stderr(std::fs::File::create(self.folder.path().join(format!("dnsmasq{n}.log"))).unwrap())
+            .stderr(self.log(&format!("dnsmasq{n}")))
             .spawn()
             .unwrap();
         self.children.push(child);
     }
 
+    /// Serves IPv6 on serverN, which gets the address fd99:N::1/64: router advertisements, and the range
+    /// and the options that are given.
+    pub(crate) fn serve6(&mut self, n: u8, options: &[&str]) {
+        self.server_ip(&format!("addr add fd99:{n}::1/64 dev server{n} nodad"));
+        let folder = self.folder.path().display();
+        let fixed = format!(
+            "--keep-in-foreground --conf-file=/dev/null --port=0 --user=root --bind-interfaces --log-dhcp \
+             --log-facility=- --enable-ra --interface=server{n} --dhcp-leasefile={folder}/leases6-{n} \
+             --pid-file={folder}/pid6-{n}"
+        );
+        let arguments: Vec<&str> = fixed.split(' ').chain(options.iter().copied()).collect();
+        self.spawn(&format!("dnsmasq6-{n}"), "dnsmasq", &arguments);
+    }
+
     /// Starts a program in the servers' namespace, its output in `NAME.log`.
     pub(crate) fn spawn(&mut self, name: &str, program: &str, arguments: &[&str]) {
-        let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
+        let log = self.log(name);
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server, program])
             .args(arguments)
@@ -120,6 +139,69 @@ impl Lab {
             .spawn()
             .unwrap();
         self.children.push(child);
+    }
+
+    fn log(&self, name: &str) -> std::fs::File {
+        let path = self.folder.path().join(format!("{name}.log"));
+        std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap()
+    }
+
+    /// radvd on server0, with these statements for fd99::/64.
+    pub(crate) fn radvd(&mut self, statements: &str) {
+        self.server_ip("addr add fd99:0::1/64 dev server0 nodad");
+        let forward = "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+        let status = Command::new("ip").args(["netns", "exec", &self.server, "sh", "-c", forward]).status();
+        assert!(status.unwrap().success());
+        let config = self.write(
+            "radvd.conf",
+            &format!(
+                "interface server0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; \
+                 MinDelayBetweenRAs 1; prefix fd99:0::/64 {{}}; {statements} }};\n"
+            ),
+        );
+        let pid = self.folder.path().join("radvd.pid").display().to_string();
+        let arguments = ["--nodaemon", "--logmethod", "stderr", "--config", &config, "--pidfile", &pid];
+        self.spawn("radvd", "radvd", &arguments);
+    }
+
+    /// Kea for both families on server0.
+    pub(crate) fn kea(&mut self) {
+        let folder = self.folder.path().display().to_string();
+        let logger = |name: &str| {
+            serde_json::json!([{ "name": name, "severity": "INFO", "debuglevel": 0,
+                "output_options": [{ "output": "stdout", "flush": true }] }])
+        };
+        let memory = serde_json::json!({ "type": "memfile", "persist": false });
+        let ipv4 = serde_json::json!({ "Dhcp4": {
+            "interfaces-config": { "interfaces": ["server0"] },
+            "lease-database": memory, "valid-lifetime": 3600, "loggers": logger("kea-dhcp4"),
+            "option-data": [{ "name": "domain-name-servers", "data": "10.99.0.53" }],
+            "subnet4": [{ "id": 1, "subnet": "10.99.0.0/24", "pools": [{ "pool": "10.99.0.100-10.99.0.110" }],
+                "option-data": [{ "name": "routers", "data": "10.99.0.1" }] }] } });
+        let ipv6 = serde_json::json!({ "Dhcp6": {
+            "interfaces-config": { "interfaces": ["server0"] },
+            "lease-database": memory, "valid-lifetime": 3600, "preferred-lifetime": 1800,
+            "loggers": logger("kea-dhcp6"), "server-id": { "type": "LL", "persist": false },
+            "option-data": [{ "name": "dns-servers", "data": "fd99::53" }],
+            "subnet6": [{ "id": 1, "subnet": "fd99::/64", "interface": "server0",
+                "pools": [{ "pool": "fd99::100-fd99::1ff" }] }] } });
+        for (program, config) in [("kea-dhcp4", ipv4), ("kea-dhcp6", ipv6)] {
+            let path = self.write(&format!("{program}.json"), &config.to_string());
+            let environment = [format!("KEA_PIDFILE_DIR={folder}"), format!("KEA_LOCKFILE_DIR={folder}")];
+            self.spawn(program, "env", &[&environment[0], &environment[1], program, "-c", &path]);
+        }
+    }
+
+    /// Waits until the client has written this file.
+    pub(crate) fn wait_for(&self, name: &str) {
+        let path = self.folder.path().join(name);
+        for _ in 0..1500 {
+            if path.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{name} was not written");
     }
 
     /// `ip` in the servers' namespace.
@@ -169,6 +251,15 @@ impl Drop for Lab {
         ip(&format!("netns del {}", self.client));
         ip(&format!("netns del {}", self.server));
     }
+}
+
+/// Whether there is a program of this name; if not, the test says that it is skipped.
+pub(crate) fn has(test: &str, program: &str, package: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        println!("{test} skipped: no {program} (package {package})");
+    }
+    found
 }
 
 /// Runs `inside` in the namespace that `outside` builds.

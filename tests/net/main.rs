@@ -11,6 +11,11 @@
     reason = "a test may panic and print"
 )]
 
+mod given;
+mod ipv6;
 mod lab;
 mod lease;
 mod links;
+mod many;
+mod servers;
+mod tree;
