@@ -74,7 +74,12 @@ fn chosen(
         let now = Instant::now();
         let contender = |(uplink, since): &(Uplink, Instant)| Contender {
             distrust: distrust(winners, &uplink.interface),
-            state: State::Granted { since: *since, default_route: leads_out(uplink) },
+            state: if uplink.complete || uplink.ipv4.is_some() || !uplink.dns.is_empty() {
+                State::Granted { since: *since, default_route: leads_out(uplink) }
+            } else {
+                // IPv6 alone, and nobody to ask for names yet.
+                State::Asking
+            },
         };
         let mut contenders: Vec<Contender> = ups.iter().map(contender).collect();
         if over.is_none() {

@@ -43,15 +43,15 @@ fn an_ipv6_address_that_is_given_is_set_at_once() {
     in_namespaces(
         name,
         |paths| {
-            let settings = given("ip=[fd99:0::7]::[fd99:7::1]:64::eth0:none nameserver=[fd99:0::53]");
+            let settings = given("ip=[fd99:0::7]::[fd99:0::1]:64::eth0:none nameserver=[fd99:0::53]");
             let mut watched = Watched::start(paths, settings, Caller::Init, 10);
             let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
             assert!(uplink.complete && uplink.ipv4.is_none(), "{uplink:?}");
             let side = uplink.ipv6.unwrap();
             assert_eq!((side.addresses.len(), side.addresses[0].origin), (1, Origin6::Static));
-            assert_eq!(side.router.unwrap().to_string(), "fd99:7::1");
+            assert_eq!(side.router.unwrap().to_string(), "fd99::1");
             let default = show("-6 route show default");
-            assert_eq!((&default[0]["gateway"], &default[0]["flags"][0]), (&"fd99:7::1".into(), &"onlink".into()));
+            assert_eq!(default[0]["gateway"], "fd99::1");
         },
         || Lab::new(1).run(name, |_| {}),
     );
@@ -64,14 +64,20 @@ fn links_get_the_names_and_addresses_that_are_given() {
         name,
         |paths| {
             ip("link set eth1 address 02:00:00:00:00:01");
-            let line = "ifname=boot0:02:00:00:00:00:01 ip=boot0:dhcp:1400:02:00:00:00:00:07 rd.route=198.51.100.0/24:10.99.1.9:boot0";
+            let line = "ifname=boot0:02:00:00:00:00:01 ip=boot0:dhcp:1400 rd.route=198.51.100.0/24:10.99.1.9:boot0";
             let mut watched = Watched::start(paths, given(line), Caller::Init, 15);
             let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
             assert_eq!(uplink.interface, "boot0");
-            let link = show("link show dev boot0");
-            assert_eq!((&link[0]["mtu"], &link[0]["address"]), (&1400.into(), &"02:00:00:00:00:07".into()));
+            assert_eq!(show("link show dev boot0")[0]["mtu"], 1400);
             assert_eq!(show("route show 198.51.100.0/24")[0]["gateway"], "10.99.1.9");
             assert_ne!(show("link show dev eth0")[0]["operstate"], "UP");
+            drop(watched);
+            let line = "ip=eth0:dhcp:1500:02:00:00:00:00:07";
+            let mut watched = Watched::start(paths, given(line), Caller::Init, 15);
+            assert_eq!(watched.until(|_| true).ipv4.unwrap().mac, [2, 0, 0, 0, 0, 7]);
+            // The other takes no part this time, and is as it was.
+            let link = show("link show dev boot0");
+            assert_eq!((&link[0]["mtu"], &link[0]["operstate"]), (&1500.into(), &"DOWN".into()));
         },
         || {
             let mut lab = Lab::new(2);

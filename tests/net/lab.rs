@@ -63,6 +63,8 @@ pub(crate) struct Lab {
     pub(crate) server: String,
     pub(crate) folder: tempfile::TempDir,
     children: Vec<Child>,
+    /// Processes of kea.
+    kea: Vec<u32>,
 }
 
 impl Lab {
@@ -74,6 +76,7 @@ impl Lab {
             server: format!("{unique}-server"),
             folder: tempfile::tempdir().unwrap(),
             children: Vec::new(),
+            kea: Vec::new(),
         };
         ip(&format!("netns add {}", lab.client));
         ip(&format!("netns add {}", lab.server));
@@ -156,7 +159,7 @@ impl Lab {
             "radvd.conf",
             &format!(
                 "interface server0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; \
-                 MinDelayBetweenRAs 1; prefix fd99:0::/64 {{}}; {statements} }};\n"
+                 prefix fd99:0::/64 {{}}; {statements} }};\n"
             ),
         );
         let pid = self.folder.path().join("radvd.pid").display().to_string();
@@ -164,31 +167,47 @@ impl Lab {
         self.spawn("radvd", "radvd", &arguments);
     }
 
-    /// Kea for both families on server0.
-    pub(crate) fn kea(&mut self) {
+    /// Kea for both families on server0; it reads its configuration again when this is called again.
+    /// `renew` is T1 in seconds.
+    pub(crate) fn kea(&mut self, renew: u32, dns: &str) {
         let folder = self.folder.path().display().to_string();
         let logger = |name: &str| {
             serde_json::json!([{ "name": name, "severity": "INFO", "debuglevel": 0,
                 "output_options": [{ "output": "stdout", "flush": true }] }])
         };
-        let memory = serde_json::json!({ "type": "memfile", "persist": false });
+        let memory = |name: &str| {
+            serde_json::json!({ "type": "memfile", "persist": true, "lfc-interval": 0, "name": format!("{folder}/{name}") })
+        };
+        // Its sockets need a link-local address, and that the client's end is up.
+        let sockets = serde_json::json!({ "interfaces": ["server0"], "service-sockets-max-retries": 300,
+            "service-sockets-retry-wait-time": 100 });
         let ipv4 = serde_json::json!({ "Dhcp4": {
-            "interfaces-config": { "interfaces": ["server0"] },
-            "lease-database": memory, "valid-lifetime": 3600, "loggers": logger("kea-dhcp4"),
-            "option-data": [{ "name": "domain-name-servers", "data": "10.99.0.53" }],
+            "interfaces-config": sockets, "lease-database": memory("kea4.csv"), "loggers": logger("kea-dhcp4"),
+            "valid-lifetime": 3600, "renew-timer": renew,
+            "option-data": [{ "name": "domain-name-servers", "data": dns }],
             "subnet4": [{ "id": 1, "subnet": "10.99.0.0/24", "pools": [{ "pool": "10.99.0.100-10.99.0.110" }],
                 "option-data": [{ "name": "routers", "data": "10.99.0.1" }] }] } });
         let ipv6 = serde_json::json!({ "Dhcp6": {
-            "interfaces-config": { "interfaces": ["server0"] },
-            "lease-database": memory, "valid-lifetime": 3600, "preferred-lifetime": 1800,
-            "loggers": logger("kea-dhcp6"), "server-id": { "type": "LL", "persist": false },
+            "interfaces-config": sockets, "lease-database": memory("kea6.csv"), "loggers": logger("kea-dhcp6"),
+            "valid-lifetime": 3600, "preferred-lifetime": 1800, "renew-timer": renew,
+            "server-id": { "type": "LL", "persist": false },
             "option-data": [{ "name": "dns-servers", "data": "fd99::53" }],
             "subnet6": [{ "id": 1, "subnet": "fd99::/64", "interface": "server0",
                 "pools": [{ "pool": "fd99::100-fd99::1ff" }] }] } });
+        let running = !self.kea.is_empty();
         for (program, config) in [("kea-dhcp4", ipv4), ("kea-dhcp6", ipv6)] {
             let path = self.write(&format!("{program}.json"), &config.to_string());
             let environment = [format!("KEA_PIDFILE_DIR={folder}"), format!("KEA_LOCKFILE_DIR={folder}")];
-            self.spawn(program, "env", &[&environment[0], &environment[1], program, "-c", &path]);
+            if !running {
+                self.spawn(program, "env", &[&environment[0], &environment[1], program, "-c", &path]);
+                self.kea.extend(self.children.last().map(Child::id));
+            }
+        }
+        if running {
+            for &process in &self.kea {
+                let process = rustix::process::Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+                rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Ipv6 {
     /// In [`Mode::Either`]: when routers have had their time, and whether they have.
     fallback: Option<Instant>,
     given_up: bool,
+    /// A router spoke before anybody listened, and has not told its names again.
+    unheard: bool,
     /// The link-local address can be sent from.
     ready: bool,
     port: Option<Port6>,
@@ -122,6 +124,7 @@ impl Ipv6 {
         match self.mode {
             Mode::Off => Family::Off,
             Mode::Given if self.has_address() => Family::Settled,
+            Mode::Auto | Mode::Either if self.gathered.is_usable() && self.unheard => Family::Usable,
             Mode::Auto | Mode::Either if self.gathered.is_usable() && !waits => Family::Settled,
             Mode::Dhcp if self.gathered.is_usable() && self.client.is_some() && !waits => Family::Settled,
             // Names are yet to be learnt.
@@ -152,6 +155,7 @@ impl Ipv6 {
         }
         if self.gathered.flags.received {
             // Nobody has listened when its names were told.
+            self.unheard = true;
             self.hurry(context, now);
         }
         self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
@@ -218,6 +222,7 @@ impl Ipv6 {
             }
             Word::Names(names) => {
                 self.gathered.flags.received = true;
+                self.unheard = false;
                 self.gathered.names(names, now);
             }
         }
