@@ -102,7 +102,8 @@ pub(super) struct Client {
     /// When the current message is sent (again), or a wait is over; and how often it has been sent.
     due: Instant,
     sent: u32,
-    /// When it was sent first; in Held the last time. A lease runs from here: RFC 2131, section 4.4.1.
+    /// When it was sent the first time, as far as an answer may still come to that. A lease runs from
+    /// here: RFC 2131, section 4.4.1.
     asked: Instant,
     /// Of the last DISCOVER: its REQUEST says the same (RFC 2131, section 3.1, step 3).
     secs: u16,
@@ -285,7 +286,6 @@ impl Client {
         let mut to = None;
         let kind = match &self.state {
             State::Held(held) => {
-                self.asked = now;
                 self.secs = secs(held.since);
                 to = held.lease.server.filter(|_| held.phase == Phase::Renewing);
                 let address = held.lease.address;
@@ -308,7 +308,7 @@ impl Client {
                 Kind::Discover { hint: self.hint, rapid: !self.wants_boot_url }
             }
         };
-        if self.sent == 1 {
+        if self.sent == 1 || !matches!(self.state, State::Requesting(_) | State::Rebooting(_)) {
             self.asked = now;
         }
         self.due = match &self.state {

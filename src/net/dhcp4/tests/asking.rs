@@ -302,3 +302,16 @@ fn what_only_the_offer_says_of_booting_is_kept() {
     assert_eq!(lease.boot_url().unwrap().0, "http://10.0.2.2/boot");
     assert_eq!(lease.boot_server.as_deref(), Some("10.0.2.9"));
 }
+
+#[test]
+fn a_short_lease_that_comes_late_is_whole() {
+    let mut now = Instant::now();
+    let mut client = client(now);
+    for _ in 0..12 {
+        now = client.due();
+        ticked(&mut client, now);
+    }
+    let lease = [MASK, (51, &[0, 0, 0, 30]), (80, &[])];
+    assert!(matches!(ack(&mut client, now + millis(5), 2, &lease), Reaction::Bound(_)));
+    assert!(client.due() - now > Duration::from_secs(14), "{:?}", client.due() - now);
+}
