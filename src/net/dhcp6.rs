@@ -352,6 +352,8 @@ fn addresses(lease: &Lease6) -> Option<Vec<Ipv6Addr>> {
 }
 
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
