@@ -234,6 +234,9 @@ fn a_malformed_option_spoils_no_other() {
         association(9, 3, &[lease_of(ROUTER, 9, 9)]),
         option(3, &IAID),
     ];
+    let short = option(56, &[option(1, &[1; 15]), option(1, &OURS.octets())].concat());
+    let packet = [&[REPLY, 0, 0, 1], short.as_slice()].concat();
+    assert_eq!(Reply::parse(&packet, 0).unwrap().lease(ROUTER).ntp, [OURS]);
     for bad in &malformed {
         let options = [
             bad.clone(),
@@ -275,6 +278,12 @@ fn addresses_that_are_none_or_out_of_time_are_left_out() {
     );
     let packet = [&[REPLY, 0, 0, 1], association(1, 2, &bad).as_slice()].concat();
     assert!(Reply::parse(&packet, u32::from_be_bytes(IAID)).unwrap().lease(ROUTER).addresses.is_empty());
+    for (t1, t2, granted) in [(9, 3, 0), (9, 9, 1), (9, 0, 1)] {
+        let twice = [lease_of(OURS, 9, 9), lease_of(OURS, 5, 5)];
+        let packet = [&[REPLY, 0, 0, 1], association(t1, t2, &twice).as_slice()].concat();
+        let lease = Reply::parse(&packet, u32::from_be_bytes(IAID)).unwrap().lease(ROUTER);
+        assert_eq!(lease.addresses.len(), granted, "{t1} {t2}");
+    }
     let foreign = option(3, &[[9; 12].as_slice(), &lease_of(OURS, 9, 9)].concat());
     let packet = [&[REPLY, 0, 0, 1], foreign.as_slice()].concat();
     assert!(Reply::parse(&packet, u32::from_be_bytes(IAID)).unwrap().association.addresses.is_empty());
