@@ -213,7 +213,11 @@ impl Client6 {
         }
         let Some(server) = reply.server.take() else { return Reaction6::Nothing };
         // Even in a message that is of no other use: RFC 8415, section 18.2.9.
-        if let Some(seconds) = reply.longest_wait.filter(|seconds| THROTTLED.contains(seconds)) {
+        let longest = match self.need {
+            Need::Stateful => reply.longest_solicit_wait,
+            Need::Stateless => reply.longest_inform_wait,
+        };
+        if let Some(seconds) = longest.filter(|seconds| THROTTLED.contains(seconds)) {
             self.longest = Duration::from_secs(seconds.min(MOST_THROTTLED).into());
         }
         match (&self.step, reply.kind) {
@@ -351,6 +355,8 @@ fn addresses(lease: &Lease6) -> Option<Vec<Ipv6Addr>> {
     (!addresses.is_empty()).then_some(addresses)
 }
 
+#[cfg(test)]
+mod real;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

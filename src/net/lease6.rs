@@ -61,7 +61,8 @@ pub(super) fn times(t1: u32, t2: u32, addresses: &[(Ipv6Addr, u32, u32)]) -> (u3
 }
 
 fn part(seconds: u32, of: u32, whole: u32) -> u32 {
-    if seconds == FOR_EVER { FOR_EVER } else { (seconds / whole).saturating_mul(of).max(1) }
+    let exact = u64::from(seconds) * u64::from(of) / u64::from(whole);
+    if seconds == FOR_EVER { FOR_EVER } else { u32::try_from(exact).unwrap_or(FOR_EVER).max(1) }
 }
 
 /// Whether a host may have this address beyond its own link. All of ::/8 is reserved, IPv4 in
@@ -143,6 +144,7 @@ mod tests {
         assert_eq!(times(2000, 0, &lease(2000, 3000)), (1000, 1600), "T1 behind T2");
         assert_eq!(times(0, 0, &lease(FOR_EVER, FOR_EVER)), (FOR_EVER, FOR_EVER));
         assert_eq!(times(FOR_EVER, FOR_EVER, &lease(60, 120)), (30, 48));
+        assert_eq!(times(0, 0, &lease(9, 9)), (4, 7));
         assert_eq!(times(0, 0, &lease(1, 1)), (1, 1));
     }
 

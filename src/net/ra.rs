@@ -176,6 +176,17 @@ mod tests {
         let all = RouterFlags { received: true, managed: true, other: true };
         assert_eq!(RouterFlags::parse(&bytes(ADVERTISED)), Some((2, all)));
         assert_eq!(RouterFlags::parse(&bytes(LISTED)), Some((2, all)));
+        let flag = |byte: u8| {
+            let mut one = bytes(ADVERTISED);
+            let place = one.windows(4).position(|flags| flags == [0xf0, 0, 0, 0x80]).unwrap();
+            one[place] = byte;
+            let (_, flags) = RouterFlags::parse(&one).unwrap();
+            [flags.received, flags.managed, flags.other]
+        };
+        assert_eq!(
+            [0x10, 0x20, 0x40, 0x80].map(flag),
+            [[true, false, false], [false; 3], [false, true, false], [false, false, true],]
+        );
         let mut bridge = bytes(ADVERTISED);
         bridge[0] = 7;
         assert_eq!(RouterFlags::parse(&bridge), None, "a bridge port");

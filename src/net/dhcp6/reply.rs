@@ -32,8 +32,9 @@ pub(super) struct Reply {
     pub(super) status: Option<Refusal>,
     /// 255 is the best.
     pub(super) preference: u8,
-    /// Option 82 or 83, in seconds.
-    pub(super) longest_wait: Option<u32>,
+    /// Options 82 and 83, in seconds.
+    pub(super) longest_solicit_wait: Option<u32>,
+    pub(super) longest_inform_wait: Option<u32>,
     /// Option 32, in seconds.
     pub(super) refresh: Option<u32>,
     pub(super) association: Association,
@@ -80,7 +81,8 @@ impl Reply {
             rapid_commit: false,
             status: None,
             preference: 0,
-            longest_wait: None,
+            longest_solicit_wait: None,
+            longest_inform_wait: None,
             refresh: None,
             association: Association::default(),
             dns: Vec::new(),
@@ -126,7 +128,8 @@ impl Reply {
                     self.boot_params.extend(boot_param(param));
                 }
             }
-            OptionCode::SolMaxRt | OptionCode::InfMaxRt => self.longest_wait = Some(decoder.read_u32().ok()?),
+            OptionCode::SolMaxRt => self.longest_solicit_wait = Some(decoder.read_u32().ok()?),
+            OptionCode::InfMaxRt => self.longest_inform_wait = Some(decoder.read_u32().ok()?),
             _ => {}
         }
         Some(())

@@ -196,7 +196,7 @@ fn a_reply_to_a_solicit_counts_only_with_rapid_commit() {
     bound();
     let mut wishing = self::client(Need::Stateful, true, now);
     assert!(sent(wishing.tick(now)).opts().get(OptionCode::RapidCommit).is_none());
-    let reply = packet(REPLY, &wishing, SERVER, &[granted(), option(14, b"")]);
+    let reply = packet(REPLY, &wishing, SERVER, &[granted(), option(14, b""), option(59, URL)]);
     assert!(matches!(wishing.receive(now, ROUTER, &reply), Reaction6::Nothing), "it was not asked for");
 }
 
@@ -222,8 +222,13 @@ fn a_boot_url_is_worth_a_short_wait() {
     // None has one: the most preferred, of equals the first.
     let mut client = self::client(Need::Stateful, true, now);
     client.tick(now);
+    let mut later = now;
     for (name, preference) in [(b"\0\x03\0a", 1), (b"\0\x03\0b", 9), (b"\0\x03\0c", 9), (b"\0\x03\0d", 2)] {
-        assert!(matches!(client.receive(now, ROUTER, &plain(&client, name, preference)), Reaction6::Nothing));
+        assert!(matches!(
+            client.receive(later, ROUTER, &plain(&client, name, preference)),
+            Reaction6::Nothing
+        ));
+        later += Duration::from_millis(50);
     }
     assert_eq!(client.due(), now + WINDOW, "later ones do not prolong it");
     let request = sent(client.tick(now + WINDOW));

@@ -88,6 +88,25 @@ fn a_server_that_forgot_is_asked_anew_and_one_that_takes_back_is_obeyed() {
 }
 
 #[test]
+fn a_lease_ends_the_patience_with_refusals() {
+    let (mut client, mut now) = stateful();
+    for code in [Some(2), Some(2), None] {
+        client.tick(now);
+        let advertise = packet(ADVERTISE, &client, SERVER, &[granted()]);
+        assert_eq!(kind(client.receive(now, ROUTER, &advertise)), MessageType::Request);
+        let answer = code.map_or_else(granted, refused);
+        let reply = packet(REPLY, &client, SERVER, &[answer]);
+        let bound = matches!(client.receive(now, ROUTER, &reply), Reaction6::Bound(_));
+        assert_eq!(bound, code.is_none());
+        now = client.due();
+    }
+    client.tick(now);
+    let moved = packet(REPLY, &client, SERVER, &[refused(4)]);
+    assert!(matches!(client.receive(now, ROUTER, &moved), Reaction6::Lost(_)));
+    assert_eq!(kind(client.tick(now)), MessageType::Solicit, "at once, as after a first refusal");
+}
+
+#[test]
 fn what_was_granted_is_given_back() {
     let (mut client, now) = bound();
     let Some(release) = client.release() else { panic!() };
