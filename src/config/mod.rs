@@ -5,9 +5,9 @@ mod cache;
 pub mod cmdline;
 pub mod network;
 mod policy;
+mod proxy;
 pub mod tls;
 
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -191,14 +191,21 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the `phase.*` parameters of a kernel command line, as far as `policy` lets it set them.
-    /// A parameter it may not set is reported and passed over; the policy's own value holds.
+    /// Reads a kernel command line: what it gives of the network, and its `phase.*` parameters, as far as
+    /// `policy` lets it set them. A parameter it may not set is reported and passed over; the policy's
+    /// own value holds.
     pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
         let network = network::Given::parse(line)?;
-        let mut config = Self { on_fail: policy.on_fail, network, ..Self::default() };
         for parameter in cmdline::parameters(line).filter(|p| network::is_of_no_use(p.name())) {
             warn!("{} is passed over", printable(parameter.raw()));
         }
+        Ok(Self { network, ..Self::without_network(line, policy)? })
+    }
+
+    /// The same without a look at what is given of the network: for a command in a system whose
+    /// network is used as it is, whoever has set it up and by whichever parameters.
+    pub fn without_network(line: &str, policy: &Policy) -> Result<Self, Error> {
+        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
         for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
             let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
                 warn!("unknown parameter {} is passed over", printable(parameter.raw()));
@@ -292,7 +299,7 @@ impl Config {
             // The other modes differ only in the next system.
             "phase.mode" => (self.private, self.local) = (text == "private", text == "local"),
             "phase.proxy" => {
-                if !is_proxy(text) {
+                if !proxy::is_proxy(text) {
                     return Err(wrong("expected http://HOST or http://HOST:PORT"));
                 }
                 self.proxy = Some(text.to_owned());
@@ -348,33 +355,6 @@ pub fn is_channel(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
-/// `http://HOST`, `http://HOST:PORT` or the same with a slash behind it; also with `USER:PASSWORD@`.
-fn is_proxy(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-    else {
-        return false;
-    };
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    let (host, port) = match place.rsplit_once(':') {
-        // The colons of an IPv6 address are within brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (place, None),
-    };
-    let is_host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok()),
-        None => {
-            !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        }
-    };
-    let is_port = port.is_none_or(|port| {
-        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    is_host
-        && is_port
-        && authority.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'\\'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,44 +399,6 @@ mod tests {
     }
 
     #[test]
-    fn proxies() {
-        for url in [
-            "http://a",
-            "http://a/",
-            "http://a:1",
-            "http://u:p@a:3128",
-            "http://192.0.2.1:80/",
-            "http://[2001:db8::1]:8080",
-            "http://[::1]",
-        ] {
-            assert_eq!(config(&format!("phase.proxy={url}")).unwrap().proxy.as_deref(), Some(url));
-        }
-        for url in [
-            "",
-            "http://",
-            "http:///",
-            "http://:80",
-            "https://a",
-            "socks5://a",
-            "a:3128",
-            "http://a/path",
-            "http://a?b",
-            "http://a#b",
-            "http://a:",
-            "http://a:0",
-            "http://a:65536",
-            "http://a:x",
-            "http://[2001:db8::1",
-            "http://[a]",
-            "http://a/@b",
-            "http://2001:db8::1",
-        ] {
-            let error = config(&format!("phase.proxy={url}")).unwrap_err();
-            assert!(error.to_string().contains("http://HOST"), "{url}: {error}");
-        }
-    }
-
-    #[test]
     fn a_broken_network_parameter_is_an_error_whatever_the_policy_says() {
         let policy = Policy::parse(r#"{"settable":[]}"#).unwrap();
         let error = Config::from_kernel_cmdline("phase.proxy=x ip=eth0:dchp", &policy).unwrap_err();
@@ -464,6 +406,9 @@ mod tests {
         assert!(error.to_string().starts_with("ip=eth0:dchp: dchp is no way to get an address"), "{error}");
         let config = Config::from_kernel_cmdline("phase.proxy=x phase.clientid=x ip=dhcp", &policy).unwrap();
         assert_eq!((config.proxy, config.client_id), (None, ClientId::Mac));
+        let config =
+            Config::without_network("phase.debug team=team0:eth0 ip=ibft", &Policy::default()).unwrap();
+        assert!(config.debug && config.network == network::Given::default());
     }
 
     #[test]
@@ -508,6 +453,7 @@ mod tests {
             "phase.log=xml",
             "phase.kaslr=1",
             "phase.clientid=uuid",
+            "phase.proxy=https://proxy",
             "phase.cache=",
             "phase.cache=maybe",
             "phase.cache=/dev/../etc",
@@ -516,6 +462,15 @@ mod tests {
             let error = config(line).unwrap_err();
             assert_eq!(error.exit(), Exit::Usage, "{line}");
             assert!(error.to_string().starts_with(line.split('=').next().unwrap()), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_is_explained() {
+        let page = include_str!("../../docs/parameters.md");
+        for name in PARAMETERS {
+            let row = format!("| `{name}");
+            assert!(page.lines().any(|line| line.starts_with(&row)), "{name}");
         }
     }
 

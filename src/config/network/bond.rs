@@ -102,7 +102,7 @@ fn options(bond: &mut Bond, text: &str) -> Result<(), Fault> {
     if !is_backup && bond.primary.is_some() {
         return Err(fault("primary", "without effect", "mode=active-backup beside it"));
     }
-    if bond.updelay % bond.miimon != 0 || bond.downdelay % bond.miimon != 0 {
+    if ![bond.updelay, bond.downdelay].iter().all(|delay| delay.is_multiple_of(bond.miimon)) {
         return Err(fault("updelay or downdelay", "no multiple of miimon", "one, as 200 with miimon=100"));
     }
     bond.fast_lacp = lacp_rate.unwrap_or(false);

@@ -1,7 +1,7 @@
 //! Whether parameters, each of which can be followed, can be followed together.
 
 use super::field::{MOST, fault};
-use super::{Assignment, Device, Error, Given, Ipv6Mode, Parameter};
+use super::{Assignment, Device, Error, Given, Ipv6Mode, Parameter, StaticAddress};
 
 /// IPv6 works on no link with less: RFC 8200, section 5.
 const LEAST_MTU_IPV6: u16 = 1280;
@@ -82,24 +82,22 @@ fn by_name(device: &mut Device, names: &[(String, [u8; 6])]) {
 
 /// Both for one device: an address of each family, or several, is all that can be given in two.
 fn merge(into: &mut Assignment, more: Assignment) -> Result<(), (&'static str, &'static str)> {
-    let has = |assignment: &Assignment, ipv4: bool| {
-        assignment.addresses.iter().any(|given| given.address.is_ipv4() == ipv4)
-    };
-    let gateway = |assignment: &Assignment, ipv4: bool| {
-        assignment.addresses.iter().any(|a| a.address.is_ipv4() == ipv4 && a.gateway.is_some())
-    };
     if !into.is_used() || !more.is_used() {
         return Err(("off", "one ip= for the device, or none that says off"));
     }
-    let asks6 = |assignment: &Assignment| assignment.ipv6 != Ipv6Mode::Off;
-    if into.dhcp4 && more.dhcp4 || into.dhcp4 && has(&more, true) || more.dhcp4 && has(into, true) {
-        return Err(("its IPv4 address", "DHCP or addresses, once"));
-    }
-    if asks6(into) && asks6(&more) || asks6(into) && has(&more, false) || asks6(&more) && has(into, false) {
-        return Err(("its IPv6 address", "one way to get it, or addresses"));
-    }
-    if [true, false].into_iter().any(|ipv4| gateway(into, ipv4) && gateway(&more, ipv4)) {
-        return Err(("its gateway", "one for IPv4 and one for IPv6"));
+    for ipv4 in [true, false] {
+        let asks = |from: &Assignment| if ipv4 { from.dhcp4 } else { from.ipv6 != Ipv6Mode::Off };
+        let count = |from: &Assignment, wanted: fn(&StaticAddress) -> bool| {
+            from.addresses.iter().filter(|given| given.address.is_ipv4() == ipv4 && wanted(given)).count()
+        };
+        let (asked, given) = (asks(into) || asks(&more), count(into, |_| true) + count(&more, |_| true) > 0);
+        if (asks(into) && asks(&more)) || (asked && given) {
+            let what = if ipv4 { "its IPv4 address" } else { "its IPv6 address" };
+            return Err((what, "one way to get it, or addresses"));
+        }
+        if count(into, |given| given.gateway.is_some()) + count(&more, |given| given.gateway.is_some()) > 1 {
+            return Err(("its gateway", "one for IPv4 and one for IPv6"));
+        }
     }
     fn same<T: PartialEq>(into: &mut Option<T>, more: Option<T>) -> bool {
         let agree = into.is_none() || more.is_none() || *into == more;

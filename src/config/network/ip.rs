@@ -141,7 +141,7 @@ fn own_address(
         return Err(fault(netmask, "no netmask for an address", "a prefix length of 1 or more"));
     }
     if server_given.into_iter().chain(gateway_given).any(|other| other.is_ipv4() != address.is_ipv4()) {
-        return Err(fault("an IPv4 and an IPv6 address", "in one ip=", "one ip= for each"));
+        return Err(fault("a mix of IPv4 and IPv6", "in one ip=", "one ip= for each"));
     }
     if peer == Some(address) || gateway_given == Some(address) {
         return Err(fault(client, "both the machine's own address and another's", "two addresses"));
@@ -240,14 +240,17 @@ pub(super) fn named(text: &str) -> Result<Device, Fault> {
     if text.is_empty() { Err(fault(text, "no link", "the name of one")) } else { device(text) }
 }
 
+/// HOST_NAME_MAX of linux/limits.h
+const LONGEST_HOSTNAME: usize = 64;
+
 /// RFC 1123, section 2.1; underscores are met too.
 fn hostname(text: &str) -> Result<Option<String>, Fault> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if text.is_empty() {
         return Ok(None);
     }
-    if text.len() > 253 || !text.bytes().all(fits) || text.starts_with(['-', '.']) {
-        return Err(fault(text, "no host name", "letters, digits, '-' and '.'"));
+    if text.len() > LONGEST_HOSTNAME || !text.bytes().all(fits) || text.starts_with(['-', '.']) {
+        return Err(fault(text, "no host name", "at most 64 letters, digits, '-' and '.'"));
     }
     Ok(Some(text.to_owned()))
 }

@@ -174,7 +174,7 @@ impl Given {
     pub fn parse(line: &str) -> Result<Self, Error> {
         let mut given = Self::default();
         let mut assignments = Vec::new();
-        let mut bootif_counts = true;
+        let (mut bootifs, mut bootif_counts) = (Vec::new(), true);
         // An installer's form: an address alone, and the rest in parameters of their own.
         let (mut is_bare, mut beside) = (false, None);
         for parameter in cmdline::parameters(line) {
@@ -190,7 +190,10 @@ impl Given {
                     beside = Some(parameter);
                     Ok(())
                 }
-                "BOOTIF" => bootif(text).and_then(|mac| once(&mut given.bootif, mac, text)),
+                "BOOTIF" => {
+                    bootifs.push(parameter);
+                    Ok(())
+                }
                 "rd.bootif" => field::boolean(value).map(|counts| bootif_counts = counts),
                 "bootdev" => ip::named(text).and_then(|device| once(&mut given.bootdev, device, text)),
                 "ifname" => name(text).and_then(|name| add(&mut given.names, name, text)),
@@ -215,8 +218,10 @@ impl Given {
             };
             taken.map_err(|fault| Error::new(parameter.raw(), fault))?;
         }
-        if !bootif_counts {
-            given.bootif = None;
+        for parameter in bootifs.into_iter().filter(|_| bootif_counts) {
+            let text = parameter.value().unwrap_or_default();
+            let taken = bootif(text).and_then(|mac| once(&mut given.bootif, mac, text));
+            taken.map_err(|fault| Error::new(parameter.raw(), fault))?;
         }
         if let Some(parameter) = beside.filter(|_| is_bare) {
             let fault = fault(parameter.name(), "not supported beside ip=", "all of it in the fields of ip=");

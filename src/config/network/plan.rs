@@ -21,7 +21,7 @@ pub struct LinkPlan {
     pub mtu: Option<u16>,
     /// The hardware address to give the link, before it is raised.
     pub mac: Option<[u8; 6]>,
-    /// Asked for names before those of a lease: those of `ip=`, then those of `nameserver=`.
+    /// Asked for names before those of a lease: those of `nameserver=`, then those of `ip=`.
     pub dns: Vec<IpAddr>,
     /// Servers for names that a lease or a router brings are not used.
     pub ignore_leased_names: bool,
@@ -98,9 +98,10 @@ impl Given {
                 LinkPlan { dhcp4, ipv6, addresses, hostname, mtu, mac, dns, ntp, ..plan }
             }
         };
-        for server in &self.nameservers {
-            if !plan.dns.contains(server) {
-                plan.dns.push(*server);
+        let of_link = std::mem::replace(&mut plan.dns, self.nameservers.clone());
+        for server in of_link {
+            if !plan.dns.contains(&server) {
+                plan.dns.push(server);
             }
         }
         plan

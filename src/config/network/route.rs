@@ -18,7 +18,7 @@ pub(super) fn parse(text: &str) -> Result<GivenRoute, Fault> {
     let device = if device.is_empty() { None } else { Some(field::interface(device)?) };
     match gateway_given {
         Some(gateway) if gateway.is_ipv4() != address.is_ipv4() => {
-            return Err(fault(text, "an IPv4 and an IPv6 address in one route", FORM));
+            return Err(fault(text, "a mix of IPv4 and IPv6", FORM));
         }
         Some(gateway) if device.is_none() && is_link_local(gateway) => {
             return Err(fault(text, "a gateway on no certain link", "a device behind it"));

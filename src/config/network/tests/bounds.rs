@@ -60,7 +60,7 @@ fn check(given: &Given) {
         assert!(!matches!(&assignment.device, Device::Name(name) if !is_kernels(name)));
         assert!(assignment.addresses.len() <= 16 && assignment.dns.len() <= 16 && assignment.ntp.len() <= 16);
         assert!(assignment.mtu.is_none_or(|mtu| mtu >= 68));
-        assert!(assignment.hostname.as_ref().is_none_or(|name| (1..=253).contains(&name.len())));
+        assert!(assignment.hostname.as_ref().is_none_or(|name| (1..=64).contains(&name.len())));
         for fixed in &assignment.addresses {
             assert!(fixed.prefix > 0 && fits(fixed.address, fixed.prefix));
             assert!(fixed.gateway.is_none_or(|gateway| gateway.is_ipv4() == fixed.address.is_ipv4()));

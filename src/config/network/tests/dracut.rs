@@ -261,8 +261,17 @@ fn bootif() {
 }
 
 #[test]
+fn what_pxelinux_appends() {
+    let given = given("ip=192.0.2.5:192.0.2.9:192.0.2.1:255.255.255.0 BOOTIF=01-52-54-00-12-34-56");
+    let plan = given.for_link("eth0", Some(MAC));
+    assert_eq!(plan.addresses, [fixed("192.0.2.5", 24, Some("192.0.2.1"))]);
+    assert!(!plan.dhcp4 && !given.for_link("eth1", Some([2, 0, 0, 0, 0, 1])).used);
+}
+
+#[test]
 fn rd_bootif_0() {
     assert_eq!(given("BOOTIF=01-52-54-00-12-34-56 rd.bootif=0").bootif, None);
+    assert_eq!(given("BOOTIF=20-00-00-00-00 BOOTIF=x rd.bootif=0").bootif, None);
     assert_eq!(given("rd.bootif=1 BOOTIF=01-52-54-00-12-34-56").bootif, Some(MAC));
 }
 

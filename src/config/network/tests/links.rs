@@ -117,7 +117,7 @@ fn servers_names_and_hardware_addresses() {
          ip=10.0.0.2::10.0.0.1:24:node1:eth0:none:192.0.2.2:192.0.2.3:192.0.2.4",
     )
     .for_link("eth0", None);
-    assert_eq!(plan.dns, ["192.0.2.2", "192.0.2.3", "192.0.2.1"].map(address));
+    assert_eq!(plan.dns, ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(address));
     assert_eq!((plan.ntp, plan.hostname.as_deref()), (vec![address("192.0.2.4")], Some("node1")));
     assert!(plan.ignore_leased_names);
     let plan = given("ip=eth0:dhcp::52-54-00-00-00-02").for_link("eth0", Some(MAC));

@@ -3,6 +3,7 @@
 mod bounds;
 mod devices;
 mod dracut;
+mod handbook;
 mod links;
 mod nfsroot;
 mod refused;

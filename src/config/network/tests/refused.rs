@@ -99,7 +99,7 @@ fn gateways_that_cannot_be() {
     refuses(&[
         ("ip=10.0.0.2::192.0.2.1:24::eth0:off", "192.0.2.1 is no gateway on this link"),
         ("ip=10.0.0.2::10.0.0.2:24::eth0:off", "both the machine's own address and another's"),
-        ("ip=10.0.0.2::[2001:db8::1]:24::eth0:off", "an IPv4 and an IPv6 address is in one ip="),
+        ("ip=10.0.0.2::[2001:db8::1]:24::eth0:off", "a mix of IPv4 and IPv6 is in one ip="),
         ("ip=::10.0.0.1:::eth0:dhcp", "given without an address"),
         ("ip=:::255.255.255.0::eth0:dhcp", "given without an address"),
     ]);
@@ -127,6 +127,7 @@ fn fields_too_many_or_out_of_bounds() {
         ("ip=eth0:dhcp::01-00-5e-00-00-01", "01-00-5e-00-00-01 is no"),
         ("ip=eth0:any:1000", "the MTU is too small for IPv6"),
         ("ip=::::a_host!::dhcp", "a_host! is no host name"),
+        ("ip=::::0123456789012345678901234567890123456789012345678901234567890123a::dhcp", "is no host name"),
         ("ip=:::::a/b:dhcp", "a/b is no name of a link"),
         ("ip=:::::..:dhcp", ".. is no name of a link"),
         ("ip=0123456789abcdef:dhcp", "0123456789abcdef is no name of a link"),
@@ -191,7 +192,7 @@ fn routes_that_are_none() {
         ("rd.route=10.0.0.0/8::", "is no route"),
         ("rd.route=10.0.0.0/8:10.0.0.1:eth0:1", "is no route"),
         ("rd.route=10.0.0.0/33:10.0.0.1", "33 is no prefix length"),
-        ("rd.route=10.0.0.0/8:[2001:db8::1]", "an IPv4 and an IPv6 address in one route"),
+        ("rd.route=10.0.0.0/8:[2001:db8::1]", "is a mix of IPv4 and IPv6"),
         ("rd.route=[2001:db8::/32]:[fe80::1]", "a gateway on no certain link"),
         ("rd.route=2001:db8::/32:eth0", "is no route"),
     ]);
