@@ -135,7 +135,8 @@ fn describe_uplink(uplink: &Uplink) -> String {
     }
     let (ipv4, ipv6) = (uplink.ipv4.as_ref(), uplink.ipv6.as_ref());
     let own = ipv4.map(|lease| format!("{}/{}", lease.address, lease.prefix));
-    let own6 = ipv6.iter().flat_map(|side| &side.addresses).map(|own| format!("{}/{}", own.address, own.prefix));
+    let own6 =
+        ipv6.iter().flat_map(|side| &side.addresses).map(|own| format!("{}/{}", own.address, own.prefix));
     let routers = ipv4.iter().flat_map(|lease| &lease.routers).map(ToString::to_string);
     let router6 = ipv6.and_then(|side| side.router).map(|router| router.to_string());
     format!(

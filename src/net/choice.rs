@@ -24,10 +24,7 @@ pub(super) enum State {
     /// Others may still get one.
     Asking,
     /// The lease is in hand.
-    Granted {
-        since: Instant,
-        default_route: bool,
-    },
+    Granted { since: Instant, default_route: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

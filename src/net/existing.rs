@@ -111,7 +111,8 @@ mod tests {
         let given = Given::default();
         assert_eq!(existing(&paths, Caller::Command, &given), None);
         fs::create_dir_all(folder.path().join("proc/net")).unwrap();
-        fs::write(paths.routes(), format!("{HEADER}eth1\t00000000\t0202000A\t0003\t0\t0\t0\t0\t0\t0\t0\n")).unwrap();
+        fs::write(paths.routes(), format!("{HEADER}eth1\t00000000\t0202000A\t0003\t0\t0\t0\t0\t0\t0\t0\n"))
+            .unwrap();
         for caller in [Caller::Command, Caller::Init] {
             let found = existing(&paths, caller, &given).unwrap();
             assert_eq!((found.interface.as_str(), found.complete, found.bound), ("eth1", true, false));

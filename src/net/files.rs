@@ -65,10 +65,10 @@ impl Journal {
 
     /// Changes what is known of a link, and writes it. Failure is a warning.
     pub(super) fn change(&mut self, interface: &str, change: impl FnOnce(&mut Record)) {
-        let mut record = self.find(interface).cloned().unwrap_or_else(|| Record {
-            interface: interface.to_owned(),
-            ..Record::default()
-        });
+        let mut record = self
+            .find(interface)
+            .cloned()
+            .unwrap_or_else(|| Record { interface: interface.to_owned(), ..Record::default() });
         change(&mut record);
         if self.find(interface) == Some(&record) {
             return;
@@ -154,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::under(folder.path());
         let mut journal = Journal::read(&paths);
-        ["eth0", "eth1", "eth1", "eth0"].map(|name| journal.add_winner(name));
+        ["eth0", "eth1", "eth1", "eth0"].iter().for_each(|name| journal.add_winner(name));
         assert_eq!(Journal::read(&paths).winners(), ["eth0", "eth1"]);
     }
 }

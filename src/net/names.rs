@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_resolver_configuration_has_three_servers_at_most() {
-        let text = text(&uplink(&["10.0.2.1", "fe80::1", "2001:db8::53", "10.0.2.4"], &["example.org", "lab"]));
+        let text =
+            text(&uplink(&["10.0.2.1", "fe80::1", "2001:db8::53", "10.0.2.4"], &["example.org", "lab"]));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[..5],

@@ -309,14 +309,17 @@ mod tests {
     fn hope_for_a_network_ends_when_every_link_is_decided() {
         let start = Instant::now();
         let undecided = Standing { usable: false, complete: false, hopeless: false, until: None };
-        let (done, lost) = (Standing { usable: true, complete: true, ..undecided }, Standing { hopeless: true, ..undecided });
+        let (done, lost) = (
+            Standing { usable: true, complete: true, ..undecided },
+            Standing { hopeless: true, ..undecided },
+        );
         for (standings, missing, settling, end) in [
             (&[][..], false, S, Some(15)),
             (&[undecided], false, S, None),
             (&[done, undecided], false, S, None),
-            (&[done], false, 0 * S, Some(0)),
+            (&[done], false, Duration::ZERO, Some(0)),
             (&[done, lost], false, 5 * S, Some(5)),
-            (&[lost], true, 0 * S, Some(15)),
+            (&[lost], true, Duration::ZERO, Some(15)),
         ] {
             assert_eq!(exhausted(standings, missing, start, settling), end.map(|end| start + end * S));
         }

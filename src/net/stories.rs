@@ -19,7 +19,8 @@ pub(super) fn failure(
             None => Error::NoLink { waited, seen },
         };
     }
-    let told: Vec<String> = grouped(links).into_iter().map(|(names, story)| format!("{names}: {story}")).collect();
+    let told: Vec<String> =
+        grouped(links).into_iter().map(|(names, story)| format!("{names}: {story}")).collect();
     let links = told.join("; ");
     if had_carrier { Error::NoLease { links } } else { Error::NoCarrier { links } }
 }

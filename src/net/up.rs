@@ -63,11 +63,7 @@ pub fn up_with(
 }
 
 /// The best of the links that come up.
-fn chosen(
-    events: &mpsc::Receiver<Event>,
-    winners: &[String],
-    deadline: Deadline,
-) -> Result<Uplink, Error> {
+fn chosen(events: &mpsc::Receiver<Event>, winners: &[String], deadline: Deadline) -> Result<Uplink, Error> {
     let mut ups: Vec<(Uplink, Instant)> = Vec::new();
     let mut over = None;
     loop {

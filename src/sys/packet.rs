@@ -50,7 +50,7 @@ const ANCILLARY: u32 = 0xffff_f000;
 /// Opens a non-blocking AF_PACKET socket that receives, from the IPv4 header on, what reaches UDP
 /// port 68 of the device with number `index`. EAFNOSUPPORT: the kernel has no CONFIG_PACKET.
 pub fn open(index: u32) -> Result<OwnedFd, Errno> {
-    open_for(index, IPV4, &mut DHCP_REPLIES.to_vec())
+    open_for(index, IPV4, &mut { DHCP_REPLIES })
 }
 
 /// Opens one that has something to read once traffic passes on the device with number `index`.
@@ -66,7 +66,7 @@ const BRIDGES: [[u8; 8]; 2] = [[0x01, 0x80, 0xc2, 0, 0, 0, 0, 0], [0x01, 0x00, 0
 /// Opens one that receives, from the LLC header on, what bridges say to each other on the device with
 /// number `index`.
 pub fn open_bridge_groups(index: u32) -> Result<OwnedFd, Errno> {
-    let socket = open_for(index, LLC, &mut Vec::new())?;
+    let socket = open_for(index, LLC, &mut [])?;
     BRIDGES.iter().try_for_each(|group| join(socket.as_fd(), index, *group))?;
     Ok(socket)
 }
@@ -87,7 +87,7 @@ fn join(socket: BorrowedFd<'_>, index: u32, mr_address: [u8; 8]) -> Result<(), E
     check(result)
 }
 
-fn open_for(index: u32, protocol: u16, filter: &mut Vec<libc::sock_filter>) -> Result<OwnedFd, Errno> {
+fn open_for(index: u32, protocol: u16, filter: &mut [libc::sock_filter]) -> Result<OwnedFd, Errno> {
     // Without a protocol it receives nothing until it is bound, so nothing slips past the filter.
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;

@@ -15,18 +15,24 @@ fn an_address_that_is_given_is_set_at_once() {
     in_namespaces(
         name,
         |paths| {
-            let settings = given("ip=10.99.0.7::203.0.113.1:255.255.255.255::eth0:none:192.0.2.53 nameserver=192.0.2.54");
+            let settings = given(
+                "ip=10.99.0.7::203.0.113.1:255.255.255.255::eth0:none:192.0.2.53 nameserver=192.0.2.54",
+            );
             let mut watched = Watched::start(paths, settings, Caller::Init, 10);
             let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
             let lease = uplink.ipv4.unwrap();
             assert_eq!((lease.origin, lease.prefix, uplink.complete), (Origin::Static, 32, true));
             assert_eq!(uplink.dns.len(), 2);
             let default = show("route show default");
-            assert_eq!((&default[0]["gateway"], &default[0]["flags"][0]), (&"203.0.113.1".into(), &"onlink".into()));
+            assert_eq!(
+                (&default[0]["gateway"], &default[0]["flags"][0]),
+                (&"203.0.113.1".into(), &"onlink".into())
+            );
             assert_ne!(show("link show dev eth1")[0]["operstate"], "UP");
             drop(watched);
             // The next attempt takes it away.
-            let mut watched = Watched::start(paths, given("ip=10.99.0.8::10.99.0.1:24::eth0:none"), Caller::Init, 10);
+            let mut watched =
+                Watched::start(paths, given("ip=10.99.0.8::10.99.0.1:24::eth0:none"), Caller::Init, 10);
             watched.until(|uplink| uplink.ipv4.is_some());
             let addresses = show("-4 addr show dev eth0");
             assert_eq!(addresses[0]["addr_info"].as_array().unwrap().len(), 1, "{addresses}");
@@ -64,7 +70,8 @@ fn links_get_the_names_and_addresses_that_are_given() {
         name,
         |paths| {
             ip("link set eth1 address 02:00:00:00:00:01");
-            let line = "ifname=boot0:02:00:00:00:00:01 ip=boot0:dhcp:1400 rd.route=198.51.100.0/24:10.99.1.9:boot0";
+            let line =
+                "ifname=boot0:02:00:00:00:00:01 ip=boot0:dhcp:1400 rd.route=198.51.100.0/24:10.99.1.9:boot0";
             let mut watched = Watched::start(paths, given(line), Caller::Init, 15);
             let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
             assert_eq!(uplink.interface, "boot0");
@@ -95,7 +102,8 @@ fn a_vlan_is_made_or_its_story_told() {
     in_namespaces(
         name,
         |paths| {
-            let mut watched = Watched::start(paths, given("vlan=eth0.7:eth0 ip=eth0.7:dhcp"), Caller::Command, 3);
+            let mut watched =
+                Watched::start(paths, given("vlan=eth0.7:eth0 ip=eth0.7:dhcp"), Caller::Command, 3);
             match watched.next() {
                 Event::Up(uplink) => assert_eq!(uplink.interface, "eth0.7"),
                 Event::Exhausted(error) => {

@@ -28,10 +28,14 @@ fn stateless_servers_tell_the_names() {
         name,
         |paths| {
             let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
-            let uplink = watched.until(|uplink| !uplink.dns.is_empty() && uplink.ipv6.as_ref().unwrap().server.is_some());
+            let uplink = watched
+                .until(|uplink| !uplink.dns.is_empty() && uplink.ipv6.as_ref().unwrap().server.is_some());
             assert!(router(&uplink) && uplink.ipv4.is_none() && uplink.bound);
             assert_eq!(addresses(&uplink, Origin6::Slaac).len(), 1, "{uplink:?}");
-            assert_eq!((dns(&uplink), uplink.search.as_slice()), (vec!["fd99::53".to_owned()], &["example.org".to_owned()][..]));
+            assert_eq!(
+                (dns(&uplink), uplink.search.as_slice()),
+                (vec!["fd99::53".to_owned()], &["example.org".to_owned()][..])
+            );
             assert_eq!(watched.told[0], "up eth0");
             // Nobody answers over IPv4: that is not waited for until the end.
             assert!(watched.until(|uplink| uplink.complete).ipv4.is_none());
@@ -81,11 +85,18 @@ fn names_come_from_the_router_alone() {
         |paths| {
             let uplink = phaseboot::net::up(paths, None, after(20)).unwrap();
             assert!(router(&uplink), "{uplink:?}");
-            assert_eq!((dns(&uplink), uplink.search.as_slice()), (vec!["fd99:0:1::53".to_owned()], &["lab.example.org".to_owned()][..]));
+            assert_eq!(
+                (dns(&uplink), uplink.search.as_slice()),
+                (vec!["fd99:0:1::53".to_owned()], &["lab.example.org".to_owned()][..])
+            );
             assert!(read(&paths.resolv_conf()).unwrap().contains("nameserver fd99:0:1::53\n"));
             // It lies beyond the link, and is reached over it whatever other links there are.
             let route = show("-6 route show fd99:0:1::53");
-            assert_eq!((&route[0]["dev"], &route[0]["protocol"]), (&"eth0".into(), &"dhcp".into()), "{route}");
+            assert_eq!(
+                (&route[0]["dev"], &route[0]["protocol"]),
+                (&"eth0".into(), &"dhcp".into()),
+                "{route}"
+            );
             // Once more: the router has spoken already, and is asked again.
             let again = phaseboot::net::up(paths, None, after(20)).unwrap();
             assert_eq!(dns(&again), dns(&uplink));

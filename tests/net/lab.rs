@@ -4,9 +4,9 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use phaseboot::net::{self, Caller, Error, Event, Lease, Network, Settings, Transport, Uplink};
@@ -175,9 +175,7 @@ impl Lab {
             serde_json::json!([{ "name": name, "severity": "INFO", "debuglevel": 0,
                 "output_options": [{ "output": "stdout", "flush": true }] }])
         };
-        let memory = |name: &str| {
-            serde_json::json!({ "type": "memfile", "persist": true, "lfc-interval": 0, "name": format!("{folder}/{name}") })
-        };
+        let memory = |name: &str| serde_json::json!({ "type": "memfile", "persist": true, "lfc-interval": 0, "name": format!("{folder}/{name}") });
         // Its sockets need a link-local address, and that the client's end is up.
         let sockets = serde_json::json!({ "interfaces": ["server0"], "service-sockets-max-retries": 300,
             "service-sockets-retry-wait-time": 100 });
@@ -281,6 +279,24 @@ pub(crate) fn has(test: &str, program: &str, package: &str) -> bool {
     found
 }
 
+/// Whether kea and radvd are there, and kea may read what the tests write.
+pub(crate) fn has_kea(test: &str) -> bool {
+    let programs = [("kea-dhcp4", "kea-dhcp4-server"), ("kea-dhcp6", "kea-dhcp6-server"), ("radvd", "radvd")];
+    if !programs.iter().all(|(program, package)| has(test, program, package)) {
+        return false;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("probe.json");
+    std::fs::write(&path, "{\"Dhcp4\": {\"lease-database\": {\"type\": \"memfile\", \"persist\": false}}}")
+        .unwrap();
+    let read =
+        Command::new("kea-dhcp4").arg("-t").arg(&path).output().is_ok_and(|output| output.status.success());
+    if !read {
+        println!("{test} skipped: kea reads no configuration in {} (AppArmor?)", folder.path().display());
+    }
+    read
+}
+
 /// Runs `inside` in the namespace that `outside` builds.
 pub(crate) fn in_namespaces(test: &str, inside: impl FnOnce(&Paths), outside: impl FnOnce()) {
     if let Some(root) = std::env::var_os(INSIDE) {
@@ -374,4 +390,3 @@ pub(crate) fn show(arguments: &str) -> Value {
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }
-

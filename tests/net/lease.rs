@@ -218,4 +218,3 @@ fn refused_request_starts_over() {
         },
     );
 }
-

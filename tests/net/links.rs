@@ -217,4 +217,3 @@ fn late_carrier_and_late_link_join() {
         },
     );
 }
-

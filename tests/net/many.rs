@@ -75,13 +75,17 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
         name,
         |paths| {
             let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
-            let (first, second) = (watched.until(|_| true), watched.until(|uplink| uplink.interface == "eth1" || uplink.interface == "eth0"));
+            let (first, second) = (
+                watched.until(|_| true),
+                watched.until(|uplink| uplink.interface == "eth1" || uplink.interface == "eth0"),
+            );
             assert!(first.ipv4.is_some() && second.ipv4.is_some());
             while !["up eth0", "up eth1"].iter().all(|up| watched.told.iter().any(|told| told == up)) {
                 watched.next();
             }
             let default = show("route show default");
-            let mut metrics: Vec<u64> = default.as_array().unwrap().iter().map(|r| r["metric"].as_u64().unwrap()).collect();
+            let mut metrics: Vec<u64> =
+                default.as_array().unwrap().iter().map(|r| r["metric"].as_u64().unwrap()).collect();
             metrics.sort_unstable();
             metrics.dedup();
             assert_eq!(metrics.len(), 2, "{default}");
@@ -101,7 +105,10 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
             lab.run(name, |_| {});
             // The loser's lease was given back, the winner's was kept.
             let logs = lab.logs();
-            assert!(logs.contains("DHCPRELEASE(server0)") && !logs.contains("DHCPRELEASE(server1)"), "{logs}");
+            assert!(
+                logs.contains("DHCPRELEASE(server0)") && !logs.contains("DHCPRELEASE(server1)"),
+                "{logs}"
+            );
         },
     );
 }
@@ -152,7 +159,10 @@ fn hope_ends_with_the_last_link_and_each_tells_its_story() {
             let error = watched.exhausted();
             assert_eq!(watched.told.last().unwrap(), "exhausted");
             let Error::NoLease { links } = &error else { panic!("{error}") };
-            assert!(links.starts_with("eth0: address 10.99.0.") && links.ends_with("; eth1: no carrier"), "{links}");
+            assert!(
+                links.starts_with("eth0: address 10.99.0.") && links.ends_with("; eth1: no carrier"),
+                "{links}"
+            );
             watched.quiet(300);
         },
         || {

@@ -2,7 +2,7 @@
 
 use phaseboot::net::{Caller, Event, Settings, Transport};
 
-use crate::lab::{self, Lab, Watched, after, has, in_namespaces, show};
+use crate::lab::{self, Lab, Watched, after, has_kea, in_namespaces, show};
 
 fn counted(log: &str, message: &str) -> usize {
     log.lines().filter(|line| line.contains(&format!(" {message}("))).count()
@@ -90,7 +90,7 @@ fn a_lease_is_renewed_while_it_is_used_and_what_changes_is_told() {
             assert!(!watched.told.iter().any(|told| told.starts_with("down")), "{:?}", watched.told);
         },
         || {
-            if !has(name, "kea-dhcp4", "kea-dhcp4-server") {
+            if !has_kea(name) {
                 return;
             }
             let mut lab = Lab::new(1);
@@ -136,7 +136,12 @@ fn of_two_servers_one_is_taken_and_one_with_a_boot_url_rather() {
         |paths| {
             let lease = lab::lease(paths, Transport::Auto);
             assert_eq!(lease.address.octets()[..3], [10, 99, 0]);
-            let settings = Settings { wants_boot_url: true, release: true, only: Some("eth0".into()), ..Settings::default() };
+            let settings = Settings {
+                wants_boot_url: true,
+                release: true,
+                only: Some("eth0".into()),
+                ..Settings::default()
+            };
             std::fs::remove_file(paths.links()).unwrap();
             let uplink = phaseboot::net::up_with(paths, settings, Caller::Command, after(10)).unwrap();
             let (url, place) = uplink.ipv4.unwrap().boot_url().unwrap();
@@ -158,7 +163,11 @@ fn of_two_servers_one_is_taken_and_one_with_a_boot_url_rather() {
                 lab.server_ip(&format!("link set server{n} up"));
             }
             lab.serve_range(1, "10.99.0.100,10.99.0.110,1h", &[]);
-            lab.serve_range(2, "10.99.0.120,10.99.0.130,1h", &["--dhcp-option=67,http://10.99.0.2/boot.json"]);
+            lab.serve_range(
+                2,
+                "10.99.0.120,10.99.0.130,1h",
+                &["--dhcp-option=67,http://10.99.0.2/boot.json"],
+            );
             lab.run(name, |_| {});
         },
     );
@@ -171,10 +180,14 @@ fn kea_serves_both_families() {
     in_namespaces(
         name,
         |paths| {
-            let mut watched = Watched::start(paths, Settings { release: true, ..Settings::default() }, Caller::Init, 30);
+            let mut watched =
+                Watched::start(paths, Settings { release: true, ..Settings::default() }, Caller::Init, 30);
             let leased = |uplink: &phaseboot::net::Uplink| {
                 let side = uplink.ipv6.as_ref()?;
-                side.addresses.iter().map(|own| own.address.to_string()).find(|own| own.starts_with("fd99::1"))
+                side.addresses
+                    .iter()
+                    .map(|own| own.address.to_string())
+                    .find(|own| own.starts_with("fd99::1"))
             };
             let uplink = watched.until(|uplink| uplink.ipv4.is_some() && leased(uplink).is_some());
             assert_eq!(uplink.dns[0].to_string(), "10.99.0.53");
@@ -182,8 +195,7 @@ fn kea_serves_both_families() {
             watched.network.hand_over();
         },
         || {
-            let packages = [("kea-dhcp4", "kea-dhcp4-server"), ("kea-dhcp6", "kea-dhcp6-server"), ("radvd", "radvd")];
-            if !packages.iter().all(|(program, package)| has(name, program, package)) {
+            if !has_kea(name) {
                 return;
             }
             let mut lab = Lab::new(1);

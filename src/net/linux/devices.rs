@@ -38,7 +38,9 @@ pub(super) fn make(kernel: &mut Kernel, given: &Given, links: &[Link], failed: &
             Some(device) => {
                 for member in bond.members.iter().filter_map(|name| find(name)) {
                     if member.master != Some(device.index) {
-                        attempt(kernel, member.name(), failed, |kernel| enslave(kernel, bond, device, member));
+                        attempt(kernel, member.name(), failed, |kernel| {
+                            enslave(kernel, bond, device, member)
+                        });
                     }
                 }
             }
@@ -64,7 +66,10 @@ fn attempt(
     if let Err(errno) = make(kernel) {
         let hint = if errno == Errno::OPNOTSUPP { ": its module is missing (8021q, bonding)" } else { "" };
         log::warn!("cannot make or use {name}: {errno}{hint}");
-        failed.push(Failed { name: name.to_owned(), story: format!("kernel refused to make it: {errno}{hint}") });
+        failed.push(Failed {
+            name: name.to_owned(),
+            story: format!("kernel refused to make it: {errno}{hint}"),
+        });
     }
 }
 
@@ -108,12 +113,7 @@ fn create(
     let info = [attribute(libc::IFLA_INFO_KIND, kind.as_bytes()), nested(libc::IFLA_INFO_DATA, data)];
     let mut attributes = vec![attribute(libc::IFLA_IFNAME, &text), nested(libc::IFLA_LINKINFO, &info)];
     attributes.extend(other);
-    kernel.requests.change(
-        libc::RTM_NEWLINK,
-        NLM_F_CREATE | NLM_F_EXCL,
-        &LinkHeader::default(),
-        &attributes,
-    )
+    kernel.requests.change(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &LinkHeader::default(), &attributes)
 }
 
 /// A member has to be down when it joins; the bond raises it.
@@ -127,7 +127,12 @@ fn enslave(kernel: &mut Kernel, bond: &Bond, device: &Link, member: &Link) -> Re
     if bond.primary.as_deref() == Some(member.name()) {
         let data = [attribute(IFLA_BOND_PRIMARY, &member.index.to_ne_bytes())];
         let info = [attribute(libc::IFLA_INFO_KIND, b"bond"), nested(libc::IFLA_INFO_DATA, &data)];
-        kernel.set_link(device, LinkFlags::empty(), LinkFlags::empty(), &[nested(libc::IFLA_LINKINFO, &info)])?;
+        kernel.set_link(
+            device,
+            LinkFlags::empty(),
+            LinkFlags::empty(),
+            &[nested(libc::IFLA_LINKINFO, &info)],
+        )?;
     }
     Ok(())
 }
@@ -139,7 +144,8 @@ pub(super) fn stands_on(given: &Given, name: &str) -> Vec<String> {
     while let Some(name) = found.get(next).cloned() {
         next += 1;
         let parents = given.vlans.iter().filter(|vlan| vlan.name == name).map(|vlan| vlan.parent.clone());
-        let members = given.bonds.iter().filter(|bond| bond.name == name).flat_map(|bond| bond.members.clone());
+        let members =
+            given.bonds.iter().filter(|bond| bond.name == name).flat_map(|bond| bond.members.clone());
         for below in parents.chain(members).collect::<Vec<_>>() {
             if !found.contains(&below) {
                 found.push(below);

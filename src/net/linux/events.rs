@@ -47,7 +47,11 @@ impl Engine {
             let ipv6 = AddressFamily::Inet6;
             let add = &mut |incoming| found.push(incoming);
             let requests = &mut engine.kernel.requests;
-            requests.list(libc::RTM_GETADDR, &AddressHeader { family: ipv6, ..AddressHeader::default() }, add)?;
+            requests.list(
+                libc::RTM_GETADDR,
+                &AddressHeader { family: ipv6, ..AddressHeader::default() },
+                add,
+            )?;
             let header = RouteHeader { address_family: ipv6, ..RouteHeader::default() };
             requests.list(libc::RTM_GETROUTE, &header, add)?;
             Ok(found)
@@ -174,7 +178,8 @@ impl Engine {
         let forbidden = |errno| Error::Kernel { what: format!("raise {name}"), errno };
         let metric = self.next_metric;
         self.next_metric = self.next_metric.saturating_add(1);
-        let mut runner = Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now).map_err(forbidden)?;
+        let mut runner =
+            Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now).map_err(forbidden)?;
         let followed = runner.follow_carrier(&mut self.kernel, &mut self.setup, self.started, now);
         self.runners.push(runner);
         followed.map_err(refused("set up a link"))

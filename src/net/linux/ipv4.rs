@@ -68,12 +68,15 @@ impl Ipv4 {
         if !context.plan.dhcp4 {
             return Ok(());
         }
-        let port = match Port::open(context.setup.settings.transport, context.link.index, context.link.name()) {
+        let port = match Port::open(context.setup.settings.transport, context.link.index, context.link.name())
+        {
             Ok(port) => port,
             Err(errno) => return self.fault(context, "open a DHCP socket on", errno),
         };
         let broadcast = port.needs_broadcast();
-        let Some(device) = context.setup.device4(context.link, context.plan, broadcast) else { return Ok(()) };
+        let Some(device) = context.setup.device4(context.link, context.plan, broadcast) else {
+            return Ok(());
+        };
         let remembered = context.kernel.journal.find(context.link.name()).and_then(|record| record.lease);
         let wishes = Wishes { boot_url: context.setup.settings.wants_boot_url, remembered };
         let seed = seed(device.mac);
@@ -153,7 +156,10 @@ impl Ipv4 {
                     Ok(port) => self.port = Some(port),
                     Err(errno) => log::debug!("{}: no UDP socket: {errno}", context.link.name()),
                 }
-                context.kernel.journal.change(context.link.name(), |record| record.lease = Some(lease.address));
+                context
+                    .kernel
+                    .journal
+                    .change(context.link.name(), |record| record.lease = Some(lease.address));
                 log::info!("{}", summary(&lease));
                 self.set(context, *lease, None)
             }
@@ -198,7 +204,8 @@ impl Ipv4 {
             return Ok(());
         }
         let before = self.lease.take();
-        if let Some(before) = before.filter(|before| (before.address, before.prefix) != (lease.address, lease.prefix))
+        if let Some(before) =
+            before.filter(|before| (before.address, before.prefix) != (lease.address, lease.prefix))
         {
             remove(context, &before);
         }
@@ -292,12 +299,17 @@ fn routes(context: &Context<'_>, lease: &Lease) -> Vec<RouteTo> {
     };
     let leased = |route: &Route| to(route.destination.into(), route.prefix, route.gateway.map(IpAddr::from));
     let mut routes: Vec<RouteTo> = lease.routes.iter().map(leased).collect();
-    routes.extend(routes_given(context, own, lease.prefix).map(|route| to(route.destination, route.prefix, route.gateway)));
+    routes.extend(
+        routes_given(context, own, lease.prefix)
+            .map(|route| to(route.destination, route.prefix, route.gateway)),
+    );
     let gateway = lease.routes.iter().find(|route| route.prefix == 0).and_then(|route| route.gateway);
     if let Some(gateway) = gateway {
         let covered = |server: IpAddr| {
             same_network(server, own, lease.prefix)
-                || routes.iter().any(|route| route.prefix > 0 && same_network(server, route.destination, route.prefix))
+                || routes
+                    .iter()
+                    .any(|route| route.prefix > 0 && same_network(server, route.destination, route.prefix))
         };
         let servers = context.name_servers(&lease.dns.iter().copied().map(IpAddr::from).collect::<Vec<_>>());
         let distant: Vec<IpAddr> =

@@ -189,7 +189,7 @@ impl Ipv6 {
     }
 
     /// The link forwards now: routers and servers are asked again.
-    pub(super) fn hurry(&mut self, context: &Context<'_>, now: Instant) {
+    pub(super) fn hurry(&mut self, context: &mut Context<'_>, now: Instant) {
         if matches!(self.mode, Mode::Off | Mode::Given) {
             return;
         }
@@ -204,7 +204,12 @@ impl Ipv6 {
     }
 
     /// Takes what the kernel says. True if a router has spoken.
-    pub(super) fn learn(&mut self, context: &mut Context<'_>, word: Word, now: Instant) -> Result<bool, Errno> {
+    pub(super) fn learn(
+        &mut self,
+        context: &mut Context<'_>,
+        word: Word,
+        now: Instant,
+    ) -> Result<bool, Errno> {
         let routers_before = self.gathered.flags.received;
         match word {
             Word::Address(address, there) => {
@@ -330,7 +335,9 @@ impl Ipv6 {
             log::info!("{}", summary(context.link.name(), &lease));
         }
         let before = self.lease.take().map(|lease| lease.addresses).unwrap_or_default();
-        for (gone, ..) in before.iter().filter(|(old, ..)| !lease.addresses.iter().any(|(new, ..)| new == old)) {
+        for (gone, ..) in
+            before.iter().filter(|(old, ..)| !lease.addresses.iter().any(|(new, ..)| new == old))
+        {
             context.kernel.remove_address(context.link, (*gone).into(), 128);
         }
         for &(leased, preferred, valid) in &lease.addresses {
@@ -343,7 +350,12 @@ impl Ipv6 {
                 metric: 0,
             };
             if let Err(errno) = context.kernel.add_address(context.link, &address) {
-                super::runner::fault(context.link, &format!("set address {leased} on"), errno, &mut self.trouble)?;
+                super::runner::fault(
+                    context.link,
+                    &format!("set address {leased} on"),
+                    errno,
+                    &mut self.trouble,
+                )?;
             }
         }
         self.lease = Some(lease);

@@ -83,7 +83,8 @@ impl Kernel {
     pub(super) fn remove_address(&mut self, link: &Link, address: IpAddr, prefix: u8) {
         let result = apply::remove_address(&mut self.requests, link.index, address, prefix);
         report(link.name(), &format!("address {address}"), result);
-        self.journal.change(link.name(), |record| record.addresses.retain(|known| *known != (address, prefix)));
+        self.journal
+            .change(link.name(), |record| record.addresses.retain(|known| *known != (address, prefix)));
     }
 
     /// Sets a route. A failure is a warning: other servers may be reached.
@@ -127,7 +128,8 @@ impl Kernel {
                 log::debug!("cannot set {setting} back to {before}: {error}");
             }
         }
-        self.journal.change(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
+        self.journal
+            .change(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
     }
 
     /// Takes away the addresses, the routes and the MTU that an attempt has set. The link stays up and

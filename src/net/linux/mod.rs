@@ -215,7 +215,8 @@ impl Engine {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(refused("wait for packets")(errno)),
         }
-        let ready: Vec<bool> = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty()).collect();
+        let ready: Vec<bool> =
+            descriptors.iter().map(|descriptor| !descriptor.revents().is_empty()).collect();
         drop(descriptors);
         let now = Instant::now();
         for ((number, socket), _) in

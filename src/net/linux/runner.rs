@@ -345,7 +345,12 @@ pub(super) fn routes_given<'a>(
 }
 
 /// What the kernel refuses for a link is part of its story; a missing permission ends the race.
-pub(super) fn fault(link: &Link, what: &str, errno: Errno, trouble: &mut Option<String>) -> Result<(), Errno> {
+pub(super) fn fault(
+    link: &Link,
+    what: &str,
+    errno: Errno,
+    trouble: &mut Option<String>,
+) -> Result<(), Errno> {
     if is_forbidden(errno) {
         return Err(errno);
     }

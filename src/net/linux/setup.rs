@@ -38,7 +38,8 @@ impl Setup {
         let plan = given.for_link(link.name(), link.mac);
         if let Some(only) = &self.settings.only {
             let chosen = link.name.as_ref() == Some(only);
-            let default = LinkPlan { used: true, raised: true, dhcp4: true, ipv6: Ipv6Mode::Auto, ..plan.clone() };
+            let default =
+                LinkPlan { used: true, raised: true, dhcp4: true, ipv6: Ipv6Mode::Auto, ..plan.clone() };
             return chosen.then_some(if plan.used { plan } else { default });
         }
         (plan.used && (link.is_card() || self.names(link))).then_some(plan)
@@ -117,7 +118,13 @@ impl Setup {
     pub(super) fn device6(&mut self, link: &Link, plan: &LinkPlan) -> Option<Device6> {
         let mac = link.mac?;
         let duid = self.duid(mac);
-        Some(Device6 { name: link.name().to_owned(), mac, duid, arch: NATIVE, hostname: plan.hostname.clone() })
+        Some(Device6 {
+            name: link.name().to_owned(),
+            mac,
+            duid,
+            arch: NATIVE,
+            hostname: plan.hostname.clone(),
+        })
     }
 
     fn duid(&mut self, mac: [u8; 6]) -> Vec<u8> {
