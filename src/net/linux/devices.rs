@@ -28,48 +28,58 @@ pub(super) struct Failed {
     pub(super) story: String,
 }
 
-/// Makes every device that is missing and can be made from `links`, and enslaves the members of bonds
-/// that are there. The kernel tells of what was made as of any new link.
-pub(super) fn make(kernel: &mut Kernel, given: &Given, links: &[Link], failed: &mut Vec<Failed>) {
-    let find = |name: &str| links.iter().find(|link| link.name() == name);
-    for bond in &given.bonds {
-        match find(&bond.name) {
-            None => attempt(kernel, &bond.name, failed, |kernel| make_bond(kernel, bond)),
-            Some(device) => {
-                for member in bond.members.iter().filter_map(|name| find(name)) {
-                    if member.master != Some(device.index) {
-                        attempt(kernel, member.name(), failed, |kernel| {
-                            enslave(kernel, bond, device, member)
-                        });
-                    }
-                }
+/// What was done for devices that the command line asks for.
+#[derive(Default)]
+pub(super) struct Devices {
+    /// Devices that were made, and members that joined, or were refused: each is tried once.
+    tried: Vec<String>,
+    pub(super) failed: Vec<Failed>,
+}
+
+impl Devices {
+    /// Makes every device that is missing and can be made from `links`, and enslaves the members of bonds
+    /// that are there. The kernel tells of what was made as of any new link.
+    pub(super) fn make(&mut self, kernel: &mut Kernel, given: &Given, links: &[Link]) {
+        let find = |name: &str| links.iter().find(|link| link.name() == name);
+        for bond in &given.bonds {
+            let Some(device) = find(&bond.name) else {
+                self.attempt(kernel, &bond.name, |kernel| make_bond(kernel, bond));
+                continue;
+            };
+            let members = bond.members.iter().filter_map(|name| find(name));
+            for member in members.filter(|member| member.master != Some(device.index)) {
+                self.attempt(kernel, member.name(), |kernel| enslave(kernel, bond, device, member));
+            }
+        }
+        for vlan in &given.vlans {
+            if let (None, Some(parent)) = (find(&vlan.name), find(&vlan.parent)) {
+                self.attempt(kernel, &vlan.name, |kernel| make_vlan(kernel, vlan, parent));
             }
         }
     }
-    for vlan in &given.vlans {
-        if let (None, Some(parent)) = (find(&vlan.name), find(&vlan.parent)) {
-            attempt(kernel, &vlan.name, failed, |kernel| make_vlan(kernel, vlan, parent));
-        }
-    }
-}
 
-/// What the kernel has refused once is not asked for again.
-fn attempt(
-    kernel: &mut Kernel,
-    name: &str,
-    failed: &mut Vec<Failed>,
-    make: impl FnOnce(&mut Kernel) -> Result<(), Errno>,
-) {
-    if failed.iter().any(|known| known.name == name) {
-        return;
+    /// A device has gone: should it come back, it is tried again.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.tried.retain(|tried| tried != name);
     }
-    if let Err(errno) = make(kernel) {
-        let hint = if errno == Errno::OPNOTSUPP { ": its module is missing (8021q, bonding)" } else { "" };
-        log::warn!("cannot make or use {name}: {errno}{hint}");
-        failed.push(Failed {
-            name: name.to_owned(),
-            story: format!("kernel refused to make it: {errno}{hint}"),
-        });
+
+    fn attempt(
+        &mut self,
+        kernel: &mut Kernel,
+        name: &str,
+        make: impl FnOnce(&mut Kernel) -> Result<(), Errno>,
+    ) {
+        if self.tried.iter().any(|tried| tried == name) {
+            return;
+        }
+        self.tried.push(name.to_owned());
+        if let Err(errno) = make(kernel) {
+            let hint =
+                if errno == Errno::OPNOTSUPP { ": its module is missing (8021q, bonding)" } else { "" };
+            log::warn!("cannot make or use {name}: {errno}{hint}");
+            let story = format!("kernel refused to make it: {errno}{hint}");
+            self.failed.push(Failed { name: name.to_owned(), story });
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::ipv6::Word;
 use super::netlink::Incoming;
 use super::runner::Runner;
-use super::{Engine, devices, refused};
+use super::{Engine, refused};
 use crate::net::Error;
 use crate::net::address::{DefaultRoute, LinkAddress};
 use crate::net::link::Link;
@@ -117,6 +117,7 @@ impl Engine {
 
     fn gone(&mut self, link: &Link) {
         self.links.retain(|known| known.index != link.index);
+        self.devices.forget(link.name());
         if let Some(place) = self.runners.iter().position(|runner| runner.link.index == link.index) {
             let runner = self.runners.remove(place);
             log::info!("{} has gone", runner.link.name());
@@ -139,14 +140,15 @@ impl Engine {
                 self.links.push(link.clone());
             }
         }
+        if self.settled.is_none() && self.setup.settings.only.is_none() {
+            // A bond takes its members before it is raised.
+            self.devices.make(&mut self.kernel, &self.setup.settings.given, &self.links);
+        }
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
             let updated = runner.update(link, &mut self.kernel, &mut self.setup, self.started, now);
             updated.map_err(refused("set up a link"))?;
         } else if self.settled.is_none() {
             self.new_link(link, now)?;
-        }
-        if self.settled.is_none() && self.setup.settings.only.is_none() {
-            devices::make(&mut self.kernel, &self.setup.settings.given, &self.links, &mut self.failed);
         }
         Ok(())
     }

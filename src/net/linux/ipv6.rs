@@ -38,6 +38,8 @@ pub(super) struct Ipv6 {
     /// In [`Mode::Either`]: when routers have had their time, and whether they have.
     fallback: Option<Instant>,
     given_up: bool,
+    /// How long an address alone is not enough, once DHCPv6 is asked.
+    names_by: Option<Instant>,
     /// A router spoke before anybody listened, and has not told its names again.
     unheard: bool,
     /// The link-local address can be sent from.
@@ -62,6 +64,9 @@ enum Mode {
     Dhcp,
     Given,
 }
+
+/// How long DHCPv6 has to tell who is asked for names, before a link is used without.
+const NAMES_WAIT: Duration = Duration::from_secs(3);
 
 /// How long routers have before DHCPv6 is asked without them, in [`Mode::Either`].
 const ROUTERS_FIRST: Duration = Duration::from_secs(3);
@@ -114,11 +119,18 @@ impl Ipv6 {
         self.port.as_ref().map(Port6::as_fd)
     }
 
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.client.as_ref().map(|(client, _)| client.due()).into_iter().chain(self.fallback).min()
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let names = self.names_by.filter(|&until| now < until);
+        self.client
+            .as_ref()
+            .map(|(client, _)| client.due())
+            .into_iter()
+            .chain(self.fallback)
+            .chain(names)
+            .min()
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub(super) fn family(&self, now: Instant) -> Family {
         let held = |lease: &Lease6| lease.addresses.iter().all(|(address, ..)| self.gathered.has(*address));
         let waits = self.client.is_some() && !self.lease.as_ref().is_some_and(held);
         match self.mode {
@@ -127,13 +139,23 @@ impl Ipv6 {
             Mode::Auto | Mode::Either if self.gathered.is_usable() && self.unheard => Family::Usable,
             Mode::Auto | Mode::Either if self.gathered.is_usable() && !waits => Family::Settled,
             Mode::Dhcp if self.gathered.is_usable() && self.client.is_some() && !waits => Family::Settled,
-            // Names are yet to be learnt.
+            // DHCPv6 has more to tell: without it there may be nobody to ask for names.
+            Mode::Auto | Mode::Either
+                if self.gathered.is_usable()
+                    && (self.knows_names(now) || self.names_by.is_none_or(|until| until <= now)) =>
+            {
+                Family::Usable
+            }
             Mode::Auto | Mode::Either | Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
             // Without a router the servers of the link itself are reached.
             Mode::Either | Mode::Dhcp if self.lease.is_some() && self.has_address() => Family::Usable,
             _ if self.gathered.flags.received => Family::Advertised,
             _ => Family::Asking,
         }
+    }
+
+    fn knows_names(&self, now: Instant) -> bool {
+        !self.gathered.ipv6(self.lease.as_ref(), now).dns.is_empty()
     }
 
     fn has_address(&self) -> bool {
@@ -266,6 +288,7 @@ impl Ipv6 {
         }
         let wishes = context.setup.settings.wants_boot_url;
         let seed = seed(device.mac);
+        self.names_by = Some(now + NAMES_WAIT);
         self.client = Some((Client6::new(device, need, wishes, seed, now), need));
         self.tick(context, now)
     }

@@ -136,10 +136,8 @@ impl Kernel {
     /// raced: what else was changed stays noted.
     pub(super) fn withdraw_addresses(&mut self, link: &Link) {
         let Some(record) = self.journal.find(link.name()).cloned() else { return };
-        if !record.addresses.is_empty() {
-            for ipv6 in [false, true] {
-                self.remove_routes(link, ipv6, &[]);
-            }
+        for ipv6 in [false, true] {
+            self.remove_routes(link, ipv6, &[]);
         }
         for (address, prefix) in record.addresses {
             log::debug!("{}: {address}/{prefix} is taken away", link.name());

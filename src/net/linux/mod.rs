@@ -28,6 +28,7 @@ use super::state::{self, Standing};
 use super::{Error, stories};
 use crate::paths::Paths;
 use crate::time::Deadline;
+use devices::Devices;
 use kernel::Kernel;
 use netlink::Netlink;
 use runner::{Runner, Socket};
@@ -67,7 +68,7 @@ pub(super) struct Engine {
     /// All that are there.
     links: Vec<Link>,
     runners: Vec<Runner>,
-    failed: Vec<devices::Failed>,
+    devices: Devices,
     next_metric: u32,
     told_exhausted: bool,
     /// The link that carries the boot.
@@ -111,7 +112,7 @@ impl Engine {
             settling: if caller == Caller::Init { SETTLING } else { Duration::ZERO },
             links: Vec::new(),
             runners: Vec::new(),
-            failed: Vec::new(),
+            devices: Devices::default(),
             next_metric: FIRST_METRIC,
             told_exhausted: false,
             settled: None,
@@ -142,8 +143,9 @@ impl Engine {
         }
         self.tell(now);
         let due = self.runners.iter().filter_map(|runner| runner.due(now));
-        let exhausted = if self.told_exhausted { None } else { self.hope_until(now) };
-        let wake = due.chain(exhausted).chain((!self.told_exhausted).then(|| self.deadline.instant())).min();
+        let hopes = !self.told_exhausted && self.settled.is_none();
+        let end = if hopes { [self.hope_until(now), Some(self.deadline.instant())] } else { [None; 2] };
+        let wake = due.chain(end.into_iter().flatten()).min();
         self.wait(wake.map(|wake| wake.saturating_duration_since(now)))
     }
 
@@ -195,7 +197,7 @@ impl Engine {
         let others: Vec<&str> = self.links.iter().map(Link::name).collect();
         let mut links: Vec<(String, String)> =
             self.runners.iter().map(|runner| (runner.link.name().to_owned(), runner.story(now))).collect();
-        links.extend(self.failed.iter().map(|failed| (failed.name.clone(), failed.story.clone())));
+        links.extend(self.devices.failed.iter().map(|failed| (failed.name.clone(), failed.story.clone())));
         let had_carrier = self.runners.iter().any(|runner| runner.had_carrier);
         stories::failure(links, had_carrier, self.setup.settings.only.as_deref(), waited, &others)
     }

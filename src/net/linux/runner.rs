@@ -205,7 +205,10 @@ impl Runner {
 
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let forwarding = self.forwarding.and_then(|forwarding| forwarding.due());
-        [self.ipv4.due(), self.ipv6.due(), forwarding, self.standing(now).until].into_iter().flatten().min()
+        [self.ipv4.due(), self.ipv6.due(now), forwarding, self.standing(now).until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn tick(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) -> Result<(), Errno> {
@@ -233,9 +236,13 @@ impl Runner {
             Socket::Dhcp6 => self.ipv6.receive(context!(self, kernel, setup), now)?,
             Socket::Bridges => self.hear_bridges(kernel, setup, now),
             Socket::Traffic => {
-                log::debug!("{}: traffic passes", self.link.name());
-                self.heard(kernel, setup, now);
-                self.traffic = None;
+                let mut frame = [0; 1];
+                let read = |socket| recv(socket, frame.as_mut_slice(), RecvFlags::empty()).is_ok();
+                if self.traffic.as_ref().is_some_and(read) {
+                    log::debug!("{}: traffic passes", self.link.name());
+                    self.heard(kernel, setup, now);
+                    self.traffic = None;
+                }
             }
         }
         Ok(())
@@ -296,7 +303,7 @@ impl Runner {
             carrier: self.forwarding.map(|forwarding| forwarding.carrier()),
             forwarding: self.forwarding.and_then(|forwarding| forwarding.since()),
             ipv4: self.ipv4.family(),
-            ipv6: self.ipv6.family(),
+            ipv6: self.ipv6.family(now),
         };
         view.standing(now)
     }
