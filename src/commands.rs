@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use crate::boot::{self, Ending};
@@ -15,7 +14,7 @@ use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
-use crate::net::{self, Caller, Lease};
+use crate::net::{self, Caller, Uplink};
 use crate::paths::Paths;
 use crate::provider::access::Access;
 use crate::provider::http::Client;
@@ -122,25 +121,30 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
 
 fn net(interface: Option<&str>, json: bool, paths: &Paths) -> Result<(), Error> {
     json_log(json);
-    let lease = net::up(paths, interface, Deadline::after(net::BUDGET))?;
+    let uplink = net::up(paths, interface, Deadline::after(net::BUDGET))?;
     if json {
-        return print(&format!("{}\n", serde_json::json!(lease)));
+        return print(&format!("{}\n", serde_json::json!(uplink)));
     }
-    print(&describe_lease(&lease))
+    print(&describe_uplink(&uplink))
 }
 
-fn describe_lease(lease: &Lease) -> String {
-    let list = |addresses: &[Ipv4Addr]| {
-        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+fn describe_uplink(uplink: &Uplink) -> String {
+    fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+        let texts: Vec<String> = items.map(|item| item.to_string()).collect();
         if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
-    };
+    }
+    let (ipv4, ipv6) = (uplink.ipv4.as_ref(), uplink.ipv6.as_ref());
+    let own = ipv4.map(|lease| format!("{}/{}", lease.address, lease.prefix));
+    let own6 =
+        ipv6.iter().flat_map(|side| &side.addresses).map(|own| format!("{}/{}", own.address, own.prefix));
+    let routers = ipv4.iter().flat_map(|lease| &lease.routers).map(ToString::to_string);
+    let router6 = ipv6.and_then(|side| side.router).map(|router| router.to_string());
     format!(
-        "{} {}/{} routers {} dns {}\n",
-        lease.interface,
-        lease.address,
-        lease.prefix,
-        list(&lease.routers),
-        list(&lease.dns)
+        "{} {} routers {} dns {}\n",
+        uplink.interface,
+        list(own.into_iter().chain(own6)),
+        list(routers.chain(router6)),
+        list(uplink.dns.iter())
     )
 }
 

@@ -42,6 +42,11 @@ impl Paths {
         self.at("dev").join(name.replace('!', "/"))
     }
 
+    /// A setting of the running kernel, as sysctl(8) names it with slashes.
+    pub fn sysctl(&self, name: &str) -> PathBuf {
+        self.at("proc/sys").join(name)
+    }
+
     /// `/sys/class/net/INTERFACE`
     pub fn interface(&self, interface: &str) -> PathBuf {
         self.at("sys/class/net").join(interface)
@@ -75,12 +80,16 @@ paths! {
     block_devices = "sys/class/block";
     /// The firmware's variables: Documentation/filesystems/efivarfs.rst.
     efi_variables = "sys/firmware/efi/efivars";
+    /// The machine's UUID, as SMBIOS has it.
+    product_uuid = "sys/class/dmi/id/product_uuid";
     /// Network interfaces.
     interfaces = "sys/class/net";
     /// The names of the consoles the kernel writes to.
     active_consoles = "sys/class/tty/console/active";
     /// The IPv4 routing table: proc_pid_net(5).
     routes = "proc/net/route";
+    /// The IPv6 routing table: proc_pid_net(5).
+    routes6 = "proc/net/ipv6_route";
     /// The kernel log.
     kmsg = "dev/kmsg";
     /// Trusted keys, policy.
@@ -91,8 +100,10 @@ paths! {
     run = "run/phaseboot";
     /// Where the cache partition is mounted while it is read or written.
     cache = "run/phaseboot/cache";
-    /// The lease this boot runs on.
+    /// The link this boot runs on.
     lease = "run/phaseboot/lease.json";
+    /// What was set on the links of this machine.
+    links = "run/phaseboot/links.json";
     /// Every log record of this boot, a JSON object a line.
     log_jsonl = "run/phaseboot/log.jsonl";
 }

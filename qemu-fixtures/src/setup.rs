@@ -72,7 +72,7 @@ impl Needs {
         if self.tests {
             add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
             add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "openssl", "procps"]);
-            add(&["xz-utils"]);
+            add(&["kea-dhcp4-server", "kea-dhcp6-server", "radvd", "xz-utils"]);
         }
         Ok(names)
     }

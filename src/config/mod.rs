@@ -5,6 +5,7 @@ mod cache;
 pub mod cmdline;
 pub mod network;
 mod policy;
+mod proxy;
 pub mod tls;
 
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use log::warn;
 use serde::Deserialize;
 
 pub use cache::Cache;
-pub use policy::{DamagedRecord, Policy, RollbackRecord};
+pub use policy::{DamagedRecord, Leases, Policy, RollbackRecord};
 
 use crate::error::{Exit, printable};
 use crate::log::Format;
@@ -26,6 +27,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.append",
     "phase.cache",
     "phase.channel",
+    "phase.clientid",
     "phase.debug",
     "phase.kaslr",
     "phase.kexec",
@@ -34,6 +36,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.nowrite",
     "phase.onfail",
     "phase.provider",
+    "phase.proxy",
     "phase.timeout",
 ];
 
@@ -132,6 +135,9 @@ pub enum Error {
     /// `phase.provider` is missing and nothing else names one.
     #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
     NoProvider,
+    /// `ip=` and its kin.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The kernel command line cannot be read.
     #[error("cannot read {path}: {error}")]
     Unreadable { path: String, error: std::io::Error },
@@ -141,7 +147,7 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Value { .. } | Self::NoProvider => Exit::Usage,
+            Self::Value { .. } | Self::NoProvider | Self::Network(_) => Exit::Usage,
             Self::Unreadable { .. } => Exit::Internal,
         }
     }
@@ -150,6 +156,9 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Value { .. } => "correct the parameter where the boot entry sets it",
+            Self::Network(_) => {
+                "correct it where the boot entry sets it: docs/network.md has what is accepted"
+            }
             Self::NoProvider => "add phase.provider=http://HOST/ where the boot entry sets the command line",
             Self::Unreadable { .. } => "/proc must be mounted",
         }
@@ -182,9 +191,20 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the `phase.*` parameters of a kernel command line, as far as `policy` lets it set them.
-    /// A parameter it may not set is reported and passed over; the policy's own value holds.
+    /// Reads a kernel command line: what it gives of the network, and its `phase.*` parameters, as far as
+    /// `policy` lets it set them. A parameter it may not set is reported and passed over; the policy's
+    /// own value holds.
     pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
+        let network = network::Given::parse(line)?;
+        for parameter in cmdline::parameters(line).filter(|p| network::is_of_no_use(p.name())) {
+            warn!("{} is passed over", printable(parameter.raw()));
+        }
+        Ok(Self { network, ..Self::without_network(line, policy)? })
+    }
+
+    /// The same without a look at what is given of the network: for a command in a system whose
+    /// network is used as it is, whoever has set it up and by whichever parameters.
+    pub fn without_network(line: &str, policy: &Policy) -> Result<Self, Error> {
         let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
         for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
             let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
@@ -277,7 +297,20 @@ impl Config {
                 }
             }
             // The other modes differ only in the next system.
-            "phase.mode" => self.private = text == "private",
+            "phase.mode" => (self.private, self.local) = (text == "private", text == "local"),
+            "phase.proxy" => {
+                if !proxy::is_proxy(text) {
+                    return Err(wrong("expected http://HOST or http://HOST:PORT"));
+                }
+                self.proxy = Some(text.to_owned());
+            }
+            "phase.clientid" => {
+                self.client_id = match text {
+                    "mac" => ClientId::Mac,
+                    "duid" => ClientId::Duid,
+                    _ => return Err(wrong("expected mac or duid")),
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -336,7 +369,8 @@ mod tests {
         let config = config(
             "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
              phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug \
-             phase.cache=LABEL=x phase.mode=lab phase.nowrite",
+             phase.cache=LABEL=x phase.mode=lab phase.nowrite \
+             phase.proxy=http://proxy:3128 phase.clientid=duid ip=eth0:dhcp",
         )
         .unwrap();
         assert_eq!(config.providers, ["http://a/", "https://b"]);
@@ -349,7 +383,32 @@ mod tests {
         assert_eq!(config.log, Format::Json);
         assert!(config.debug);
         assert_eq!(config.cache, Some(Cache::Label("x".to_owned())));
-        assert!(config.nowrite && !config.private);
+        assert!(config.nowrite && !config.private && !config.local);
+        assert_eq!(config.proxy.as_deref(), Some("http://proxy:3128"));
+        assert_eq!(config.client_id, ClientId::Duid);
+        assert_eq!(config.network.assignments.len(), 1);
+    }
+
+    #[test]
+    fn modes() {
+        let modes = |line: &str| config(line).map(|config| (config.private, config.local)).unwrap();
+        assert_eq!(modes("phase.mode=private"), (true, false));
+        assert_eq!(modes("phase.mode=local"), (false, true));
+        assert_eq!(modes("phase.mode=internet"), (false, false));
+        assert_eq!(modes("phase.mode=local phase.mode=private"), (true, false));
+    }
+
+    #[test]
+    fn a_broken_network_parameter_is_an_error_whatever_the_policy_says() {
+        let policy = Policy::parse(r#"{"settable":[]}"#).unwrap();
+        let error = Config::from_kernel_cmdline("phase.proxy=x ip=eth0:dchp", &policy).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.to_string().starts_with("ip=eth0:dchp: dchp is no way to get an address"), "{error}");
+        let config = Config::from_kernel_cmdline("phase.proxy=x phase.clientid=x ip=dhcp", &policy).unwrap();
+        assert_eq!((config.proxy, config.client_id), (None, ClientId::Mac));
+        let config =
+            Config::without_network("phase.debug team=team0:eth0 ip=ibft", &Policy::default()).unwrap();
+        assert!(config.debug && config.network == network::Given::default());
     }
 
     #[test]
@@ -393,6 +452,8 @@ mod tests {
             "phase.timeout",
             "phase.log=xml",
             "phase.kaslr=1",
+            "phase.clientid=uuid",
+            "phase.proxy=https://proxy",
             "phase.cache=",
             "phase.cache=maybe",
             "phase.cache=/dev/../etc",
@@ -401,6 +462,15 @@ mod tests {
             let error = config(line).unwrap_err();
             assert_eq!(error.exit(), Exit::Usage, "{line}");
             assert!(error.to_string().starts_with(line.split('=').next().unwrap()), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_is_explained() {
+        let page = include_str!("../../docs/parameters.md");
+        for name in PARAMETERS {
+            let row = format!("| `{name}");
+            assert!(page.lines().any(|line| line.starts_with(&row)), "{name}");
         }
     }
 

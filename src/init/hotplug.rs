@@ -44,6 +44,11 @@ impl Hotplug {
         self.looked = Some(Instant::now());
     }
 
+    /// Loads modules that no device asks for.
+    pub(super) fn load_named(&mut self, names: &[&str]) {
+        self.modules.load_named(names);
+    }
+
     /// Readable when [`take_events`](Self::take_events) is to be called.
     pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)

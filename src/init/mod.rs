@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{self, Ending};
+use crate::config::network::Given;
 use crate::config::{self, Config, OnFail};
 use crate::error::{Error as StepError, Exit};
 use crate::manifest::Trust;
@@ -85,7 +86,10 @@ pub fn run() -> ! {
         hotplug.load_all();
         mounts::mount_variables();
         let (on_fail, exit) = match configure(&paths) {
-            Ok((config, trust)) => (config.on_fail, attempt(&config, &trust, &paths, &mut hotplug)),
+            Ok((config, trust)) => {
+                hotplug.load_named(&link_modules(&config.network));
+                (config.on_fail, attempt(&config, &trust, &paths, &mut hotplug))
+            }
             Err((on_fail, error)) => {
                 error!("{}", error.line());
                 // Nothing in an initramfs changes by itself.
@@ -129,6 +133,13 @@ fn configure(paths: &Paths) -> Result<(Config, Trust), (OnFail, StepError)> {
         Ok((config, trust))
     };
     read().map_err(|error| (Config::on_fail(&line, &policy), error))
+}
+
+/// The modules of the devices that the command line asks for.
+fn link_modules(given: &Given) -> Vec<&'static str> {
+    let vlan = (!given.vlans.is_empty()).then_some("8021q");
+    let bond = (!given.bonds.is_empty()).then_some("bonding");
+    vlan.into_iter().chain(bond).collect()
 }
 
 /// Sets a clock that is before the build of the initramfs to that: certificates would not be valid

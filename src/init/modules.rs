@@ -15,9 +15,10 @@ const COMPRESSED: i32 = 4;
 /// A driver can make new devices appear, which need drivers in turn; this often at most.
 const MOST_ROUNDS: u32 = 8;
 /// Aliases and names that no device carries, and the kernel would ask modprobe for: AF_PACKET sockets
-/// for DHCP, and for the rollback record file systems with what they need.
-const WANTED: [&str; 9] = [
+/// for DHCP, IPv6, and for the rollback record file systems with what they need.
+const WANTED: [&str; 10] = [
     "net-pf-17",
+    "net-pf-10",
     "crypto-crc32c",
     "fs-ext4",
     "fs-vfat",
@@ -98,6 +99,18 @@ impl Modules {
                 break;
             }
         }
+        self.say_loaded();
+    }
+
+    /// Loads modules by name, if there are such.
+    pub(super) fn load_named(&mut self, names: &[&str]) {
+        for name in names {
+            self.load_matching((*name).to_owned());
+        }
+        self.say_loaded();
+    }
+
+    fn say_loaded(&mut self) {
         if !self.loaded.is_empty() {
             info!("modules: {}", self.loaded.join(" "));
             self.loaded.clear();
@@ -168,8 +181,10 @@ impl Attempts {
 
 fn insert(path: &Path) -> Result<(), Errno> {
     let file = File::open(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    // Otherwise it makes a bond by itself: Documentation/networking/bonding.rst.
+    let parameters = if module_name(&path.to_string_lossy()) == "bonding" { c"max_bonds=0" } else { c"" };
     let plain = path.extension().is_some_and(|extension| extension == "ko");
-    rustix::system::finit_module(&file, c"", if plain { 0 } else { COMPRESSED })
+    rustix::system::finit_module(&file, parameters, if plain { 0 } else { COMPRESSED })
 }
 
 /// The modalias of every device on every bus. Buses list their devices flat: walking all of

@@ -21,14 +21,10 @@ pub(super) struct Contender {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
-    /// No lease is to be expected.
-    Idle,
+    /// Others may still get one.
     Asking,
     /// The lease is in hand.
-    Granted {
-        since: Instant,
-        default_route: bool,
-    },
+    Granted { since: Instant, default_route: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +42,7 @@ pub(super) enum Choice {
 pub(super) fn choose(contenders: &[Contender], now: Instant, deadline: Instant) -> Choice {
     let in_hand = contenders.iter().enumerate().filter_map(|(number, contender)| match contender.state {
         State::Granted { since, default_route } => Some((contender.distrust, !default_route, since, number)),
-        State::Idle | State::Asking => None,
+        State::Asking => None,
     });
     let Some((distrust, no_router, since, number)) = in_hand.min() else { return Choice::Nothing };
     let asking = contenders.iter().filter(|contender| matches!(contender.state, State::Asking));
@@ -68,8 +64,6 @@ pub(super) fn distrust(winners: &[String], name: &str) -> usize {
 mod tests {
     use super::*;
 
-    const IDLE: Contender = Contender { distrust: 0, state: State::Idle };
-
     fn asking(distrust: usize) -> Contender {
         Contender { distrust, state: State::Asking }
     }
@@ -87,7 +81,7 @@ mod tests {
     fn the_first_good_lease_is_taken_at_once() {
         let now = Instant::now();
         assert_eq!(choose(&[], now), Choice::Nothing);
-        assert_eq!(choose(&[asking(0), IDLE, asking(1)], now), Choice::Nothing);
+        assert_eq!(choose(&[asking(0), asking(1)], now), Choice::Nothing);
         assert_eq!(choose(&[asking(0), granted(0, true, now)], now), Choice::Take(1));
         let later = now + Duration::from_millis(1);
         assert_eq!(choose(&[granted(0, true, later), granted(0, true, now)], later), Choice::Take(1));
@@ -98,7 +92,7 @@ mod tests {
         let now = Instant::now();
         let end = now + ROUTER_WAIT;
         let poor = granted(0, false, now);
-        assert_eq!(choose(&[poor, IDLE], now), Choice::Take(0));
+        assert_eq!(choose(&[poor], now), Choice::Take(0));
         assert_eq!(choose(&[poor, asking(0)], now), Choice::Wait(end));
         assert_eq!(choose(&[poor, asking(1)], now), Choice::Take(0));
         assert_eq!(choose(&[poor, asking(0)], end), Choice::Take(0));
@@ -110,7 +104,7 @@ mod tests {
         let now = Instant::now();
         let end = now + SECOND_CHANCE;
         let last = granted(2, true, now);
-        assert_eq!(choose(&[last, IDLE], now), Choice::Take(0));
+        assert_eq!(choose(&[last], now), Choice::Take(0));
         assert_eq!(choose(&[last, asking(0)], now), Choice::Wait(end));
         assert_eq!(choose(&[last, asking(1)], now), Choice::Wait(end));
         assert_eq!(choose(&[last, asking(0)], end), Choice::Take(0));

@@ -1,39 +1,48 @@
-//! A network that somebody else's init has brought up already.
+//! A network that somebody else has brought up already: another init, or the kernel itself.
 
 use std::fs;
 
 use log::info;
 
-use crate::net::{BUDGET, Error, Lease, up, up_elsewhere};
+use super::uplink::Uplink;
+use crate::config::network::Given;
 use crate::paths::Paths;
-use crate::time::Deadline;
 
-/// `RTF_UP` of linux/route.h.
+/// `RTF_UP` and `RTF_REJECT` of linux/route.h.
 const ROUTE_UP: u32 = 1;
+const ROUTE_REJECT: u32 = 0x200;
 
 /// Who wants the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// PID 1, for one of its attempts: whatever lease there is belongs to one that failed.
+    /// PID 1, for one of its attempts: whatever network there is belongs to one that failed.
     Init,
     /// A command, in a system that somebody else has set up: its network is trusted.
     Command,
 }
 
-/// Brings the network up by `deadline`, unless this machine has an IPv4 route already. PID 1 takes a
-/// route for that only before its first lease: afterwards the route is its own, and every attempt
-/// asks for a lease again, over another link if there is one.
-pub fn up_unless_routed(paths: &Paths, caller: Caller, deadline: Deadline) -> Result<Option<Lease>, Error> {
-    let distrusted = caller == Caller::Init && paths.lease().exists();
-    let routes = fs::read_to_string(paths.routes()).unwrap_or_default();
-    let deadline = deadline.or_after(BUDGET);
-    match (routed_interface(&routes), caller) {
-        (Some(interface), _) if !distrusted => {
+/// The network as it is, if it is to be used so: with `ip=off`, and where there is a route. PID 1 takes
+/// a route for that only before it has set anything: afterwards the route is its own.
+pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<Uplink> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let (ipv4, ipv6) = (read(paths.routes()), read(paths.routes6()));
+    let routed = routed_interface(&ipv4).or_else(|| routed_interface6(&ipv6));
+    let distrusted = caller == Caller::Init && paths.links().exists();
+    let uplink = |interface: &str| Uplink {
+        interface: interface.to_owned(),
+        complete: true,
+        bound: false,
+        ..Uplink::default()
+    };
+    match routed {
+        Some(interface) if !distrusted => {
             info!("{interface} has a route; the network is used as it is");
-            Ok(None)
+            Some(uplink(interface))
         }
-        (_, Caller::Init) => up_elsewhere(paths, deadline).map(Some),
-        (_, Caller::Command) => up(paths, None, deadline).map(Some),
+        other => given.leaves_all().then(|| {
+            info!("the network is left as it is: ip=off");
+            uplink(other.unwrap_or_default())
+        }),
     }
 }
 
@@ -44,6 +53,17 @@ fn routed_interface(routes: &str) -> Option<&str> {
         let interface = fields.next()?;
         let flags = u32::from_str_radix(fields.nth(2)?, 16).ok()?;
         (interface != "lo" && flags & ROUTE_UP != 0).then_some(interface)
+    })
+}
+
+/// The first interface but loopback with a default route in /proc/net/ipv6_route.
+fn routed_interface6(routes: &str) -> Option<&str> {
+    routes.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [destination, prefix, .., flags, interface] = fields.as_slice() else { return None };
+        let flags = u32::from_str_radix(flags, 16).ok()?;
+        let default = *prefix == "00" && destination.bytes().all(|digit| digit == b'0');
+        (default && *interface != "lo" && flags & (ROUTE_UP | ROUTE_REJECT) == ROUTE_UP).then_some(*interface)
     })
 }
 
@@ -66,5 +86,40 @@ mod tests {
         assert_eq!(with("eth0\t00000000\t0202000A\t0200\t0\t0\t0\t00000000\t0\t0\t0\n"), None);
         assert_eq!(with("eth0 nonsense\n"), None);
         assert_eq!(routed_interface(""), None);
+    }
+
+    #[test]
+    fn ipv6_default_routes_count_and_others_do_not() {
+        let zero = "00000000000000000000000000000000";
+        let with = |destination: &str, prefix: &str, flags: &str, interface: &str| {
+            let line = format!(
+                "{destination} {prefix} {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 {flags} {interface:>8}\n"
+            );
+            routed_interface6(&line).map(str::to_owned)
+        };
+        assert_eq!(with(zero, "00", "00450003", "eth0").as_deref(), Some("eth0"));
+        assert_eq!(with(zero, "00", "00200200", "lo"), None);
+        assert_eq!(with(zero, "00", "00200201", "eth0"), None);
+        assert_eq!(with("fe800000000000000000000000000000", "40", "00000001", "eth0"), None);
+        assert_eq!(routed_interface6("nonsense\n"), None);
+    }
+
+    #[test]
+    fn what_pid_1_has_set_itself_is_not_taken_for_a_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::under(folder.path());
+        let given = Given::default();
+        assert_eq!(existing(&paths, Caller::Command, &given), None);
+        fs::create_dir_all(folder.path().join("proc/net")).unwrap();
+        fs::write(paths.routes(), format!("{HEADER}eth1\t00000000\t0202000A\t0003\t0\t0\t0\t0\t0\t0\t0\n"))
+            .unwrap();
+        for caller in [Caller::Command, Caller::Init] {
+            let found = existing(&paths, caller, &given).unwrap();
+            assert_eq!((found.interface.as_str(), found.complete, found.bound), ("eth1", true, false));
+        }
+        fs::create_dir_all(folder.path().join("run/phaseboot")).unwrap();
+        fs::write(paths.links(), "{}").unwrap();
+        assert!(existing(&paths, Caller::Command, &given).is_some());
+        assert_eq!(existing(&paths, Caller::Init, &given), None);
     }
 }

@@ -1,107 +1,119 @@
-//! What a lease leaves in files: `resolv.conf` for resolvers, `lease.json` for people and for the
-//! next attempt, which is another process.
+//! What the network leaves in files: `lease.json` for people, and `links.json`, from which the next
+//! attempt or command, another process, takes away what this one has set.
 
-use std::fmt::Write as _;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::Lease;
+use super::uplink::Uplink;
 use crate::paths::Paths;
-
-/// What resolv.conf(5) allows: MAXNS servers.
-const MOST_NAMESERVERS: usize = 3;
 
 /// More links than a machine has.
 const MOST_WINNERS: usize = 64;
 
-/// The content of `lease.json`: the lease, and what is needed to take it back.
-#[derive(Debug, Serialize)]
-struct Record<'a> {
-    #[serde(flatten)]
-    lease: &'a Lease,
-    /// What the link had before the lease set another MTU, in bytes.
-    mtu_before: Option<u32>,
-    /// The links whose leases have led nowhere before, the latest first.
-    earlier: &'a [String],
+/// The content of `links.json`. It is written before anything is set: a process that is killed in
+/// between leaves nothing that the next one does not know of.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Journal {
+    #[serde(skip)]
+    path: PathBuf,
+    pub(super) links: Vec<Record>,
+    /// The links over which attempts went, the latest first.
+    winners: Vec<String>,
 }
 
-/// What `lease.json` says of the lease that was set last.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct Last {
+/// What was set on one link, and what it had before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
     pub(super) interface: String,
-    pub(super) address: Ipv4Addr,
-    pub(super) prefix: u8,
-    pub(super) mtu: Option<u16>,
-    pub(super) mtu_before: Option<u32>,
-    dns: Vec<Ipv4Addr>,
-    earlier: Vec<String>,
+    /// The device itself: a VLAN or a bond.
+    pub(super) made: bool,
+    /// IFF_UP.
+    pub(super) raised: bool,
+    /// With their prefixes, in bits.
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    /// In bytes, before and after.
+    pub(super) mtu: Option<(u32, u32)>,
+    /// The hardware address before.
+    pub(super) mac: Option<[u8; 6]>,
+    /// Settings below /proc/sys, with the values before.
+    pub(super) sysctls: Vec<(String, String)>,
+    /// The latest lease, to be asked for again: INIT-REBOOT of RFC 2131, section 3.2.
+    pub(super) lease: Option<Ipv4Addr>,
 }
 
-impl Last {
-    /// None if no lease was set since the system started.
-    pub(super) fn read(paths: &Paths) -> Option<Self> {
-        let path = paths.lease();
-        match std::fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?)) {
-            Ok(last) => Some(last),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
+impl Journal {
+    /// Empty if nothing was set since the system started.
+    pub(super) fn read(paths: &Paths) -> Self {
+        let path = paths.links();
+        let read = std::fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+        let journal = read.unwrap_or_else(|error: io::Error| {
+            if error.kind() != io::ErrorKind::NotFound {
                 log::warn!("cannot read {}: {error}; what it has set stays", path.display());
-                None
             }
+            Self::default()
+        });
+        Self { path, ..journal }
+    }
+
+    /// What is known of a link.
+    pub(super) fn find(&self, interface: &str) -> Option<&Record> {
+        self.links.iter().find(|record| record.interface == interface)
+    }
+
+    /// Changes what is known of a link, and writes it. Failure is a warning.
+    pub(super) fn change(&mut self, interface: &str, change: impl FnOnce(&mut Record)) {
+        let mut record = self
+            .find(interface)
+            .cloned()
+            .unwrap_or_else(|| Record { interface: interface.to_owned(), ..Record::default() });
+        change(&mut record);
+        if self.find(interface) == Some(&record) {
+            return;
+        }
+        match self.links.iter_mut().find(|known| known.interface == interface) {
+            Some(known) => *known = record,
+            None => self.links.push(record),
+        }
+        self.write();
+    }
+
+    /// The links over which attempts went so far, each once, the latest first.
+    pub(super) fn winners(&self) -> &[String] {
+        &self.winners
+    }
+
+    /// An attempt goes over this link.
+    pub(super) fn add_winner(&mut self, interface: &str) {
+        if self.winners.first().is_none_or(|latest| latest != interface) {
+            self.winners.retain(|name| name != interface);
+            self.winners.insert(0, interface.to_owned());
+            self.winners.truncate(MOST_WINNERS);
+            self.write();
         }
     }
 
-    /// The links that have won the attempts so far, each once, the latest first.
-    pub(super) fn winners(&self) -> Vec<String> {
-        let before = self.earlier.iter().filter(|&name| *name != self.interface);
-        std::iter::once(&self.interface).chain(before).take(MOST_WINNERS).cloned().collect()
+    fn write(&self) {
+        let json = serde_json::to_vec_pretty(self).map_err(io::Error::from);
+        if let Err(error) = json.and_then(|json| replace(&self.path, &json)) {
+            log::warn!("cannot write {}: {error}", self.path.display());
+        }
     }
 }
 
-/// Writes `lease.json`. This is done before the lease is set: a process that is killed in between
-/// leaves nothing that the next one does not know of. Failure is a warning. `mtu_now` is the MTU of the
-/// link in bytes, `earlier` are the links that won before.
-pub(super) fn write_lease(paths: &Paths, lease: &Lease, mtu_now: Option<u32>, earlier: &[String]) {
-    let record = Record { lease, mtu_before: mtu_now.filter(|_| lease.mtu.is_some()), earlier };
-    let written = serde_json::to_vec_pretty(&record)
-        .map_err(io::Error::from)
-        .and_then(|json| replace(&paths.lease(), &json));
-    if let Err(error) = written {
+/// Writes `lease.json`. Failure is a warning.
+pub(super) fn write_lease(paths: &Paths, uplink: &Uplink) {
+    let json = serde_json::to_vec_pretty(uplink).map_err(io::Error::from);
+    if let Err(error) = json.and_then(|json| replace(&paths.lease(), &json)) {
         log::warn!("cannot write {}: {error}", paths.lease().display());
     }
 }
 
-/// Writes `resolv.conf`. If the lease names no server it becomes empty where the last lease has
-/// written it, and stays as it is where somebody else has. Failure is a warning: a provider may be
-/// named by address.
-pub(super) fn write_resolv_conf(paths: &Paths, lease: &Lease, last: Option<&Last>) {
-    if lease.dns.is_empty() && last.is_none_or(|last| last.dns.is_empty()) {
-        return;
-    }
-    if let Err(error) = replace(&paths.resolv_conf(), resolv_conf(lease).as_bytes()) {
-        log::warn!("cannot write {}: {error}; names will not resolve", paths.resolv_conf().display());
-    }
-}
-
-/// See resolv.conf(5). Empty without a server.
-fn resolv_conf(lease: &Lease) -> String {
-    let mut text = String::new();
-    let search = if lease.search.is_empty() { lease.domain.as_slice() } else { &lease.search };
-    if !search.is_empty() && !lease.dns.is_empty() {
-        let _ = writeln!(text, "search {}", search.join(" "));
-    }
-    for server in lease.dns.iter().take(MOST_NAMESERVERS) {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    text
-}
-
 /// Writes a file so that a reader sees the old or the new content, whole. Behind a symbolic link the
 /// file that it leads to is replaced.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -117,77 +129,32 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn lease() -> Lease {
-        Lease {
-            interface: "eth0".into(),
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            server: None,
-            routers: vec![],
-            routes: vec![],
-            dns: (1..6).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect(),
-            domain: Some("example.org".into()),
-            search: vec![],
-            mtu: Some(1400),
-            lease_seconds: Some(86_400),
-        }
-    }
-
     #[test]
-    fn a_resolver_configuration_has_three_servers_at_most() {
-        assert_eq!(
-            resolv_conf(&lease()),
-            "search example.org\nnameserver 10.0.2.1\nnameserver 10.0.2.2\nnameserver 10.0.2.3\n"
-        );
-    }
-
-    #[test]
-    fn a_lease_is_read_back() {
+    fn what_was_set_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::under(folder.path());
-        assert_eq!(Last::read(&paths), None);
-        write_lease(&paths, &lease(), Some(1500), &["eth1".into(), "eth0".into()]);
-        let last = Last::read(&paths).unwrap();
-        assert_eq!((last.interface.as_str(), last.address, last.prefix), ("eth0", lease().address, 24));
-        assert_eq!((last.mtu, last.mtu_before, last.dns.len()), (Some(1400), Some(1500), 5));
-        assert_eq!(last.winners(), ["eth0", "eth1"]);
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(paths.lease()).unwrap()).unwrap();
-        assert_eq!(json["mac"], "52:54:00:12:34:56");
-
-        write_lease(&paths, &Lease { mtu: None, ..lease() }, Some(1500), &[]);
-        assert_eq!(Last::read(&paths).unwrap().mtu_before, None);
-        std::fs::write(paths.lease(), "{").unwrap();
-        assert_eq!(Last::read(&paths), None);
+        let mut journal = Journal::read(&paths);
+        assert_eq!((journal.links.len(), paths.links().exists()), (0, false));
+        journal.change("eth0", |_| {});
+        journal.change("eth0", |record| {
+            record.raised = true;
+            record.addresses.push(("10.0.2.15".parse().unwrap(), 24));
+            record.addresses.push(("2001:db8::1".parse().unwrap(), 64));
+            record.mtu = Some((1500, 1400));
+            record.sysctls.push(("net/ipv6/conf/eth0/accept_ra".into(), "0".into()));
+            record.lease = Some(Ipv4Addr::new(10, 0, 2, 15));
+        });
+        assert_eq!(Journal::read(&paths), journal);
+        std::fs::write(paths.links(), "{").unwrap();
+        assert_eq!(Journal::read(&paths).links, []);
     }
 
     #[test]
-    fn servers_for_names_go_with_the_lease_that_brought_them() {
+    fn the_latest_winner_comes_first() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::under(folder.path());
-        let content = || std::fs::read_to_string(paths.resolv_conf()).unwrap();
-        let nameless = Lease { dns: vec![], ..lease() };
-        std::fs::create_dir(folder.path().join("etc")).unwrap();
-        std::fs::write(paths.resolv_conf(), "somebody else's").unwrap();
-        write_resolv_conf(&paths, &nameless, None);
-        assert_eq!(content(), "somebody else's");
-        write_lease(&paths, &lease(), None, &[]);
-        write_resolv_conf(&paths, &lease(), None);
-        assert!(content().contains("nameserver 10.0.2.3"));
-        write_resolv_conf(&paths, &nameless, Last::read(&paths).as_ref());
-        assert_eq!(content(), "");
-    }
-
-    #[test]
-    fn a_file_is_replaced_behind_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::under(folder.path());
-        let real = folder.path().join("stub.conf");
-        std::fs::write(&real, "old").unwrap();
-        std::fs::create_dir(folder.path().join("etc")).unwrap();
-        std::os::unix::fs::symlink(&real, paths.resolv_conf()).unwrap();
-        write_resolv_conf(&paths, &lease(), None);
-        assert!(std::fs::read_to_string(&real).unwrap().contains("nameserver 10.0.2.3"));
-        assert!(paths.resolv_conf().is_symlink());
+        let mut journal = Journal::read(&paths);
+        ["eth0", "eth1", "eth1", "eth0"].iter().for_each(|name| journal.add_winner(name));
+        assert_eq!(Journal::read(&paths).winners(), ["eth0", "eth1"]);
     }
 }

@@ -96,12 +96,11 @@ impl Link {
         self.name.as_deref().unwrap_or("?")
     }
 
-    /// Whether an address is looked for here: the link named `only`, or else every Ethernet card
-    /// (and a container's or switch chip's end of a pair) that belongs to no other device.
-    pub(super) fn is_wanted(&self, only: Option<&str>) -> bool {
+    /// Whether it is an Ethernet card (or a container's or switch chip's end of a pair) that belongs to
+    /// no other device.
+    pub(super) fn is_card(&self) -> bool {
         let own = matches!(self.kind.as_deref(), None | Some("veth" | "dsa")) && self.master.is_none();
-        let chosen = only.map_or(own, |only| self.name.as_deref() == Some(only));
-        chosen && self.flags.ethernet && self.mac.is_some()
+        own && self.flags.ethernet && self.mac.is_some()
     }
 
     /// The largest MTU of the device, in bytes; what it has now if the driver does not say.
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!(link.mac, Some([0x52, 0x54, 0, 0, 0, 1]));
         assert!(link.flags.ethernet && link.flags.up && link.flags.carrier && !link.flags.loopback);
         assert_eq!(link.mtu_limit(), 1500);
-        assert!(link.is_wanted(None) && link.is_wanted(Some("eth0")) && !link.is_wanted(Some("eth1")));
+        assert!(link.is_card());
     }
 
     #[test]
@@ -180,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn software_devices_are_raced_only_by_name() {
+    fn software_devices_are_no_cards() {
         // IFLA_LINKINFO { IFLA_INFO_KIND = "dummy" }
         let dummy = eth0(&[(18, b"\x0a\0\x01\0dummy\0\0\0")]);
         assert_eq!(dummy.kind.as_deref(), Some("dummy"));
-        assert!(!dummy.is_wanted(None) && dummy.is_wanted(Some("eth0")));
+        assert!(!dummy.is_card());
         let in_a_bridge = eth0(&[(10, &[7, 0, 0, 0])]);
-        assert!(!in_a_bridge.is_wanted(None) && in_a_bridge.is_wanted(Some("eth0")));
+        assert!(!in_a_bridge.is_card());
     }
 
     #[test]

@@ -1,18 +1,32 @@
-//! The network: links, the race for an address, what a lease says and where it is applied.
+//! The network: links, what is asked for on each, what is set there, and the race between them.
 //!
-//! [`up`] raises every Ethernet link and runs a DHCPv4 client on each that has carrier; the first
-//! good lease wins ([`choice`]). The protocol ([`dhcp4`], [`lease`], [`frame`], [`link`]) takes packets
-//! and the time and does no I/O; sockets and netlink are in [`linux`].
+//! [`Network`] raises every Ethernet link and keeps each: DHCPv4 ([`dhcp4`]), what IPv6 routers say
+//! ([`ra`], [`slaac`]), DHCPv6 ([`dhcp6`]), or what the command line gives; it tells when servers can be
+//! reached over one, as an [`Uplink`]. The protocols and what follows from them ([`state`]) take packets
+//! and the time and do no I/O; sockets and netlink are in [`linux`].
 
+mod address;
 mod choice;
+mod compose;
 mod dhcp4;
+mod dhcp6;
 mod existing;
 mod files;
 mod frame;
+mod identity;
 mod lease;
+mod lease6;
 mod link;
 mod linux;
+pub mod names;
 mod network;
+mod ra;
+mod random;
+mod slaac;
+mod state;
+mod stories;
+mod stp;
+mod up;
 mod uplink;
 
 use std::fmt;
@@ -21,15 +35,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::error::Exit;
-use crate::paths::Paths;
-use crate::time::Deadline;
 
-pub use existing::{Caller, up_unless_routed};
-pub use lease::{Lease, Route};
+pub use existing::Caller;
+pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
+pub use up::{up, up_over, up_unless_routed, up_with};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};
-
-use files::Last;
 
 /// How long the network may take to come up: a port that spanning tree blocks takes 30 s.
 pub const BUDGET: Duration = Duration::from_secs(60);
@@ -44,32 +55,6 @@ pub enum Transport {
     Packet,
     /// A UDP socket bound to the device: answers have to be broadcast, and are asked for so.
     Udp,
-}
-
-/// Brings the network up: loopback, then every Ethernet link (or just the one named `only`), and the
-/// first good lease that any of them gets by `deadline`, applied to its link and written to
-/// `resolv.conf` and `lease.json`. What the last lease that `lease.json` knows has set is taken away
-/// first: its address, its routes, its MTU, and with the new lease its servers for names.
-pub fn up(paths: &Paths, only: Option<&str>, deadline: Deadline) -> Result<Lease, Error> {
-    up_over(Transport::Auto, paths, only, deadline)
-}
-
-/// [`up`] after an attempt that failed with the lease in `lease.json`: the links that have won so far
-/// are taken only if no other gets a lease, the latest winner last of all.
-pub fn up_elsewhere(paths: &Paths, deadline: Deadline) -> Result<Lease, Error> {
-    let last = Last::read(paths);
-    let winners = last.as_ref().map(Last::winners).unwrap_or_default();
-    linux::up(Transport::Auto, paths, None, last.as_ref(), &winners, deadline)
-}
-
-/// [`up`] with a choice of transport.
-pub fn up_over(
-    transport: Transport,
-    paths: &Paths,
-    only: Option<&str>,
-    deadline: Deadline,
-) -> Result<Lease, Error> {
-    linux::up(transport, paths, only, Last::read(paths).as_ref(), &[], deadline)
 }
 
 /// Why there is no network.

@@ -1,13 +1,27 @@
 //! The network while it is up: started once, it goes on beside the boot until that has been carried.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::existing::{Caller, existing};
+use super::linux::{Command, Engine, Sink};
 use super::uplink::Uplink;
-use super::{Caller, Error, Transport};
+use super::{Error, Transport};
 use crate::config::ClientId;
 use crate::config::network::Given;
 use crate::paths::Paths;
 use crate::time::Deadline;
+
+/// What handing over may cost: a release is one packet a link.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
+/// The thread ends within a round of its loop.
+const END: Duration = Duration::from_millis(200);
 
 /// What a network is started with.
 #[derive(Clone, Debug, Default)]
@@ -32,17 +46,25 @@ pub enum Event {
     Changed(Uplink),
     /// The link of this name is of no use any more.
     Down(String),
-    /// No further link can be expected, as far as it can be told; why is what became of the others.
+    /// No further link can be expected, as far as it can be told; why is what became of the others. One
+    /// that appears all the same is told of.
     Exhausted(Error),
 }
 
 /// The links of this machine, and the thread that keeps them.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    commands: Sender<Command>,
+    /// An eventfd, readable when there is a command.
+    wake: Arc<OwnedFd>,
+    /// Disconnected when the thread has ended.
+    alive: Receiver<()>,
+}
 
 impl Network {
-    /// Raises the links and tells `sink` what becomes of them, from a thread, until it is dropped or
-    /// `deadline` has passed. A command uses a network that is there already as it is.
+    /// Raises the links and tells `sink` what becomes of them, from a thread, until it is dropped; by
+    /// `deadline` it says at the latest that nothing further is to be expected. A network that is there
+    /// already is used as it is by a command, and by PID 1 if it is not its own.
     pub fn start(
         paths: &Paths,
         settings: Settings,
@@ -50,32 +72,80 @@ impl Network {
         deadline: Deadline,
         sink: impl Fn(Event) + Send + 'static,
     ) -> Result<Self, Error> {
-        let paths = paths.clone();
-        thread::spawn(move || {
-            let _ = settings;
-            match super::up_unless_routed(&paths, caller, deadline) {
-                Ok(Some(lease)) => {
-                    let dns = lease.dns.iter().copied().map(Into::into).collect();
-                    let interface = lease.interface.clone();
-                    let ipv4 = Some(lease);
-                    sink(Event::Up(Uplink { interface, ipv4, dns, complete: true, ..Uplink::default() }));
-                    sink(Event::Exhausted(Error::NoLease { links: "no other link".to_owned() }));
-                }
-                Ok(None) => {
-                    sink(Event::Up(Uplink { complete: true, ..Uplink::default() }));
-                    sink(Event::Exhausted(Error::NoLease { links: "no other link".to_owned() }));
-                }
-                Err(error) => sink(Event::Exhausted(error)),
-            }
+        let found = if settings.only.is_none() { existing(paths, caller, &settings.given) } else { None };
+        Self::begin(paths, settings, caller, deadline, Box::new(sink), found)
+    }
+
+    /// As [`start`](Self::start), but never with the network that is there.
+    pub(super) fn start_anew(
+        paths: &Paths,
+        settings: Settings,
+        caller: Caller,
+        deadline: Deadline,
+        sink: impl Fn(Event) + Send + 'static,
+    ) -> Result<Self, Error> {
+        Self::begin(paths, settings, caller, deadline, Box::new(sink), None)
+    }
+
+    fn begin(
+        paths: &Paths,
+        settings: Settings,
+        caller: Caller,
+        deadline: Deadline,
+        sink: Sink,
+        existing: Option<Uplink>,
+    ) -> Result<Self, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let refused = |errno| Error::Kernel { what: "make an eventfd".to_owned(), errno };
+        let wake = Arc::new(eventfd(0, flags).map_err(refused)?);
+        let (commands, received) = mpsc::channel();
+        let (living, alive) = mpsc::channel::<()>();
+        if let Some(uplink) = existing {
+            sink(Event::Up(uplink));
+            sink(Event::Exhausted(Error::NoLease { links: "the network is used as it is".to_owned() }));
+            return Ok(Self { commands, wake, alive });
+        }
+        let ends = (received, Arc::clone(&wake));
+        let engine = Engine::open(paths, settings, caller, deadline, ends, sink)?;
+        let spawned = thread::Builder::new().name("network".to_owned()).spawn(move || {
+            engine.run();
+            drop(living);
         });
-        Ok(Self {})
+        let refused = |error: std::io::Error| Error::Kernel {
+            what: "start a thread".to_owned(),
+            errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN),
+        };
+        spawned.map_err(refused)?;
+        Ok(Self { commands, wake, alive })
     }
 
     /// The boot is carried by this link: the others are put back down, this one is kept.
     pub fn settle(&mut self, interface: &str) {
-        log::debug!("{interface} carries the boot");
+        self.command(Command::Settle(interface.to_owned()));
     }
 
     /// The next kernel takes over: leases are released or kept, as the settings say.
-    pub fn hand_over(self) {}
+    pub fn hand_over(self) {
+        self.command(Command::HandOver);
+        self.wait(HAND_OVER);
+    }
+
+    fn command(&self, command: Command) {
+        // A thread that has ended has nothing to do.
+        if self.commands.send(command).is_ok() {
+            let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+
+    fn wait(&self, longest: Duration) {
+        let _ = self.alive.recv_timeout(longest);
+    }
+}
+
+impl Drop for Network {
+    /// What was set stays: the next attempt takes it away.
+    fn drop(&mut self) {
+        self.command(Command::Stop);
+        self.wait(END);
+    }
 }

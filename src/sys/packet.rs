@@ -1,8 +1,8 @@
-//! Sockets for one network device: AF_PACKET with a filter for DHCP, and the device binding that a
-//! UDP socket needs where the kernel has no AF_PACKET. packet(7), socket(7).
+//! Sockets for one network device: AF_PACKET for DHCP, for spanning tree and for any traffic, and
+//! the device binding of other sockets. packet(7), socket(7).
 
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -29,15 +29,83 @@ const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
+/// ARP, IPv4 and IPv6, not what this machine itself sends: what a switch port lets through only when it
+/// forwards. `SKF_AD_*` of linux/filter.h.
+const TRAFFIC: [libc::sock_filter; 7] = [
+    instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, ANCILLARY + 4), // packet type
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 4, 0, 4),            // PACKET_OUTGOING
+    instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, ANCILLARY),     // protocol
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 3, 0, 0x0800),
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, 0x0806),
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0x86dd),
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+];
+
+/// The last instruction of [`TRAFFIC`]: one byte is enough.
+const ONE_BYTE: libc::sock_filter = instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 1);
+
+/// `SKF_AD_OFF`: -0x1000.
+const ANCILLARY: u32 = 0xffff_f000;
+
 /// Opens a non-blocking AF_PACKET socket that receives, from the IPv4 header on, what reaches UDP
 /// port 68 of the device with number `index`. EAFNOSUPPORT: the kernel has no CONFIG_PACKET.
 pub fn open(index: u32) -> Result<OwnedFd, Errno> {
+    open_for(index, IPV4, &mut { DHCP_REPLIES })
+}
+
+/// Opens one that has something to read once traffic passes on the device with number `index`.
+pub fn open_traffic(index: u32) -> Result<OwnedFd, Errno> {
+    let mut filter = TRAFFIC.to_vec();
+    filter.push(ONE_BYTE);
+    open_for(index, ALL, &mut filter)
+}
+
+/// The groups of bridges: of IEEE 802.1D, table 7-10, and of Cisco's trees of single VLANs.
+const BRIDGES: [[u8; 8]; 2] = [[0x01, 0x80, 0xc2, 0, 0, 0, 0, 0], [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd, 0, 0]];
+
+/// Opens one that receives, from the LLC header on, what bridges say to each other on the device with
+/// number `index`.
+pub fn open_bridge_groups(index: u32) -> Result<OwnedFd, Errno> {
+    let socket = open_for(index, LLC, &mut [])?;
+    BRIDGES.iter().try_for_each(|group| join(socket.as_fd(), index, *group))?;
+    Ok(socket)
+}
+
+fn join(socket: BorrowedFd<'_>, index: u32, mr_address: [u8; 8]) -> Result<(), Errno> {
+    let mr_ifindex = i32::try_from(index).map_err(|_| Errno::NODEV)?;
+    let group = libc::packet_mreq { mr_ifindex, mr_type: MULTICAST, mr_alen: 6, mr_address };
+    // SAFETY: `group` is a packet_mreq of the length that is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const group).cast(),
+            length_of::<libc::packet_mreq>(),
+        )
+    };
+    check(result)
+}
+
+fn open_for(index: u32, protocol: u16, filter: &mut [libc::sock_filter]) -> Result<OwnedFd, Errno> {
     // Without a protocol it receives nothing until it is bound, so nothing slips past the filter.
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;
-    let mut filter = DHCP_REPLIES;
-    #[expect(clippy::cast_possible_truncation, reason = "nine instructions")]
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    if !filter.is_empty() {
+        attach(socket.as_fd(), filter)?;
+    }
+    let address = broadcast_address(index, protocol)?;
+    // SAFETY: `address` is a sockaddr_ll of the length that is given.
+    let result = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length_of::<libc::sockaddr_ll>())
+    };
+    check(result)?;
+    Ok(socket)
+}
+
+fn attach(socket: BorrowedFd<'_>, filter: &mut [libc::sock_filter]) -> Result<(), Errno> {
+    let len = libc::c_ushort::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // SAFETY: `program` describes `filter`, which outlives the call; the kernel copies it.
     let result = unsafe {
         libc::setsockopt(
@@ -48,19 +116,12 @@ pub fn open(index: u32) -> Result<OwnedFd, Errno> {
             length_of::<libc::sock_fprog>(),
         )
     };
-    check(result)?;
-    let address = broadcast_address(index)?;
-    // SAFETY: `address` is a sockaddr_ll of the length that is given.
-    let result = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length_of::<libc::sockaddr_ll>())
-    };
-    check(result)?;
-    Ok(socket)
+    check(result)
 }
 
 /// Sends one IPv4 packet as a link-layer broadcast from the device with number `index`.
 pub fn send_broadcast(socket: BorrowedFd<'_>, index: u32, packet: &[u8]) -> Result<(), Errno> {
-    let address = broadcast_address(index)?;
+    let address = broadcast_address(index, IPV4)?;
     // SAFETY: `packet` and `address` are readable for the lengths that are given.
     let result = unsafe {
         libc::sendto(
@@ -91,14 +152,19 @@ pub fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     check(result)
 }
 
-/// AF_PACKET and ETH_P_IP as `sockaddr_ll` has them: packet(7).
+/// AF_PACKET, and protocols of linux/if_ether.h, as `sockaddr_ll` has them: packet(7).
 const FAMILY: libc::c_ushort = 17;
 const IPV4: u16 = 0x0800;
+const ALL: u16 = 0x0003;
+const LLC: u16 = 0x0004;
 
-fn broadcast_address(index: u32) -> Result<libc::sockaddr_ll, Errno> {
+/// PACKET_MR_MULTICAST of linux/if_packet.h.
+const MULTICAST: libc::c_ushort = 0;
+
+fn broadcast_address(index: u32, protocol: u16) -> Result<libc::sockaddr_ll, Errno> {
     Ok(libc::sockaddr_ll {
         sll_family: FAMILY,
-        sll_protocol: IPV4.to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(index).map_err(|_| Errno::NODEV)?,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -17,9 +17,9 @@ use crate::arch::Arch;
 use crate::host::{files, output};
 
 /// Drivers of network cards, and of the buses and PHYs they need, that machines and virtual
-/// machines commonly have, and of what the rollback record is kept in. Those the kernel does not have
-/// as modules are passed over.
-const COMMON: [&str; 7] = [VIRTUAL, PCI, ARM64, USB, PHY, DISKS, RECORD];
+/// machines commonly have, of devices made above them, and of what the rollback record is kept in. Those
+/// the kernel does not have as modules are passed over.
+const COMMON: [&str; 8] = [VIRTUAL, PCI, ARM64, USB, PHY, DEVICES, DISKS, RECORD];
 const VIRTUAL: &str = "virtio_pci virtio_mmio virtio_net vmxnet3 hv_netvsc pci_hyperv xen_netfront ena gve \
     ixgbevf iavf igbvf";
 const PCI: &str = "e100 e1000 e1000e igb igc ixgbe i40e ice 8139cp 8139too r8169 tg3 bnx2 bnxt_en mlx4_en \
@@ -28,6 +28,8 @@ const ARM64: &str = "genet macb mvneta mvpp2 dwmac_rk dwmac_sun8i dwmac_generic 
     xgene_enet smsc911x";
 const USB: &str = "xhci_pci xhci_plat_hcd ehci_pci r8152 ax88179_178a asix cdc_ether smsc95xx lan78xx";
 const PHY: &str = "realtek broadcom marvell motorcomm micrel";
+/// `vlan=` and `bond=`; see src/init/modules.rs, which loads them where the command line asks for them.
+const DEVICES: &str = "8021q bonding";
 const DISKS: &str = "virtio_blk nvme ahci sd_mod usb_storage uas sdhci_pci sdhci_iproc mmc_block";
 /// See src/init/modules.rs, which loads them.
 const RECORD: &str = "efivarfs ext4 crc32c_generic vfat nls_cp437 nls_ascii nls_iso8859_1";

@@ -1,103 +1,169 @@
-//! A lease on its link, set and taken away: MTU, address and routes through rtnetlink(7).
+//! Addresses and routes of both families, as rtnetlink(7) takes them.
 
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeader, AddressScope};
-use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use rustix::io::Errno;
 
-use super::netlink::{Incoming, Netlink};
-use super::{Error, set_link};
-use crate::net::files::Last;
-use crate::net::lease::{Lease, Route};
-use crate::net::link::Link;
+use super::netlink::{Incoming, Netlink, attribute};
 
-/// Sets what the lease says. Setting it once more changes nothing. Only an address that cannot be
-/// set is an error: with it alone, a server in the same network is reached.
-pub(super) fn lease(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Error> {
-    if let Some(mtu) = lease.mtu
-        && link.mtu != Some(u32::from(mtu))
-        && let Err(errno) = set_mtu(requests, link, u32::from(mtu))
-    {
-        log::warn!("{}: cannot set MTU {mtu}: {errno}", lease.interface);
-    }
-    add_address(requests, link, lease).map_err(|errno| Error::Kernel {
-        what: format!("set address {}/{} on {}", lease.address, lease.prefix, lease.interface),
-        errno,
-    })?;
-    for route in &lease.routes {
-        if let Err(errno) = add_route(requests, link, lease, *route) {
-            log::warn!("{}: cannot set route {}: {errno}", lease.interface, describe(route));
-        }
-    }
-    log::info!("{}", summary(lease));
-    Ok(())
+/// IFA_RT_PRIORITY of linux/if_addr.h: the metric of the route to the address's own network.
+const IFA_RT_PRIORITY: u16 = 9;
+
+/// An address of this machine's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address {
+    pub(super) address: IpAddr,
+    /// In bits.
+    pub(super) prefix: u8,
+    /// The other end, where there is only one.
+    pub(super) peer: Option<IpAddr>,
+    pub(super) broadcast: Option<Ipv4Addr>,
+    /// Seconds: preferred, valid. None is for ever.
+    pub(super) lifetimes: Option<(u32, u32)>,
+    pub(super) metric: u32,
 }
 
-/// Takes away what the lease `last` has set on its link. What is gone already is no fault; what
-/// cannot be taken away is a warning, since the next lease may do all the same.
-pub(super) fn withdraw(requests: &mut Netlink, link: &Link, last: &Last) {
-    log::debug!("{}: the lease {}/{} is given up", last.interface, last.address, last.prefix);
-    let report = |what: &str, result: Result<(), Errno>| match result {
-        Ok(()) | Err(Errno::ADDRNOTAVAIL | Errno::SRCH | Errno::NODEV) => {}
-        Err(errno) => log::warn!("{}: cannot remove {what} of the last lease: {errno}", last.interface),
+/// A route to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RouteTo {
+    pub(super) destination: IpAddr,
+    pub(super) prefix: u8,
+    pub(super) gateway: Option<IpAddr>,
+    /// The gateway is on the link, whatever the prefixes say.
+    pub(super) onlink: bool,
+    pub(super) source: Option<IpAddr>,
+    pub(super) metric: u32,
+}
+
+impl fmt::Display for RouteTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.destination, self.prefix)?;
+        self.gateway.map_or(Ok(()), |gateway| write!(f, " via {gateway}"))
+    }
+}
+
+/// Whether both lie in one network of `prefix` bits.
+pub(super) fn same_network(one: IpAddr, other: IpAddr, prefix: u8) -> bool {
+    let differing = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => u128::from(u32::from(one) ^ u32::from(other)) << 96,
+        (IpAddr::V6(one), IpAddr::V6(other)) => u128::from(one) ^ u128::from(other),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
     };
-    report("the routes", remove_routes(requests, link));
-    let (header, attributes) = address(link, last.address, last.prefix);
-    report("the address", requests.change(libc::RTM_DELADDR, 0, &header, &attributes));
-    if let (Some(before), Some(set)) = (last.mtu_before, last.mtu)
-        && link.mtu == Some(u32::from(set))
-        && before != u32::from(set)
-    {
-        report("the MTU", set_mtu(requests, link, before));
-    }
+    differing.leading_zeros() >= u32::from(prefix)
 }
 
-fn set_mtu(requests: &mut Netlink, link: &Link, mtu: u32) -> Result<(), Errno> {
-    set_link(requests, link, LinkFlags::empty(), &[attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())])
-}
-
-fn add_address(requests: &mut Netlink, link: &Link, lease: &Lease) -> Result<(), Errno> {
-    let (header, mut attributes) = address(link, lease.address, lease.prefix);
-    if lease.prefix < 31 {
-        let broadcast = Ipv4Addr::from(u32::from(lease.address) | host_bits(lease.prefix));
+/// Setting it once more changes nothing.
+pub(super) fn add_address(requests: &mut Netlink, index: u32, address: &Address) -> Result<(), Errno> {
+    let (header, mut attributes) = named(index, address.address, address.prefix, address.peer);
+    if let Some(broadcast) = address.broadcast {
         attributes.push(attribute(libc::IFA_BROADCAST, &broadcast.octets()));
     }
+    if let Some((preferred, valid)) = address.lifetimes {
+        // struct ifa_cacheinfo: preferred, valid, and two times that the kernel fills in.
+        let mut info = Vec::with_capacity(16);
+        for field in [preferred.min(valid), valid, 0, 0] {
+            info.extend_from_slice(&field.to_ne_bytes());
+        }
+        attributes.push(attribute(libc::IFA_CACHEINFO, &info));
+    }
+    attributes.push(attribute(IFA_RT_PRIORITY, &address.metric.to_ne_bytes()));
     requests.change(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
 }
 
-fn address(link: &Link, address: Ipv4Addr, prefix: u8) -> (AddressHeader, Vec<DefaultNla>) {
-    let header = AddressHeader {
-        family: AddressFamily::Inet,
-        prefix_len: prefix,
-        scope: AddressScope::Universe,
-        index: link.index,
-        ..AddressHeader::default()
-    };
-    let own = address.octets();
-    (header, vec![attribute(libc::IFA_LOCAL, &own), attribute(libc::IFA_ADDRESS, &own)])
+pub(super) fn remove_address(
+    requests: &mut Netlink,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<(), Errno> {
+    let (header, mut attributes) = named(index, address, prefix, None);
+    // Without the peer's address any peer matches.
+    attributes.truncate(1);
+    requests.change(libc::RTM_DELADDR, 0, &header, &attributes)
 }
 
-/// Removes every route on the link that a DHCP client has set. All are tried; the first failure is
-/// returned.
-fn remove_routes(requests: &mut Netlink, link: &Link) -> Result<(), Errno> {
-    let header = RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() };
+/// The address itself is the first attribute.
+fn named(index: u32, address: IpAddr, prefix: u8, peer: Option<IpAddr>) -> (AddressHeader, Vec<DefaultNla>) {
+    let header = AddressHeader {
+        family: family(address),
+        prefix_len: prefix,
+        scope: AddressScope::Universe,
+        index,
+        ..AddressHeader::default()
+    };
+    let own = attribute(libc::IFA_LOCAL, &octets(address));
+    (header, vec![own, attribute(libc::IFA_ADDRESS, &octets(peer.unwrap_or(address)))])
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+pub(super) fn add_route(requests: &mut Netlink, index: u32, route: &RouteTo) -> Result<(), Errno> {
+    let mut header = RouteHeader {
+        address_family: family(route.destination),
+        destination_prefix_length: route.prefix,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Dhcp,
+        kind: RouteType::Unicast,
+        scope: RouteScope::Link,
+        ..RouteHeader::default()
+    };
+    let mut attributes = vec![
+        attribute(libc::RTA_OIF, &index.to_ne_bytes()),
+        attribute(libc::RTA_PRIORITY, &route.metric.to_ne_bytes()),
+    ];
+    if let Some(source) = route.source {
+        attributes.push(attribute(libc::RTA_PREFSRC, &octets(source)));
+    }
+    if route.prefix > 0 {
+        attributes.push(attribute(libc::RTA_DST, &octets(route.destination)));
+    }
+    if let Some(gateway) = route.gateway {
+        header.scope = RouteScope::Universe;
+        if route.onlink {
+            header.flags = RouteFlags::Onlink;
+        }
+        attributes.push(attribute(libc::RTA_GATEWAY, &octets(gateway)));
+    }
+    requests.change(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
+}
+
+/// Removes the routes on the device that a DHCP client has set, but not `kept`. All are tried; the
+/// first failure is returned.
+pub(super) fn remove_routes(
+    requests: &mut Netlink,
+    index: u32,
+    ipv6: bool,
+    kept: &[RouteTo],
+) -> Result<(), Errno> {
+    let address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let header = RouteHeader { address_family, ..RouteHeader::default() };
     let mut routes = Vec::new();
-    let found = &mut |incoming: Incoming| routes.extend(leased_route(&incoming, link.index));
+    let found = &mut |incoming: Incoming| routes.extend(ours(&incoming, index));
     requests.list(libc::RTM_GETROUTE, &header, found)?;
     routes
         .iter()
+        .filter(|(header, attributes)| !kept.iter().any(|route| is(route, header, attributes)))
         .map(|(header, attributes)| requests.change(libc::RTM_DELROUTE, 0, header, attributes))
         .fold(Ok(()), Result::and)
 }
 
 /// A route of the main table on the device `index` with RTPROT_DHCP, as it came: given back to the
 /// kernel, that names it, as `ip route flush` does.
-fn leased_route(incoming: &Incoming, index: u32) -> Option<(RouteHeader, Vec<DefaultNla>)> {
+fn ours(incoming: &Incoming, index: u32) -> Option<(RouteHeader, Vec<DefaultNla>)> {
     let header = RouteHeader::parse(&incoming.payload).ok()?;
     let leased = header.protocol == RouteProtocol::Dhcp && header.table == RouteHeader::RT_TABLE_MAIN;
     if incoming.kind != libc::RTM_NEWROUTE || !leased {
@@ -110,107 +176,35 @@ fn leased_route(incoming: &Incoming, index: u32) -> Option<(RouteHeader, Vec<Def
     attributes.contains(&attribute(libc::RTA_OIF, &index.to_ne_bytes())).then_some((header, attributes))
 }
 
-fn add_route(requests: &mut Netlink, link: &Link, lease: &Lease, route: Route) -> Result<(), Errno> {
-    let mut header = RouteHeader {
-        address_family: AddressFamily::Inet,
-        destination_prefix_length: route.prefix,
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Dhcp,
-        kind: RouteType::Unicast,
-        scope: RouteScope::Link,
-        ..RouteHeader::default()
+fn is(route: &RouteTo, header: &RouteHeader, attributes: &[DefaultNla]) -> bool {
+    let has = |kind, address: Option<IpAddr>| {
+        address.is_none_or(|address| attributes.contains(&attribute(kind, &octets(address))))
     };
-    let mut attributes = vec![
-        attribute(libc::RTA_OIF, &link.index.to_ne_bytes()),
-        attribute(libc::RTA_PREFSRC, &lease.address.octets()),
-    ];
-    if route.prefix > 0 {
-        attributes.push(attribute(libc::RTA_DST, &route.destination.octets()));
-    }
-    if let Some(gateway) = route.gateway {
-        header.scope = RouteScope::Universe;
-        // Clouds give /32 leases: the router is on the link all the same.
-        let differing = u32::from(gateway) ^ u32::from(lease.address);
-        if differing & !host_bits(lease.prefix) != 0 {
-            header.flags = RouteFlags::Onlink;
-        }
-        attributes.push(attribute(libc::RTA_GATEWAY, &gateway.octets()));
-    }
-    requests.change(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
-}
-
-fn host_bits(prefix: u8) -> u32 {
-    u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0)
-}
-
-fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
-    DefaultNla::new(kind, value.to_vec())
-}
-
-/// `eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s`
-fn summary(lease: &Lease) -> String {
-    let mut line = format!("{}: lease {}/{}", lease.interface, lease.address, lease.prefix);
-    if let Some(server) = lease.server {
-        let _ = write!(line, " from {server}");
-    }
-    for route in &lease.routes {
-        let _ = match route {
-            Route { prefix: 0, gateway: Some(gateway), .. } => write!(line, ", gateway {gateway}"),
-            other => write!(line, ", route {}", describe(other)),
-        };
-    }
-    for server in &lease.dns {
-        let _ = write!(line, ", dns {server}");
-    }
-    if let Some(mtu) = lease.mtu {
-        let _ = write!(line, ", mtu {mtu}");
-    }
-    let _ = match lease.lease_seconds {
-        Some(seconds) => write!(line, ", {seconds} s"),
-        None => write!(line, ", without end"),
-    };
-    line
-}
-
-fn describe(route: &Route) -> String {
-    let to = format!("{}/{}", route.destination, route.prefix);
-    match route.gateway {
-        Some(gateway) => format!("{to} via {gateway}"),
-        None => to,
-    }
+    let destination = (route.prefix > 0).then_some(route.destination);
+    header.destination_prefix_length == route.prefix
+        && has(libc::RTA_DST, destination)
+        && has(libc::RTA_GATEWAY, route.gateway)
+        && has(libc::RTA_PREFSRC, route.source)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lease() -> Lease {
-        Lease {
-            interface: "eth0".into(),
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            server: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            routers: vec![Ipv4Addr::new(10, 0, 2, 2)],
-            routes: vec![Route {
-                destination: Ipv4Addr::UNSPECIFIED,
-                prefix: 0,
-                gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            }],
-            dns: (1..6).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect(),
-            domain: Some("example.org".into()),
-            search: vec![],
-            mtu: None,
-            lease_seconds: Some(86_400),
-        }
-    }
-
     #[test]
-    fn a_summary_is_one_line() {
-        let lease = Lease { dns: vec![Ipv4Addr::new(10, 0, 2, 3)], ..lease() };
-        assert_eq!(
-            summary(&lease),
-            "eth0: lease 10.0.2.15/24 from 10.0.2.2, gateway 10.0.2.2, dns 10.0.2.3, 86400 s"
-        );
+    fn networks_are_told_apart() {
+        for (one, other, prefix, same) in [
+            ("10.0.2.15", "10.0.2.2", 24, true),
+            ("10.0.2.15", "10.0.3.2", 24, false),
+            ("10.0.2.15", "10.0.2.2", 32, false),
+            ("10.0.2.15", "10.0.2.15", 32, true),
+            ("10.0.2.15", "192.0.2.1", 0, true),
+            ("2001:db8::1", "2001:db8::ffff", 64, true),
+            ("2001:db8::1", "2001:db8:0:1::1", 64, false),
+            ("2001:db8::1", "10.0.2.2", 0, false),
+        ] {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(same_network(one, other, prefix), same, "{one} {other} {prefix}");
+        }
     }
 }

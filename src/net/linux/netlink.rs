@@ -20,6 +20,16 @@ const BUFFER: usize = 32 * 1024;
 /// The kernel answers within the request; this is for a kernel that does not.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// What is listened to: `enum rtnetlink_groups` of linux/rtnetlink.h.
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV6_IFINFO,
+    libc::RTNLGRP_IPV6_PREFIX,
+    libc::RTNLGRP_ND_USEROPT,
+];
+
 /// A connection to the kernel's routing subsystem. Only the kernel can send to it.
 pub(super) struct Netlink {
     socket: Socket,
@@ -42,10 +52,12 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// A connection that hears of every change of a link.
+    /// A connection that hears of every change of a link, and of what IPv6 routers bring about.
     pub(super) fn listen() -> Result<Self, Errno> {
         let netlink = Self::connect()?;
-        netlink.socket.add_membership(libc::RTNLGRP_LINK).map_err(errno)?;
+        for group in GROUPS {
+            netlink.socket.add_membership(group).map_err(errno)?;
+        }
         Ok(netlink)
     }
 
@@ -180,4 +192,16 @@ fn result(payload: &[u8]) -> Result<(), Errno> {
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn errno(error: io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+/// One attribute of a request.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> DefaultNla {
+    DefaultNla::new(kind, value.to_vec())
+}
+
+/// An attribute that holds others.
+pub(super) fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
+    let mut value = vec![0; inner.buffer_len()];
+    inner.emit(&mut value);
+    DefaultNla::new(kind, value)
 }

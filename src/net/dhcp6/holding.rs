@@ -1,0 +1,94 @@
+//! What is held: taken, renewed, rebound, lost. RFC 8415, section 18.2.
+
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use dhcproto::v6::Status;
+
+use super::reply::{Reply, words};
+use super::{Client6, LATER, Reaction6, Step, addresses};
+use crate::net::lease6::{FOR_EVER, Lease6};
+
+/// What has been granted, by whom and when.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) lease: Lease6,
+    pub(super) server: Vec<u8>,
+    since: Instant,
+}
+
+impl Client6 {
+    /// An answer to Renew or Rebind: RFC 8415, section 18.2.10.1.
+    pub(super) fn extended(
+        &mut self,
+        now: Instant,
+        source: Ipv6Addr,
+        server: Vec<u8>,
+        reply: Reply,
+    ) -> Reaction6 {
+        let Some(held) = &self.held else { return Reaction6::Nothing };
+        if !reply.association.addresses.is_empty() && reply.status.is_none() {
+            return self.bind(now, reply.lease(source), server);
+        }
+        let withdrawn = &reply.association.withdrawn;
+        let refusal = reply.refusal();
+        match refusal.map(|refusal| refusal.status) {
+            None if held.lease.addresses.iter().all(|(address, ..)| withdrawn.contains(address)) => {
+                self.lose(now, format!("{source} has withdrawn the addresses"))
+            }
+            Some(Status::NotOnLink) => {
+                let reason = words(source, refusal);
+                self.lose(now, reason)
+            }
+            Some(Status::NoBinding) => {
+                let addresses = addresses(&held.lease).unwrap_or_default();
+                self.refused(source, refusal);
+                self.begin(Step::Request { server, source, addresses }, now);
+                self.send(now)
+            }
+            _ => {
+                self.refused(source, refusal);
+                Reaction6::Nothing
+            }
+        }
+    }
+
+    pub(super) fn bind(&mut self, now: Instant, lease: Lease6, server: Vec<u8>) -> Reaction6 {
+        let told = Box::new(lease.clone());
+        let before = self.held.replace(Held { lease, server, since: now });
+        self.tally.refusals = 0;
+        self.tally.trouble = None;
+        self.begin(Step::Rest, now);
+        self.rest(now);
+        if before.is_some() { Reaction6::Renewed(told) } else { Reaction6::Bound(told) }
+    }
+
+    pub(super) fn lose(&mut self, now: Instant, reason: String) -> Reaction6 {
+        self.held = None;
+        self.tally.trouble = Some(reason.clone());
+        self.again(now);
+        Reaction6::Lost(reason)
+    }
+
+    pub(super) fn rest(&mut self, now: Instant) {
+        let next = [self.times().map(|(t1, _)| t1), self.end()].into_iter().flatten().min();
+        self.due = next.unwrap_or(now + LATER).max(now);
+    }
+
+    /// T1 and T2 of what is held.
+    pub(super) fn times(&self) -> Option<(Instant, Instant)> {
+        let held = self.held.as_ref()?;
+        Some((after(held.since, held.lease.t1), after(held.since, held.lease.t2)))
+    }
+
+    /// The end of the last address, if there is one and it has an end.
+    pub(super) fn end(&self) -> Option<Instant> {
+        let held = self.held.as_ref()?;
+        let valid = held.lease.valid();
+        (valid != FOR_EVER).then(|| after(held.since, valid))
+    }
+}
+
+fn after(since: Instant, seconds: u32) -> Instant {
+    since + Duration::from_secs(seconds.into())
+}

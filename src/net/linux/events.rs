@@ -1,0 +1,215 @@
+//! What the kernel tells: links that appear, change and go, and what IPv6 routers bring about.
+
+use std::time::Instant;
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressHeader;
+use netlink_packet_route::link::LinkHeader;
+use netlink_packet_route::route::RouteHeader;
+use rustix::io::Errno;
+
+use super::ipv6::Word;
+use super::netlink::Incoming;
+use super::runner::Runner;
+use super::{Engine, refused};
+use crate::net::Error;
+use crate::net::address::{DefaultRoute, LinkAddress};
+use crate::net::link::Link;
+use crate::net::ra::{RouterFlags, RouterNames};
+
+/// RTM_NEWPREFIX and RTM_NEWNDUSEROPT of linux/rtnetlink.h.
+const RTM_NEWPREFIX: u16 = 52;
+const RTM_NEWNDUSEROPT: u16 = 68;
+
+impl Engine {
+    /// Takes away what the last attempt has set, and takes the links that are there.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        let links = self.links_now()?;
+        for link in links.iter().rev() {
+            if self.setup.plan(link).is_some() || self.setup.only_raises(link) {
+                self.kernel.withdraw_addresses(link);
+            } else {
+                self.kernel.put_back(link);
+            }
+        }
+        self.list()
+    }
+
+    /// Takes the links that are there, and IPv6 as it is.
+    fn list(&mut self) -> Result<(), Error> {
+        let links = self.links_now()?;
+        let now = Instant::now();
+        self.links.retain(|known| links.iter().any(|link| link.index == known.index));
+        self.runners.retain(|runner| links.iter().any(|link| link.index == runner.link.index));
+        links.into_iter().try_for_each(|link| self.seen(link, now))?;
+        let list = |engine: &mut Self| -> Result<Vec<Incoming>, Errno> {
+            let mut found = Vec::new();
+            let ipv6 = AddressFamily::Inet6;
+            let add = &mut |incoming| found.push(incoming);
+            let requests = &mut engine.kernel.requests;
+            requests.list(
+                libc::RTM_GETADDR,
+                &AddressHeader { family: ipv6, ..AddressHeader::default() },
+                add,
+            )?;
+            let header = RouteHeader { address_family: ipv6, ..RouteHeader::default() };
+            requests.list(libc::RTM_GETROUTE, &header, add)?;
+            Ok(found)
+        };
+        // A kernel without IPv6 has nothing to list.
+        let found = list(self).unwrap_or_default();
+        for incoming in &found {
+            self.learn(incoming, now)?;
+        }
+        self.list_flags(now)
+    }
+
+    /// What routers have said of DHCPv6.
+    fn list_flags(&mut self, now: Instant) -> Result<(), Error> {
+        let mut found = Vec::new();
+        let header = LinkHeader { interface_family: AddressFamily::Inet6, ..LinkHeader::default() };
+        let add = &mut |incoming| found.push(incoming);
+        if let Err(errno) = self.kernel.requests.list(libc::RTM_GETLINK, &header, add) {
+            log::debug!("IPv6 flags cannot be listed: {errno}");
+        }
+        found.iter().try_for_each(|incoming| self.learn(incoming, now))
+    }
+
+    fn links_now(&mut self) -> Result<Vec<Link>, Error> {
+        let mut links = Vec::new();
+        let found = &mut |incoming: Incoming| {
+            if incoming.kind == libc::RTM_NEWLINK {
+                links.extend(Link::parse(&incoming.payload));
+            }
+        };
+        self.kernel
+            .requests
+            .list(libc::RTM_GETLINK, &LinkHeader::default(), found)
+            .map_err(refused("list the links"))?;
+        Ok(links)
+    }
+
+    /// Takes the kernel's events.
+    pub(super) fn hear(&mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        let heard = self.events.arrived(&mut |incoming| events.push(incoming));
+        let now = Instant::now();
+        let mut advertised = false;
+        for incoming in &events {
+            match (incoming.kind, Link::parse(&incoming.payload)) {
+                (libc::RTM_NEWLINK, Some(link)) => self.seen(link, now)?,
+                (libc::RTM_DELLINK, Some(link)) => self.gone(&link),
+                (RTM_NEWPREFIX | RTM_NEWNDUSEROPT | libc::RTM_NEWROUTE, _) => {
+                    advertised = true;
+                    self.learn(incoming, now)?;
+                }
+                _ => self.learn(incoming, now)?,
+            }
+        }
+        if advertised {
+            self.list_flags(now)?;
+        }
+        match heard {
+            Err(Errno::NOBUFS) => self.list(),
+            other => other.map_err(refused("report events")),
+        }
+    }
+
+    fn gone(&mut self, link: &Link) {
+        self.links.retain(|known| known.index != link.index);
+        self.devices.forget(link.name());
+        if let Some(place) = self.runners.iter().position(|runner| runner.link.index == link.index) {
+            let runner = self.runners.remove(place);
+            log::info!("{} has gone", runner.link.name());
+            if runner.told.is_some() {
+                (self.sink)(super::Event::Down(runner.link.name().to_owned()));
+            }
+            self.written = self.written.take().filter(|written| written != runner.link.name());
+        }
+    }
+
+    /// A device is new or has changed.
+    fn seen(&mut self, mut link: Link, now: Instant) -> Result<(), Error> {
+        match self.links.iter_mut().find(|known| known.index == link.index) {
+            Some(known) => {
+                known.update(link.clone());
+                link = known.clone();
+            }
+            None => {
+                log::debug!("{}", link.describe());
+                self.links.push(link.clone());
+            }
+        }
+        if self.settled.is_none() && self.setup.settings.only.is_none() {
+            // A bond takes its members before it is raised.
+            self.devices.make(&mut self.kernel, &self.setup.settings.given, &self.links);
+        }
+        if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
+            let updated = runner.update(link, &mut self.kernel, &mut self.setup, self.started, now);
+            updated.map_err(refused("set up a link"))?;
+        } else if self.settled.is_none() {
+            self.new_link(link, now)?;
+        }
+        Ok(())
+    }
+
+    /// A device that takes no part so far.
+    fn new_link(&mut self, mut link: Link, now: Instant) -> Result<(), Error> {
+        if link.flags.loopback {
+            if let Err(errno) = self.kernel.raise(&link) {
+                log::warn!("{} cannot be raised: {errno}", link.name());
+            }
+            return Ok(());
+        }
+        let plan = self.setup.plan(&link);
+        if plan.is_some() || self.setup.only_raises(&link) {
+            self.setup.rename(&mut self.kernel, &mut link);
+            if let Some(known) = self.links.iter_mut().find(|known| known.index == link.index) {
+                known.clone_from(&link);
+            }
+        }
+        let Some(plan) = plan else {
+            if self.setup.only_raises(&link)
+                && let Err(errno) = self.kernel.raise(&link)
+            {
+                return Err(Error::Kernel { what: format!("raise {}", link.name()), errno });
+            }
+            return Ok(());
+        };
+        let name = link.name().to_owned();
+        let forbidden = |errno| Error::Kernel { what: format!("raise {name}"), errno };
+        let metric = self.next_metric;
+        self.next_metric = self.next_metric.saturating_add(1);
+        let mut runner =
+            Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now).map_err(forbidden)?;
+        let followed = runner.follow_carrier(&mut self.kernel, &mut self.setup, self.started, now);
+        self.runners.push(runner);
+        followed.map_err(refused("set up a link"))
+    }
+
+    /// Hands what is said of IPv6 to the link that it is about.
+    fn learn(&mut self, incoming: &Incoming, now: Instant) -> Result<(), Error> {
+        let Some((index, word)) = word(incoming) else { return Ok(()) };
+        let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == index) else {
+            return Ok(());
+        };
+        runner.learn(word, &mut self.kernel, &mut self.setup, now).map_err(refused("set up IPv6"))
+    }
+}
+
+fn word(incoming: &Incoming) -> Option<(u32, Word)> {
+    let payload = &incoming.payload;
+    match incoming.kind {
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+            let address = LinkAddress::parse(payload)?;
+            Some((address.index, Word::Address(address, incoming.kind == libc::RTM_NEWADDR)))
+        }
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+            let route = DefaultRoute::parse(payload)?;
+            Some((route.index, Word::Route(route, incoming.kind == libc::RTM_NEWROUTE)))
+        }
+        libc::RTM_NEWLINK => RouterFlags::parse(payload).map(|(index, flags)| (index, Word::Flags(flags))),
+        RTM_NEWNDUSEROPT => RouterNames::parse(payload).map(|names| (names.index, Word::Names(names))),
+        _ => None,
+    }
+}

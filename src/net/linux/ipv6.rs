@@ -1,0 +1,502 @@
+//! IPv6 on one link: what the kernel makes of router advertisements, DHCPv6, or the addresses that are given.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::apply::{Address, RouteTo, same_network};
+use super::runner::{Context, routes_given};
+use super::setup::seed;
+use super::transport::{self, Port6};
+use crate::config::network::{Ipv6Mode, StaticAddress};
+use crate::net::address::{DefaultRoute, LinkAddress};
+use crate::net::dhcp6::{Client6, Need, Reaction6};
+use crate::net::lease6::Lease6;
+use crate::net::ra::{RouterFlags, RouterNames};
+use crate::net::slaac::Gathered;
+use crate::net::state::Family;
+use crate::net::uplink::Ipv6 as Side;
+
+/// Packets read from one socket before the others have their turn.
+const BATCH: usize = 32;
+
+/// What the kernel says of IPv6 on one link.
+#[derive(Debug)]
+pub(super) enum Word {
+    Address(LinkAddress, bool),
+    Route(DefaultRoute, bool),
+    Flags(RouterFlags),
+    Names(RouterNames),
+}
+
+#[derive(Default)]
+pub(super) struct Ipv6 {
+    mode: Mode,
+    gathered: Gathered,
+    /// In [`Mode::Either`]: when routers have had their time, and whether they have.
+    fallback: Option<Instant>,
+    given_up: bool,
+    /// How long an address alone is not enough, once DHCPv6 is asked.
+    names_by: Option<Instant>,
+    /// A router spoke before anybody listened, and has not told its names again.
+    unheard: bool,
+    /// The link-local address can be sent from.
+    ready: bool,
+    port: Option<Port6>,
+    client: Option<(Client6, Need)>,
+    lease: Option<Lease6>,
+    /// Where names are asked for is reached by these.
+    routes: Vec<RouteTo>,
+    trouble: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    #[default]
+    Off,
+    /// As routers say.
+    Auto,
+    /// As routers say, and DHCPv6 where none brings an address.
+    Either,
+    /// DHCPv6 whatever they say.
+    Dhcp,
+    Given,
+}
+
+/// How long DHCPv6 has to tell who is asked for names, before a link is used without.
+const NAMES_WAIT: Duration = Duration::from_secs(3);
+
+/// How long routers have before DHCPv6 is asked without them, in [`Mode::Either`].
+const ROUTERS_FIRST: Duration = Duration::from_secs(3);
+
+impl Ipv6 {
+    /// Before the link is raised: how the kernel is to deal with routers here. What Linux does by itself,
+    /// with these differences (Documentation/networking/ip-sysctl.rst): no temporary addresses; the first
+    /// solicitation at once, and none more than 4 s after the last; 250 ms instead of a second for
+    /// duplicate address detection, which a card on the same wire answers within milliseconds.
+    pub(super) fn prepare(&mut self, context: &mut Context<'_>) {
+        let given: Vec<Ipv6Addr> = given(context).filter_map(|given| ipv6(given.address)).collect();
+        self.mode = match context.plan.ipv6 {
+            _ if !given.is_empty() => Mode::Given,
+            _ if !context.kernel.paths.sysctl("net/ipv6").exists() => Mode::Off,
+            Ipv6Mode::Off => Mode::Off,
+            Ipv6Mode::Auto => Mode::Auto,
+            Ipv6Mode::Either => Mode::Either,
+            Ipv6Mode::Dhcp => Mode::Dhcp,
+        };
+        self.gathered = Gathered::new(given);
+        let name = context.link.name();
+        let asks = self.asks_routers();
+        // 2 rather than 1: also where packets are forwarded.
+        let [accept, form] = if asks { ["2", "1"] } else { ["0", "0"] };
+        for (setting, value) in [("accept_ra", accept), ("autoconf", form)] {
+            context.kernel.sysctl("net/ipv6/conf", name, setting, value);
+        }
+        if self.mode == Mode::Off {
+            return;
+        }
+        for (setting, value) in [
+            ("disable_ipv6", "0"),
+            ("use_tempaddr", "0"),
+            ("router_solicitation_delay", "0"),
+            ("router_solicitation_interval", "1"),
+            ("router_solicitation_max_interval", "4"),
+            ("router_solicitations", "-1"),
+        ] {
+            context.kernel.sysctl("net/ipv6/conf", name, setting, value);
+        }
+        context.kernel.sysctl("net/ipv6/neigh", name, "retrans_time_ms", "250");
+    }
+
+    fn asks_routers(&self) -> bool {
+        matches!(self.mode, Mode::Auto | Mode::Either | Mode::Dhcp)
+    }
+
+    /// Where messages arrive.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.port.as_ref().map(Port6::as_fd)
+    }
+
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let names = self.names_by.filter(|&until| now < until);
+        self.client
+            .as_ref()
+            .map(|(client, _)| client.due())
+            .into_iter()
+            .chain(self.fallback)
+            .chain(names)
+            .min()
+    }
+
+    pub(super) fn family(&self, now: Instant) -> Family {
+        let held = |lease: &Lease6| lease.addresses.iter().all(|(address, ..)| self.gathered.has(*address));
+        let waits = self.client.is_some() && !self.lease.as_ref().is_some_and(held);
+        match self.mode {
+            Mode::Off => Family::Off,
+            Mode::Given if self.has_address() => Family::Settled,
+            Mode::Auto | Mode::Either if self.gathered.is_usable() && self.unheard => Family::Usable,
+            Mode::Auto | Mode::Either if self.gathered.is_usable() && !waits => Family::Settled,
+            Mode::Dhcp if self.gathered.is_usable() && self.client.is_some() && !waits => Family::Settled,
+            // DHCPv6 has more to tell: without it there may be nobody to ask for names.
+            Mode::Auto | Mode::Either
+                if self.gathered.is_usable()
+                    && (self.knows_names(now) || self.names_by.is_none_or(|until| until <= now)) =>
+            {
+                Family::Usable
+            }
+            Mode::Auto | Mode::Either | Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
+            // Without a router the servers of the link itself are reached.
+            Mode::Either | Mode::Dhcp if self.lease.is_some() && self.has_address() => Family::Usable,
+            _ if self.gathered.flags.received => Family::Advertised,
+            _ => Family::Asking,
+        }
+    }
+
+    fn knows_names(&self, now: Instant) -> bool {
+        !self.gathered.ipv6(self.lease.as_ref(), now).dns.is_empty()
+    }
+
+    fn has_address(&self) -> bool {
+        self.gathered.duplicates().next().is_none()
+            && !self.gathered.ipv6(self.lease.as_ref(), Instant::now()).addresses.is_empty()
+    }
+
+    /// What there is of it for an uplink.
+    pub(super) fn side(&self, now: Instant) -> Option<Side> {
+        let side = self.gathered.ipv6(self.lease.as_ref(), now);
+        (self.mode != Mode::Off && !side.addresses.is_empty()).then_some(side)
+    }
+
+    /// Carrier is there.
+    pub(super) fn start(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
+        self.trouble = None;
+        if self.mode == Mode::Given {
+            return self.set_given(context);
+        }
+        if self.gathered.flags.received {
+            // Nobody has listened when its names were told.
+            self.unheard = true;
+            self.hurry(context, now);
+        }
+        self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
+        self.consider_dhcp(context, now)
+    }
+
+    /// Carrier has gone, and may come back. The kernel keeps what routers said.
+    pub(super) fn pause(&mut self) {
+        self.fallback = None;
+        if self.lease.is_none() {
+            (self.port, self.client) = (None, None);
+        }
+    }
+
+    /// Takes away what was set.
+    fn stop(&mut self, context: &mut Context<'_>) {
+        self.pause();
+        (self.port, self.client) = (None, None);
+        if let Some(lease) = self.lease.take() {
+            remove(context, &lease);
+        }
+        if self.mode == Mode::Given {
+            let given: Vec<StaticAddress> = given(context).collect();
+            for given in given {
+                context.kernel.remove_address(context.link, given.address, given.prefix);
+            }
+        }
+        if !std::mem::take(&mut self.routes).is_empty() || self.mode == Mode::Given {
+            context.kernel.remove_routes(context.link, true, &[]);
+        }
+    }
+
+    /// The link forwards now: routers and servers are asked again.
+    pub(super) fn hurry(&mut self, context: &mut Context<'_>, now: Instant) {
+        if matches!(self.mode, Mode::Off | Mode::Given) {
+            return;
+        }
+        if let (true, Some(mac)) = (self.ready, context.link.mac)
+            && let Err(errno) = transport::solicit_routers(context.link.index, context.link.name(), mac)
+        {
+            log::debug!("{}: routers cannot be solicited: {errno}", context.link.name());
+        }
+        if let Some((client, _)) = &mut self.client {
+            client.hurry(now);
+        }
+    }
+
+    /// Takes what the kernel says. True if a router has spoken.
+    pub(super) fn learn(
+        &mut self,
+        context: &mut Context<'_>,
+        word: Word,
+        now: Instant,
+    ) -> Result<bool, Errno> {
+        let routers_before = self.gathered.flags.received;
+        match word {
+            Word::Address(address, there) => {
+                if address.address.is_unicast_link_local() && there && address.is_ready() {
+                    self.ready = true;
+                }
+                self.gathered.address(address, there);
+            }
+            Word::Route(route, there) => {
+                self.gathered.flags.received |= route.advertised && there;
+                self.gathered.route(route, there);
+            }
+            Word::Flags(flags) => {
+                self.gathered.flags = RouterFlags { received: flags.received || routers_before, ..flags };
+            }
+            Word::Names(names) => {
+                self.gathered.flags.received = true;
+                self.unheard = false;
+                self.gathered.names(names, now);
+            }
+        }
+        if context.has_carrier {
+            self.consider_dhcp(context, now)?;
+            self.route_names(context, now);
+        }
+        Ok(self.gathered.flags.received)
+    }
+
+    /// Runs a DHCPv6 client where one is needed, as soon as there is an address to ask from.
+    fn consider_dhcp(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
+        let need = match self.mode {
+            Mode::Off | Mode::Given => None,
+            Mode::Either if self.given_up && !self.gathered.is_usable() => Some(Need::Stateful),
+            Mode::Auto | Mode::Either => self.gathered.flags.need(),
+            Mode::Dhcp => Some(Need::Stateful),
+        };
+        let Some(need) = need.filter(|_| self.ready) else { return Ok(()) };
+        if self.client.as_ref().is_some_and(|(_, running)| *running == need || *running == Need::Stateful) {
+            return Ok(());
+        }
+        let Some(device) = context.setup.device6(context.link, context.plan) else { return Ok(()) };
+        if self.port.is_none() {
+            match Port6::open(context.link.index, context.link.name()) {
+                Ok(port) => self.port = Some(port),
+                Err(errno) => {
+                    return super::runner::fault(
+                        context.link,
+                        "open a DHCPv6 socket on",
+                        errno,
+                        &mut self.trouble,
+                    );
+                }
+            }
+        }
+        let wishes = context.setup.settings.wants_boot_url;
+        let seed = seed(device.mac);
+        self.names_by = Some(now + NAMES_WAIT);
+        self.client = Some((Client6::new(device, need, wishes, seed, now), need));
+        self.tick(context, now)
+    }
+
+    pub(super) fn tick(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
+        if self.fallback.is_some_and(|due| due <= now) {
+            (self.fallback, self.given_up) = (None, true);
+            self.consider_dhcp(context, now)?;
+        }
+        match &mut self.client {
+            Some((client, _)) if client.due() <= now => {
+                let reaction = client.tick(now);
+                self.react(context, reaction, now)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what has arrived.
+    pub(super) fn receive(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
+        for _ in 0..BATCH {
+            let (Some(port), Some((client, _))) = (&self.port, &mut self.client) else { break };
+            let (source, message) = match port.receive() {
+                Ok(Some(received)) => received,
+                Ok(None) => continue,
+                Err(Errno::AGAIN) => break,
+                Err(errno) => {
+                    log::debug!("{}: receiving: {errno}", context.link.name());
+                    break;
+                }
+            };
+            let reaction = client.receive(now, source, &message);
+            self.react(context, reaction, now)?;
+        }
+        Ok(())
+    }
+
+    fn react(&mut self, context: &mut Context<'_>, reaction: Reaction6, now: Instant) -> Result<(), Errno> {
+        match reaction {
+            Reaction6::Nothing => {}
+            Reaction6::Send(message) => self.send(context, &message),
+            Reaction6::Bound(lease) | Reaction6::Renewed(lease) => {
+                self.set(context, *lease)?;
+                self.route_names(context, now);
+            }
+            Reaction6::Lost(why) => {
+                log::warn!("{}: DHCPv6 lease lost: {why}", context.link.name());
+                if let Some(lease) = self.lease.take() {
+                    remove(context, &lease);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, context: &Context<'_>, message: &[u8]) {
+        let Some(port) = &self.port else { return };
+        self.trouble = port.send(message).err().map(|errno| {
+            log::debug!("{}: sending: {errno}", context.link.name());
+            format!("cannot send by DHCPv6: {errno}")
+        });
+    }
+
+    /// Sets the addresses of a lease; those that an earlier one had beyond them go.
+    fn set(&mut self, context: &mut Context<'_>, lease: Lease6) -> Result<(), Errno> {
+        if self.lease.is_none() {
+            log::info!("{}", summary(context.link.name(), &lease));
+        }
+        let before = self.lease.take().map(|lease| lease.addresses).unwrap_or_default();
+        for (gone, ..) in
+            before.iter().filter(|(old, ..)| !lease.addresses.iter().any(|(new, ..)| new == old))
+        {
+            context.kernel.remove_address(context.link, (*gone).into(), 128);
+        }
+        for &(leased, preferred, valid) in &lease.addresses {
+            let address = Address {
+                address: leased.into(),
+                prefix: 128,
+                peer: None,
+                broadcast: None,
+                lifetimes: Some((preferred, valid)),
+                metric: 0,
+            };
+            if let Err(errno) = context.kernel.add_address(context.link, &address) {
+                super::runner::fault(
+                    context.link,
+                    &format!("set address {leased} on"),
+                    errno,
+                    &mut self.trouble,
+                )?;
+            }
+        }
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    fn set_given(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
+        let given: Vec<StaticAddress> = given(context).collect();
+        for given in given {
+            log::info!("{}: address {}/{} is given", context.link.name(), given.address, given.prefix);
+            let address = Address {
+                address: given.address,
+                prefix: given.prefix,
+                peer: given.peer,
+                broadcast: None,
+                lifetimes: None,
+                metric: context.metric,
+            };
+            if let Err(errno) = context.kernel.add_address(context.link, &address) {
+                let what = format!("set address {} on", given.address);
+                super::runner::fault(context.link, &what, errno, &mut self.trouble)?;
+            }
+            let to = |destination: IpAddr, prefix: u8, gateway: Option<IpAddr>| RouteTo {
+                destination,
+                prefix,
+                gateway,
+                onlink: gateway.is_some_and(|gateway| {
+                    !ipv6(gateway).is_some_and(|gateway| gateway.is_unicast_link_local())
+                        && !same_network(gateway, given.address, given.prefix)
+                }),
+                source: None,
+                metric: context.metric,
+            };
+            let default = given.gateway.map(|gateway| to(Ipv6Addr::UNSPECIFIED.into(), 0, Some(gateway)));
+            let others = routes_given(context, given.address, given.prefix)
+                .map(|route| to(route.destination, route.prefix, route.gateway));
+            let routes: Vec<RouteTo> = default.into_iter().chain(others).collect();
+            for route in routes {
+                context.kernel.add_route(context.link, &route);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets routes to servers of names beyond the link through its router, so that lookups go over it.
+    fn route_names(&mut self, context: &mut Context<'_>, now: Instant) {
+        let side = self.gathered.ipv6(self.lease.as_ref(), now);
+        let Some(router) = side.router.filter(|_| self.asks_routers()) else { return };
+        let beyond = |server: Ipv6Addr| {
+            let near = |known: &crate::net::uplink::Address6| {
+                known.prefix < 128 && same_network(server.into(), known.address.into(), known.prefix)
+            };
+            !server.is_unicast_link_local() && server != router && !side.addresses.iter().any(near)
+        };
+        let servers = context.name_servers(&side.dns.iter().copied().map(IpAddr::from).collect::<Vec<_>>());
+        for server in servers.into_iter().filter_map(ipv6).filter(|&server| beyond(server)) {
+            let route = RouteTo {
+                destination: server.into(),
+                prefix: 128,
+                gateway: Some(router.into()),
+                onlink: false,
+                source: None,
+                metric: context.metric,
+            };
+            if !self.routes.contains(&route) {
+                self.routes.push(route);
+                context.kernel.add_route(context.link, &route);
+            }
+        }
+    }
+
+    /// Gives the addresses back.
+    pub(super) fn release(&mut self, context: &mut Context<'_>) {
+        let message = self.client.as_mut().and_then(|(client, _)| client.release());
+        if let Some(message) = message {
+            log::debug!("{}: the DHCPv6 lease is released", context.link.name());
+            self.send(context, &message);
+        }
+        self.stop(context);
+    }
+
+    /// None where nothing is asked for.
+    pub(super) fn story(&self, now: Instant) -> Option<String> {
+        let duplicate = self.gathered.duplicates().next();
+        match (self.mode, &self.trouble, duplicate, &self.client) {
+            (Mode::Off, None, ..) => None,
+            (_, Some(trouble), ..) => Some(trouble.clone()),
+            (_, None, Some(duplicate), _) => Some(format!("somebody else has the address {duplicate}")),
+            _ if self.gathered.is_usable() => None,
+            (_, None, None, Some((client, _))) => Some(client.story(now)),
+            (Mode::Given, ..) => None,
+            _ if self.gathered.flags.received => Some("no IPv6 address from its router".to_owned()),
+            _ => Some("no IPv6 router advertised itself".to_owned()),
+        }
+    }
+}
+
+fn given(context: &Context<'_>) -> impl Iterator<Item = StaticAddress> {
+    context.plan.addresses.iter().filter(|given| given.address.is_ipv6()).copied()
+}
+
+fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn remove(context: &mut Context<'_>, lease: &Lease6) {
+    for &(address, ..) in &lease.addresses {
+        context.kernel.remove_address(context.link, address.into(), 128);
+    }
+}
+
+/// `eth0: DHCPv6 from fe80::1: address 2001:db8::100, dns 2001:db8::53`
+fn summary(name: &str, lease: &Lease6) -> String {
+    let addresses = lease.addresses.iter().map(|(address, ..)| format!("address {address}"));
+    let servers = lease.dns.iter().map(|server| format!("dns {server}"));
+    let said: Vec<String> = addresses.chain(servers).collect();
+    format!("{name}: DHCPv6 from {}: {}", lease.server, said.join(", "))
+}

@@ -1,0 +1,188 @@
+//! What is asked of the kernel about one link, with a note of how it was before: links.json.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::link::{LinkFlags, LinkHeader};
+use rustix::io::Errno;
+
+use super::apply::{self, Address, RouteTo};
+use super::netlink::{Netlink, attribute};
+use crate::net::files::{Journal, Record};
+use crate::net::link::Link;
+use crate::paths::Paths;
+
+/// The connection for requests, and the notes.
+pub(super) struct Kernel {
+    pub(super) requests: Netlink,
+    pub(super) journal: Journal,
+    pub(super) paths: Paths,
+}
+
+impl Kernel {
+    /// Sets IFF_UP.
+    pub(super) fn raise(&mut self, link: &Link) -> Result<(), Errno> {
+        if link.flags.up {
+            return Ok(());
+        }
+        if !link.flags.loopback {
+            self.journal.change(link.name(), |record| record.raised = true);
+        }
+        self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[])
+    }
+
+    pub(super) fn lower(&mut self, link: &Link) -> Result<(), Errno> {
+        self.set_link(link, LinkFlags::empty(), LinkFlags::Up, &[])
+    }
+
+    /// `flags` for those of `mask`, and attributes.
+    pub(super) fn set_link(
+        &mut self,
+        link: &Link,
+        flags: LinkFlags,
+        mask: LinkFlags,
+        attributes: &[DefaultNla],
+    ) -> Result<(), Errno> {
+        let header = LinkHeader { index: link.index, flags, change_mask: mask, ..LinkHeader::default() };
+        self.requests.change(libc::RTM_NEWLINK, 0, &header, attributes)
+    }
+
+    /// Attributes alone.
+    pub(super) fn set_attributes(&mut self, link: &Link, attributes: &[DefaultNla]) -> Result<(), Errno> {
+        self.set_link(link, LinkFlags::empty(), LinkFlags::empty(), attributes)
+    }
+
+    /// Sets the MTU, in bytes. A failure is a warning: smaller packets pass, too.
+    pub(super) fn set_mtu(&mut self, link: &Link, mtu: u32) {
+        let Some(now) = link.mtu.filter(|&now| now != mtu) else { return };
+        self.journal.change(link.name(), |record| {
+            let before = record.mtu.map_or(now, |(before, _)| before);
+            record.mtu = Some((before, mtu));
+        });
+        if let Err(errno) = self.set_attributes(link, &[attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())]) {
+            log::warn!("{}: cannot set MTU {mtu}: {errno}", link.name());
+        }
+    }
+
+    /// Sets the hardware address.
+    pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<(), Errno> {
+        self.journal.change(link.name(), |record| record.mac = record.mac.or(link.mac));
+        self.set_attributes(link, &[attribute(libc::IFLA_ADDRESS, &mac)])
+    }
+
+    pub(super) fn add_address(&mut self, link: &Link, address: &Address) -> Result<(), Errno> {
+        let noted = (address.address, address.prefix);
+        self.journal.change(link.name(), |record| {
+            if !record.addresses.contains(&noted) {
+                record.addresses.push(noted);
+            }
+        });
+        apply::add_address(&mut self.requests, link.index, address)
+    }
+
+    pub(super) fn remove_address(&mut self, link: &Link, address: IpAddr, prefix: u8) {
+        let result = apply::remove_address(&mut self.requests, link.index, address, prefix);
+        report(link.name(), &format!("address {address}"), result);
+        self.journal
+            .change(link.name(), |record| record.addresses.retain(|known| *known != (address, prefix)));
+    }
+
+    /// Sets a route. A failure is a warning: other servers may be reached.
+    pub(super) fn add_route(&mut self, link: &Link, route: &RouteTo) {
+        if let Err(errno) = apply::add_route(&mut self.requests, link.index, route) {
+            log::warn!("{}: cannot set route {route}: {errno}", link.name());
+        }
+    }
+
+    /// Removes what we have set of one family, but not `kept`.
+    pub(super) fn remove_routes(&mut self, link: &Link, ipv6: bool, kept: &[RouteTo]) {
+        let result = apply::remove_routes(&mut self.requests, link.index, ipv6, kept);
+        report(link.name(), "routes", result);
+    }
+
+    /// Sets a kernel setting of an interface, `NAME` in `net/ipv4/conf/INTERFACE/NAME`. What the kernel
+    /// does not know is passed over.
+    pub(super) fn sysctl(&mut self, room: &str, interface: &str, name: &str, value: &str) {
+        let setting = format!("{room}/{interface}/{name}");
+        let path = self.paths.sysctl(&setting);
+        let Ok(before) = std::fs::read_to_string(&path) else { return };
+        let before = before.trim();
+        if before == value {
+            return;
+        }
+        self.journal.change(interface, |record| {
+            if !record.sysctls.iter().any(|(known, _)| *known == setting) {
+                record.sysctls.push((setting.clone(), before.to_owned()));
+            }
+        });
+        if let Err(error) = std::fs::write(&path, value) {
+            log::debug!("cannot set {setting} to {value}: {error}");
+        }
+    }
+
+    /// Gives the settings of an interface below `room` their values from before.
+    pub(super) fn restore_sysctls(&mut self, interface: &str, room: &str) {
+        let Some(record) = self.journal.find(interface).cloned() else { return };
+        for (setting, before) in record.sysctls.iter().filter(|(setting, _)| setting.starts_with(room)) {
+            if let Err(error) = std::fs::write(self.paths.sysctl(setting), before) {
+                log::debug!("cannot set {setting} back to {before}: {error}");
+            }
+        }
+        self.journal
+            .change(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
+    }
+
+    /// Takes away the addresses, the routes and the MTU that an attempt has set. The link stays up and
+    /// raced: what else was changed stays noted.
+    pub(super) fn withdraw_addresses(&mut self, link: &Link) {
+        let Some(record) = self.journal.find(link.name()).cloned() else { return };
+        for ipv6 in [false, true] {
+            self.remove_routes(link, ipv6, &[]);
+        }
+        for (address, prefix) in record.addresses {
+            log::debug!("{}: {address}/{prefix} is taken away", link.name());
+            self.remove_address(link, address, prefix);
+        }
+        if let Some((before, set)) = record.mtu {
+            if link.mtu == Some(set) && before != set {
+                let result = self.set_attributes(link, &[attribute(libc::IFLA_MTU, &before.to_ne_bytes())]);
+                report(link.name(), "MTU", result);
+            }
+            self.journal.change(link.name(), |record| record.mtu = None);
+        }
+    }
+
+    /// Puts a link back as it was found, or a device that was made away.
+    pub(super) fn put_back(&mut self, link: &Link) {
+        self.withdraw_addresses(link);
+        let name = link.name();
+        let Some(record) = self.journal.find(name).cloned() else { return };
+        if record.made {
+            let header = LinkHeader { index: link.index, ..LinkHeader::default() };
+            report(name, "device", self.requests.change(libc::RTM_DELLINK, 0, &header, &[]));
+        } else {
+            if record.raised {
+                log::debug!("{name} is put back down");
+                report(name, "IFF_UP", self.lower(link));
+            }
+            if let Some(mac) = record.mac {
+                let result = self.set_attributes(link, &[attribute(libc::IFLA_ADDRESS, &mac)]);
+                report(name, "hardware address", result);
+            }
+            self.restore_sysctls(name, "");
+        }
+        let lease = record.lease;
+        self.journal.change(name, |record| {
+            *record = Record { interface: name.to_owned(), lease, ..Record::default() };
+        });
+    }
+}
+
+/// What is gone already is no fault; what cannot be taken away is a warning, since the next lease may
+/// do all the same.
+fn report(name: &str, what: &str, result: Result<(), Errno>) {
+    match result {
+        Ok(()) | Err(Errno::ADDRNOTAVAIL | Errno::SRCH | Errno::NODEV) => {}
+        Err(errno) => log::warn!("{name}: cannot take back {what}: {errno}"),
+    }
+}

@@ -1,0 +1,367 @@
+//! One link of the race: carrier, spanning tree, and both address families.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::ipv4::Ipv4;
+use super::ipv6::{Ipv6, Word};
+use super::kernel::Kernel;
+use super::setup::{Setup, is_forbidden};
+use crate::config::network::{GivenRoute, LinkPlan};
+use crate::net::compose;
+use crate::net::link::Link;
+use crate::net::state::{Forwarding, Standing, View};
+use crate::net::stp::Bpdu;
+use crate::net::uplink::Uplink;
+use crate::sys::packet;
+
+/// Frames read before others have their turn.
+const BATCH: usize = 32;
+
+pub(super) struct Runner {
+    pub(super) link: Link,
+    plan: LinkPlan,
+    /// Of its routes: several links may be up at once.
+    metric: u32,
+    idle_since: Instant,
+    /// While there is carrier.
+    forwarding: Option<Forwarding>,
+    ipv4: Ipv4,
+    ipv6: Ipv6,
+    /// BPDUs arrive here.
+    bridges: Option<OwnedFd>,
+    /// Anything that only a forwarding port lets through arrives here, while it is blocked.
+    traffic: Option<OwnedFd>,
+    pub(super) had_carrier: bool,
+    trouble: Option<String>,
+    /// What was last told of it.
+    pub(super) told: Option<Uplink>,
+}
+
+/// What a link needs to act.
+pub(super) struct Context<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) setup: &'a mut Setup,
+    pub(super) link: &'a Link,
+    pub(super) plan: &'a LinkPlan,
+    pub(super) metric: u32,
+    pub(super) has_carrier: bool,
+}
+
+impl Context<'_> {
+    /// Whom names are asked of: the given ones, then those of a lease.
+    pub(super) fn name_servers(&self, leased: &[IpAddr]) -> Vec<IpAddr> {
+        compose::name_servers(&self.setup.settings.given, self.plan, leased)
+    }
+}
+
+/// The sockets of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    Dhcp4,
+    Dhcp6,
+    Bridges,
+    Traffic,
+}
+
+/// Runs `$act` with the context of the runner.
+macro_rules! context {
+    ($runner:expr, $kernel:expr, $setup:expr) => {
+        &mut Context {
+            kernel: $kernel,
+            setup: $setup,
+            link: &$runner.link,
+            plan: &$runner.plan,
+            metric: $runner.metric,
+            has_carrier: $runner.forwarding.is_some(),
+        }
+    };
+}
+
+impl Runner {
+    /// Takes a link into the race and raises it.
+    pub(super) fn new(
+        link: Link,
+        plan: LinkPlan,
+        metric: u32,
+        kernel: &mut Kernel,
+        setup: &mut Setup,
+        now: Instant,
+    ) -> Result<Self, Errno> {
+        let mut runner = Self {
+            link,
+            plan,
+            metric,
+            idle_since: now,
+            forwarding: None,
+            ipv4: Ipv4::default(),
+            ipv6: Ipv6::default(),
+            bridges: None,
+            traffic: None,
+            had_carrier: false,
+            trouble: None,
+            told: None,
+        };
+        runner.prepare(kernel);
+        runner.ipv6.prepare(context!(runner, kernel, setup));
+        if let Err(errno) = kernel.raise(&runner.link) {
+            fault(&runner.link, "raise", errno, &mut runner.trouble)?;
+        }
+        Ok(runner)
+    }
+
+    /// What has to be set before the link is raised.
+    fn prepare(&mut self, kernel: &mut Kernel) {
+        if let Some(mac) = self.plan.mac.filter(|&mac| self.link.mac != Some(mac)) {
+            match kernel.set_mac(&self.link, mac) {
+                Ok(()) => self.link.mac = Some(mac),
+                Err(errno) => log::warn!("{}: the hardware address cannot be set: {errno}", self.link.name()),
+            }
+        }
+        if let Some(mtu) = self.plan.mtu {
+            kernel.set_mtu(&self.link, u32::from(mtu));
+        }
+        // Two cards in one network would answer for each other, and a socket that is bound to one would
+        // miss its packets: Documentation/networking/ip-sysctl.rst.
+        for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+            kernel.sysctl("net/ipv4/conf", self.link.name(), setting, value);
+        }
+        // Strict, it wants answers where the best route of all links leads; the higher of both counts.
+        let strict = |name| {
+            let setting = kernel.paths.sysctl(&format!("net/ipv4/conf/{name}/rp_filter"));
+            std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1")
+        };
+        if strict("all") || strict(self.link.name()) {
+            kernel.sysctl("net/ipv4/conf", self.link.name(), "rp_filter", "2");
+        }
+    }
+
+    /// A later message about the same device.
+    pub(super) fn update(
+        &mut self,
+        link: Link,
+        kernel: &mut Kernel,
+        setup: &mut Setup,
+        started: Instant,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        let started_running = link.flags.running && !self.link.flags.running;
+        self.link.update(link);
+        self.follow_carrier(kernel, setup, started, now)?;
+        if started_running && self.forwarding.is_some_and(|forwarding| forwarding.carrier() < now) {
+            self.hurry(kernel, setup, now);
+        }
+        Ok(())
+    }
+
+    /// Starts when carrier has come, stops when it has gone.
+    pub(super) fn follow_carrier(
+        &mut self,
+        kernel: &mut Kernel,
+        setup: &mut Setup,
+        started: Instant,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        let name = self.link.name();
+        match (self.link.flags.carrier, self.forwarding) {
+            (true, None) => {
+                let waited = now.saturating_duration_since(started).as_secs_f64();
+                log::info!("{name} up, carrier after {waited:.2} s");
+                (self.had_carrier, self.trouble) = (true, None);
+                self.forwarding = Some(Forwarding::new(now));
+                // Without AF_PACKET a link is taken to forward.
+                self.bridges = packet::open_bridge_groups(self.link.index).ok();
+                self.ipv4.start(context!(self, kernel, setup), now)?;
+                self.ipv6.start(context!(self, kernel, setup), now)
+            }
+            (false, Some(_)) => {
+                log::info!("{name} has lost carrier");
+                self.trouble = Some(format!("carrier lost, {}", self.story(now)));
+                (self.forwarding, self.idle_since) = (None, now);
+                (self.bridges, self.traffic) = (None, None);
+                self.ipv4.pause();
+                self.ipv6.pause();
+                Ok(())
+            }
+            (true, Some(_)) | (false, None) => Ok(()),
+        }
+    }
+
+    /// The sockets that are open.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (Socket, BorrowedFd<'_>)> {
+        [
+            (Socket::Dhcp4, self.ipv4.socket()),
+            (Socket::Dhcp6, self.ipv6.socket()),
+            (Socket::Bridges, self.bridges.as_ref().map(OwnedFd::as_fd)),
+            (Socket::Traffic, self.traffic.as_ref().map(OwnedFd::as_fd)),
+        ]
+        .into_iter()
+        .filter_map(|(socket, open)| Some((socket, open?)))
+    }
+
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let forwarding = self.forwarding.and_then(|forwarding| forwarding.due());
+        [self.ipv4.due(), self.ipv6.due(now), forwarding, self.standing(now).until]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn tick(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) -> Result<(), Errno> {
+        if self.forwarding.as_mut().is_some_and(|forwarding| forwarding.tick(now)) {
+            self.forwards(kernel, setup, now);
+        }
+        self.ipv4.tick(context!(self, kernel, setup), now)?;
+        self.ipv6.tick(context!(self, kernel, setup), now)
+    }
+
+    /// Reads what has arrived.
+    pub(super) fn receive(
+        &mut self,
+        socket: Socket,
+        kernel: &mut Kernel,
+        setup: &mut Setup,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        match socket {
+            Socket::Dhcp4 => {
+                if self.ipv4.receive(context!(self, kernel, setup), now)? {
+                    self.heard(kernel, setup, now);
+                }
+            }
+            Socket::Dhcp6 => self.ipv6.receive(context!(self, kernel, setup), now)?,
+            Socket::Bridges => self.hear_bridges(kernel, setup, now),
+            Socket::Traffic => {
+                let mut frame = [0; 1];
+                let read = |socket| recv(socket, frame.as_mut_slice(), RecvFlags::empty()).is_ok();
+                if self.traffic.as_ref().is_some_and(read) {
+                    log::debug!("{}: traffic passes", self.link.name());
+                    self.heard(kernel, setup, now);
+                    self.traffic = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_bridges(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        let (Some(socket), Some(forwarding)) = (&self.bridges, &mut self.forwarding) else { return };
+        let was_blocked = forwarding.is_blocked();
+        let mut opened = false;
+        for _ in 0..BATCH {
+            let mut frame = [0; 128];
+            let Ok((length, _)) = recv(socket, frame.as_mut_slice(), RecvFlags::empty()) else { break };
+            if let Some(bpdu) = frame.get(..length).and_then(Bpdu::of_frame) {
+                opened |= forwarding.bpdu(bpdu, now);
+            }
+        }
+        if forwarding.is_blocked() && !was_blocked {
+            log::info!("{}: spanning tree blocks the port", self.link.name());
+            self.traffic = packet::open_traffic(self.link.index).ok();
+        }
+        if opened {
+            self.forwards(kernel, setup, now);
+        }
+    }
+
+    /// Something came that a blocked port would have kept.
+    fn heard(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        if self.forwarding.as_mut().is_some_and(|forwarding| forwarding.heard(now)) {
+            self.forwards(kernel, setup, now);
+        }
+    }
+
+    fn forwards(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        log::info!("{}: the port forwards", self.link.name());
+        self.hurry(kernel, setup, now);
+    }
+
+    fn hurry(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        self.ipv4.hurry(now);
+        self.ipv6.hurry(context!(self, kernel, setup), now);
+    }
+
+    /// Takes what the kernel says of IPv6.
+    pub(super) fn learn(
+        &mut self,
+        word: Word,
+        kernel: &mut Kernel,
+        setup: &mut Setup,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        self.ipv6.learn(context!(self, kernel, setup), word, now)?;
+        Ok(())
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let view = View {
+            idle_since: self.idle_since,
+            carrier: self.forwarding.map(|forwarding| forwarding.carrier()),
+            forwarding: self.forwarding.and_then(|forwarding| forwarding.since()),
+            ipv4: self.ipv4.family(),
+            ipv6: self.ipv6.family(now),
+        };
+        view.standing(now)
+    }
+
+    /// What it offers, if servers can be reached.
+    pub(super) fn uplink(&self, setup: &Setup, now: Instant) -> Option<Uplink> {
+        let standing = self.standing(now);
+        let given = &setup.settings.given;
+        standing.usable.then(|| {
+            let sides = (self.ipv4.lease().cloned(), self.ipv6.side(now));
+            let uplink = compose::uplink(self.link.name(), given, &self.plan, sides);
+            Uplink { complete: standing.complete, bound: true, ..uplink }
+        })
+    }
+
+    /// Gives leases back, and takes away what was set.
+    pub(super) fn release(&mut self, kernel: &mut Kernel, setup: &mut Setup) {
+        self.ipv4.release(context!(self, kernel, setup));
+        self.ipv6.release(context!(self, kernel, setup));
+    }
+
+    /// What became of it, without its name.
+    pub(super) fn story(&self, now: Instant) -> String {
+        if let Some(trouble) = &self.trouble {
+            return trouble.clone();
+        }
+        let Some(forwarding) = self.forwarding else { return "no carrier".to_owned() };
+        let sides: Vec<String> = [self.ipv4.story(now), self.ipv6.story(now)].into_iter().flatten().collect();
+        let blocked = if forwarding.is_blocked() { "spanning tree blocks the port, " } else { "" };
+        let sides = if sides.is_empty() { "nothing is asked for".to_owned() } else { sides.join(", ") };
+        format!("{blocked}{sides}")
+    }
+}
+
+/// The routes that the command line gives and this address reaches.
+pub(super) fn routes_given<'a>(
+    context: &'a Context<'_>,
+    own: IpAddr,
+    prefix: u8,
+) -> impl Iterator<Item = &'a GivenRoute> {
+    context.plan.routes.iter().filter(move |route| {
+        let near = |gateway| super::apply::same_network(gateway, own, prefix);
+        route.destination.is_ipv4() == own.is_ipv4()
+            && (route.device.is_some() || route.gateway.is_none_or(near))
+    })
+}
+
+/// What the kernel refuses for a link is part of its story; a missing permission ends the race.
+pub(super) fn fault(
+    link: &Link,
+    what: &str,
+    errno: Errno,
+    trouble: &mut Option<String>,
+) -> Result<(), Errno> {
+    if is_forbidden(errno) {
+        return Err(errno);
+    }
+    log::warn!("cannot {what} {}: {errno}", link.name());
+    *trouble = Some(format!("kernel refused to {what} it: {errno}"));
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! IPv6: router advertisements, SLAAC, DHCPv6, and networks without IPv4.
+
+use phaseboot::net::{Caller, Event, Origin6, Settings, Uplink};
+
+use crate::lab::{Lab, Watched, after, has, in_namespaces, ip, read, show};
+
+const DNS: &str = "--dhcp-option=option6:dns-server,[fd99:0::53]";
+const SEARCH: &str = "--dhcp-option=option6:domain-search,example.org";
+
+fn addresses(uplink: &Uplink, origin: Origin6) -> Vec<String> {
+    let side = uplink.ipv6.as_ref().unwrap();
+    let ours = side.addresses.iter().filter(|known| known.origin == origin);
+    ours.map(|known| known.address.to_string()).collect()
+}
+
+fn router(uplink: &Uplink) -> bool {
+    uplink.ipv6.as_ref().is_some_and(|side| side.router.is_some_and(|router| router.is_unicast_link_local()))
+}
+
+fn dns(uplink: &Uplink) -> Vec<String> {
+    uplink.dns.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn stateless_servers_tell_the_names() {
+    let name = "ipv6::stateless_servers_tell_the_names";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let uplink = watched
+                .until(|uplink| !uplink.dns.is_empty() && uplink.ipv6.as_ref().unwrap().server.is_some());
+            assert!(router(&uplink) && uplink.ipv4.is_none() && uplink.bound);
+            assert_eq!(addresses(&uplink, Origin6::Slaac).len(), 1, "{uplink:?}");
+            assert_eq!(
+                (dns(&uplink), uplink.search.as_slice()),
+                (vec!["fd99::53".to_owned()], &["example.org".to_owned()][..])
+            );
+            assert_eq!(watched.told[0], "up eth0");
+            // Nobody answers over IPv4: that is not waited for until the end.
+            assert!(watched.until(|uplink| uplink.complete).ipv4.is_none());
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve6(0, &["--dhcp-range=fd99:0::,ra-stateless,64,1h", DNS, SEARCH]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn stateful_addresses_are_set_and_given_back() {
+    let name = "ipv6::stateful_addresses_are_set_and_given_back";
+    in_namespaces(
+        name,
+        |paths| {
+            let settings = Settings { release: true, wants_boot_url: true, ..Settings::default() };
+            let mut watched = Watched::start(paths, settings, Caller::Init, 30);
+            let leased = |uplink: &Uplink| addresses(uplink, Origin6::Dhcp);
+            let uplink = watched.until(|uplink| uplink.ipv6.is_some() && leased(uplink).len() == 1);
+            assert!(leased(&uplink)[0].starts_with("fd99::1"), "{uplink:?}");
+            let side = uplink.ipv6.clone().unwrap();
+            assert_eq!(side.boot_url.as_deref(), Some("http://[fd99::1]/boot.json"));
+            assert_eq!(dns(&uplink), ["fd99::53"]);
+            assert!(router(&uplink));
+            watched.network.settle("eth0");
+            watched.network.hand_over();
+            assert!(!show("-6 addr show dev eth0").to_string().contains(&leased(&uplink)[0]));
+        },
+        || {
+            let mut lab = Lab::new(1);
+            let url = "--dhcp-option=option6:59,http://[fd99::1]/boot.json";
+            lab.serve6(0, &["--dhcp-range=fd99:0::100,fd99:0::1ff,64,1h", DNS, url]);
+            lab.run(name, |_| {});
+            assert!(lab.logs().contains("DHCPRELEASE(server0)"), "{}", lab.logs());
+        },
+    );
+}
+
+#[test]
+fn names_come_from_the_router_alone() {
+    let name = "ipv6::names_come_from_the_router_alone";
+    in_namespaces(
+        name,
+        |paths| {
+            let uplink = phaseboot::net::up(paths, None, after(20)).unwrap();
+            assert!(router(&uplink), "{uplink:?}");
+            assert_eq!(
+                (dns(&uplink), uplink.search.as_slice()),
+                (vec!["fd99:0:1::53".to_owned()], &["lab.example.org".to_owned()][..])
+            );
+            assert!(read(&paths.resolv_conf()).unwrap().contains("nameserver fd99:0:1::53\n"));
+            // It lies beyond the link, and is reached over it whatever other links there are.
+            let route = show("-6 route show fd99:0:1::53");
+            assert_eq!(
+                (&route[0]["dev"], &route[0]["protocol"]),
+                (&"eth0".into(), &"dhcp".into()),
+                "{route}"
+            );
+            // Once more: the router has spoken already, and is asked again.
+            let again = phaseboot::net::up(paths, None, after(20)).unwrap();
+            assert_eq!(dns(&again), dns(&uplink));
+        },
+        || {
+            if has(name, "radvd", "radvd") {
+                let mut lab = Lab::new(1);
+                lab.radvd("RDNSS fd99:0:1::53 {}; DNSSL lab.example.org {};");
+                lab.run(name, |_| {});
+            }
+        },
+    );
+}
+
+#[test]
+fn both_families_come_up_and_a_router_may_come_later() {
+    let name = "ipv6::both_families_come_up_and_a_router_may_come_later";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let Event::Up(first) = watched.next() else { panic!("{:?}", watched.told) };
+            assert!(first.ipv4.is_some() && first.ipv6.is_none() && !first.complete);
+            let complete = watched.until(|uplink| uplink.complete);
+            assert!(complete.ipv6.is_none());
+            std::fs::write(paths.run().join("ready"), "").unwrap();
+            let later = watched.until(|uplink| uplink.ipv6.is_some());
+            assert!(later.ipv4.is_some() && router(&later));
+            assert!(show("-6 route show default").to_string().contains("fe80::"));
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(0, &[]);
+            lab.run(name, |lab| {
+                lab.wait_for("run/phaseboot/ready");
+                lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only,64,1h"]);
+            });
+        },
+    );
+}
+
+#[test]
+fn an_ipv6_network_of_somebody_else_is_used_as_it_is() {
+    let name = "ipv6::an_ipv6_network_of_somebody_else_is_used_as_it_is";
+    in_namespaces(
+        name,
+        |paths| {
+            ip("link set eth0 up");
+            ip("addr add fd99:0::2/64 dev eth0 nodad");
+            ip("route add default via fd99:0::1");
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 10);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert_eq!((uplink.interface.as_str(), uplink.complete, uplink.bound), ("eth0", true, false));
+            watched.exhausted();
+            assert!(!paths.links().exists());
+        },
+        || Lab::new(1).run(name, |_| {}),
+    );
+}

@@ -1,0 +1,175 @@
+//! Several links under one thread: which come up, in which order, and what is left when one carries.
+
+use std::thread;
+use std::time::Duration;
+
+use phaseboot::net::{Caller, Error, Event, Settings};
+use serde_json::Value;
+
+use crate::lab::{Lab, Watched, in_namespaces, read, show};
+
+fn is_up(link: &Value) -> bool {
+    link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP")
+}
+
+#[test]
+fn one_of_four_is_alive_and_the_others_are_put_back_down() {
+    let name = "many::one_of_four_is_alive_and_the_others_are_put_back_down";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert_eq!((uplink.interface.as_str(), uplink.bound), ("eth2", true));
+            assert!((0..4).all(|n| is_up(&show(&format!("link show dev eth{n}"))[0])));
+            let arp = || std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth2/arp_ignore").unwrap();
+            assert_eq!(arp(), "1\n");
+            watched.network.settle("eth2");
+            watched.network.hand_over();
+            let up: Vec<bool> = (0..4).map(|n| is_up(&show(&format!("link show dev eth{n}"))[0])).collect();
+            assert_eq!(up, [false, false, true, false]);
+            assert_eq!(arp(), "0\n");
+            assert_eq!(show("route show default")[0]["dev"], "eth2");
+            let kept: Value = serde_json::from_str(&read(&paths.lease()).unwrap()).unwrap();
+            assert_eq!(kept["interface"], "eth2");
+        },
+        || {
+            let mut lab = Lab::new(4);
+            // One without carrier, one silent, one alive, one silent.
+            lab.cable(0, "down");
+            lab.serve(2, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Fifteen dead links bring nothing before the one that lives: it is the first thing that is told.
+#[test]
+fn sixteen_links_cost_no_more_than_one() {
+    let name = "many::sixteen_links_cost_no_more_than_one";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert_eq!(uplink.interface, "eth13");
+            assert!(uplink.ipv4.is_some());
+            watched.network.settle("eth13");
+            watched.network.hand_over();
+            let up = (0..16).filter(|n| is_up(&show(&format!("link show dev eth{n}"))[0])).count();
+            assert_eq!(up, 1);
+        },
+        || {
+            let mut lab = Lab::new(16);
+            (0..8).for_each(|n| lab.cable(n, "down"));
+            lab.serve(13, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn two_links_are_up_at_once_each_with_routes_of_its_own() {
+    let name = "many::two_links_are_up_at_once_each_with_routes_of_its_own";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let (first, second) = (
+                watched.until(|_| true),
+                watched.until(|uplink| uplink.interface == "eth1" || uplink.interface == "eth0"),
+            );
+            assert!(first.ipv4.is_some() && second.ipv4.is_some());
+            while !["up eth0", "up eth1"].iter().all(|up| watched.told.iter().any(|told| told == up)) {
+                watched.next();
+            }
+            let default = show("route show default");
+            let mut metrics: Vec<u64> =
+                default.as_array().unwrap().iter().map(|r| r["metric"].as_u64().unwrap()).collect();
+            metrics.sort_unstable();
+            metrics.dedup();
+            assert_eq!(metrics.len(), 2, "{default}");
+            for n in [0, 1] {
+                let route = show(&format!("route show 192.0.2.{n}"));
+                assert_eq!(route[0]["gateway"], format!("10.99.{n}.1"), "{route}");
+            }
+            watched.network.settle("eth1");
+            watched.network.hand_over();
+            assert_eq!(show("route show default").as_array().unwrap().len(), 1);
+            assert!(!show("addr show dev eth0").to_string().contains("10.99.0."));
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &["--dhcp-option=6,192.0.2.0"]);
+            lab.serve(1, &["--dhcp-option=6,192.0.2.1"]);
+            lab.run(name, |_| {});
+            // The loser's lease was given back, the winner's was kept.
+            let logs = lab.logs();
+            assert!(
+                logs.contains("DHCPRELEASE(server0)") && !logs.contains("DHCPRELEASE(server1)"),
+                "{logs}"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_link_that_loses_carrier_goes_and_comes_back_with_its_address() {
+    let name = "many::a_link_that_loses_carrier_goes_and_comes_back_with_its_address";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let first = watched.until(|uplink| uplink.ipv4.is_some());
+            std::fs::write(paths.run().join("ready"), "").unwrap();
+            while !matches!(watched.next(), Event::Down(name) if name == "eth0") {}
+            let again = watched.until(|_| true);
+            assert_eq!(again.ipv4, first.ipv4);
+            // Then it disappears, and another appears.
+            std::fs::write(paths.run().join("again"), "").unwrap();
+            while !matches!(watched.next(), Event::Down(name) if name == "eth0") {}
+            assert_eq!(watched.until(|_| true).interface, "eth1");
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(0, &[]);
+            lab.run(name, |lab| {
+                lab.wait_for("run/phaseboot/ready");
+                lab.cable(0, "down");
+                // The kernel reports what lasts: linkwatch holds events back for up to a second.
+                thread::sleep(Duration::from_millis(1800));
+                lab.cable(0, "up");
+                lab.wait_for("run/phaseboot/again");
+                lab.server_ip("link del server0");
+                lab.link(1);
+                lab.serve(1, &[]);
+            });
+        },
+    );
+}
+
+#[test]
+fn hope_ends_with_the_last_link_and_each_tells_its_story() {
+    let name = "many::hope_ends_with_the_last_link_and_each_tells_its_story";
+    in_namespaces(
+        name,
+        |paths| {
+            // A command need not wait for drivers: one link that is complete is all there is.
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 30);
+            let error = watched.exhausted();
+            assert_eq!(watched.told.last().unwrap(), "exhausted");
+            let Error::NoLease { links } = &error else { panic!("{error}") };
+            assert!(
+                links.starts_with("eth0: address 10.99.0.") && links.ends_with("; eth1: no carrier"),
+                "{links}"
+            );
+            watched.quiet(300);
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.cable(1, "down");
+            lab.run(name, |_| {});
+        },
+    );
+}

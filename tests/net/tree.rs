@@ -1,0 +1,33 @@
+//! A switch port that spanning tree blocks at first: a Linux bridge.
+
+use phaseboot::net::{Caller, Event, Settings};
+
+use crate::lab::{Lab, Watched, in_namespaces};
+
+#[test]
+fn a_port_that_spanning_tree_blocks_is_waited_for_and_hurried_when_it_forwards() {
+    let name = "tree::a_port_that_spanning_tree_blocks_is_waited_for_and_hurried_when_it_forwards";
+    in_namespaces(
+        name,
+        |paths| {
+            let started = std::time::Instant::now();
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert_eq!(uplink.interface, "eth0");
+            // Twice two seconds; then without the rest of a wait that has grown to eight.
+            let took = started.elapsed().as_secs_f64();
+            assert!((3.0..7.0).contains(&took), "{took}");
+        },
+        || {
+            let mut lab = Lab::new(0);
+            lab.server_ip("link add server0 type bridge stp_state 1 forward_delay 200 hello_time 100");
+            lab.server_ip("addr add 10.99.0.1/24 dev server0");
+            lab.server_ip(&format!("link add port0 type veth peer name eth0 netns {}", lab.client));
+            lab.server_ip("link set port0 master server0");
+            lab.server_ip("link set server0 up");
+            lab.serve(0, &[]);
+            lab.server_ip("link set port0 up");
+            lab.run(name, |_| {});
+        },
+    );
+}
