@@ -93,6 +93,8 @@ paths! {
     cache = "run/phaseboot/cache";
     /// The lease this boot runs on.
     lease = "run/phaseboot/lease.json";
+    /// How servers have done so far.
+    mirrors = "run/phaseboot/mirrors.json";
     /// Every log record of this boot, a JSON object a line.
     log_jsonl = "run/phaseboot/log.jsonl";
 }

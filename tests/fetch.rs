@@ -258,7 +258,7 @@ impl Published {
         let client =
             Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls(), &Access::default());
         let manifest = self.find(&[self.server.url("")], &client)?;
-        let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
+        let artifacts = fetch::artifacts(&manifest, &client, &paths())?;
         assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
         assert_eq!(artifacts.initramfs.size(), 150_000);
         Ok(())
