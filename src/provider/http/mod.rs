@@ -4,7 +4,7 @@ mod answer;
 mod error;
 mod mirrors;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ const SMALL_FILE: Duration = Duration::from_secs(20);
 const MOST_REDIRECTS: usize = 5;
 const MOST_URL_BYTES: usize = 2048;
 const MOST_HEADER_BYTES: usize = 16 * 1024;
+const MOST_PAGE_BYTES: u64 = 4 * 1024;
 /// What is read from a connection at once, in bytes: few system calls, and it stays in the CPU's cache.
 pub const BUFFER: usize = 256 * 1024;
 /// Requests have no bodies.
@@ -209,7 +210,10 @@ impl Client {
                     request = request.header(header::IF_RANGE, validator);
                 }
             }
-            let response = request.call()?;
+            let mut response = request.call()?;
+            if !response.status().is_success() {
+                drain(&mut response);
+            }
             if !response.status().is_redirection() {
                 return Ok((response, url));
             }
@@ -236,6 +240,14 @@ impl Client {
             std::thread::sleep(RANDOM_RETRY.min(self.deadline.remaining()));
         }
         Ok(())
+    }
+}
+
+/// Reads the page that comes with an error or a redirect, if it is short: the connection can be used
+/// again only if nothing is left on it.
+fn drain(response: &mut Response<Body>) {
+    if response.body().content_length().is_some_and(|length| length <= MOST_PAGE_BYTES) {
+        let _ = io::copy(&mut response.body_mut().as_reader(), &mut io::sink());
     }
 }
 
