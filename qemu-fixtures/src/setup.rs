@@ -71,8 +71,8 @@ impl Needs {
         }
         if self.tests {
             add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
-            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "openssl", "procps"]);
-            add(&["xz-utils"]);
+            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "nginx-light", "openssl"]);
+            add(&["procps", "tinyproxy-bin", "xz-utils"]);
         }
         Ok(names)
     }

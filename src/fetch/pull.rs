@@ -126,7 +126,11 @@ impl Pull<'_> {
         }
         let skip = job.from.saturating_sub(download.offset);
         if skip > 0 {
-            if job.validator.is_some() && !whole && download.validator != job.validator {
+            let has_changed = match (&job.validator, &download.validator) {
+                (Some(before), Some(now)) => !whole && before != now,
+                _ => false,
+            };
+            if has_changed {
                 return End::Changed;
             }
             if !job.may_skip {

@@ -224,3 +224,65 @@ pub(super) fn seal(file: File) -> Result<Sealed, Errno> {
 pub(super) fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(bytes: &[u8]) -> [u8; 32] {
+        Sha256::digest(bytes).into()
+    }
+
+    fn digest(store: &Store<()>) -> Option<[u8; 32]> {
+        store.news(Duration::from_secs(10), false).digest
+    }
+
+    #[test]
+    fn halves_that_are_written_in_turn_are_hashed_in_order() {
+        let bytes: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+        let (store, hasher) = Store::<()>::new("test", 4_000_000).unwrap();
+        let now = Instant::now();
+        store.pieces(|pieces| {
+            pieces.take(1, now);
+            pieces.split(2, 1, now);
+        });
+        let (first, second) = bytes.split_at(2_000_000);
+        for (one, other) in first.chunks(70_000).zip(second.chunks(70_000)) {
+            store.write(2, other);
+            store.write(1, one);
+        }
+        assert_eq!(digest(&store), Some(hash(&bytes)));
+        let file = store.close().unwrap();
+        hasher.join().unwrap();
+        assert_eq!(&*Sealed::seal(file).unwrap().map().unwrap(), bytes.as_slice());
+        assert_eq!(store.write(1, b"late"), Written::NotYours);
+    }
+
+    #[test]
+    fn who_was_left_behind_writes_nothing() {
+        let (store, hasher) = Store::<()>::new("test", 10).unwrap();
+        let now = Instant::now();
+        store.pieces(|pieces| pieces.take(1, now));
+        assert_eq!(store.write(1, b"wrong"), Written::All);
+        store.restart(10);
+        assert_eq!(store.write(1, b"wrong"), Written::NotYours);
+        store.pieces(|pieces| pieces.take(2, now));
+        assert_eq!(store.write(2, b"right bytes"), Written::Complete { excess: 1 });
+        assert_eq!(store.write(2, b"more"), Written::NotYours);
+        assert_eq!(digest(&store), Some(hash(b"right byte")));
+        store.restart(10);
+        assert_eq!(store.news(Duration::from_millis(50), false).digest, None);
+        store.pieces(|pieces| pieces.take(3, now));
+        store.report(3, ());
+        assert_eq!(store.news(Duration::from_secs(5), false).reports.len(), 1);
+        store.close();
+        hasher.join().unwrap();
+    }
+
+    #[test]
+    fn an_empty_file_has_a_hash() {
+        let (store, _) = Store::<()>::new("test", 0).unwrap();
+        assert_eq!(digest(&store), Some(hash(b"")));
+        store.close();
+    }
+}

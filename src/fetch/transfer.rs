@@ -121,6 +121,7 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     fn run(&mut self, cancelled: &AtomicBool, report: &dyn Fn(u64)) -> Result<(), Error> {
         let name = self.spec.name;
+        self.employ()?;
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled { name });
@@ -178,6 +179,11 @@ impl Transfer<'_> {
             if self.settle_all(reports)? {
                 return Ok(Step::Go);
             }
+        }
+        // Who still waits for the end of an answer has brought what there is of it.
+        for (_, source) in std::mem::take(&mut self.active) {
+            self.sources.contributed(source);
+            self.answers += 1;
         }
         if digest == self.spec.sha256 {
             return Ok(Step::Finished);

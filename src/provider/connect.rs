@@ -235,7 +235,7 @@ fn dial(addresses: &[SocketAddr], device: Option<&str>, limit: Duration) -> io::
 fn no_connection(failures: &[(SocketAddr, io::Error)]) -> io::Error {
     let reason = |error: &io::Error| match error.kind() {
         io::ErrorKind::TimedOut => "no answer".to_owned(),
-        _ => Errno::from_io_error(error).map_or_else(|| error.to_string(), |errno| words(errno)),
+        _ => Errno::from_io_error(error).map_or_else(|| error.to_string(), words),
     };
     let each: Vec<String> =
         failures.iter().map(|(address, error)| format!("{address}: {}", reason(error))).collect();

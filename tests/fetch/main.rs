@@ -201,11 +201,11 @@ fn serve(
 /// Bytes that do not repeat.
 fn file(seed: u8, size: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
-    let mut next = || {
+    let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()
     };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(|| next()).take(size / 8 + 1).flatten().collect();
+    let mut bytes: Vec<u8> = std::iter::repeat_with(next).take(size / 8 + 1).flatten().collect();
     bytes.truncate(size);
     bytes
 }

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(after(&[(header::RETRY_AFTER, "86400")]), Some(MOST_PATIENCE));
         assert_eq!(after(&[(header::RETRY_AFTER, "soon")]), None);
         let date = (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:49:41 GMT");
-        assert_eq!(after(&[date.clone()]), Some(Duration::from_secs(4)));
+        assert_eq!(after(std::slice::from_ref(&date)), Some(Duration::from_secs(4)));
         let servers = (header::DATE, "Sun, 06 Nov 1994 08:49:39 GMT");
         assert_eq!(after(&[date, servers]), Some(Duration::from_secs(2)));
         assert_eq!(after(&[(header::RETRY_AFTER, "Sun, 06 Nov 1990 08:49:37 GMT")]), Some(Duration::ZERO));
