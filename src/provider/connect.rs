@@ -88,6 +88,15 @@ impl Way {
         (uri.scheme_str() == Some("http") && !is_own).then_some(proxy)
     }
 
+    /// Without the addresses of a family that the uplink does not have, unless there are no others.
+    fn reachable(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let Some(uplink) = self.0.access.uplink.as_deref() else { return addresses };
+        let (is_v4, is_v6) = (uplink.ipv4.is_some(), uplink.ipv6.is_some());
+        let is_reachable = |address: &SocketAddr| if address.is_ipv6() { is_v6 } else { is_v4 };
+        let (reachable, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_reachable);
+        if reachable.is_empty() { others } else { reachable }
+    }
+
     fn device(&self) -> Option<&str> {
         let uplink = self.0.access.uplink.as_deref()?;
         (uplink.bound && !uplink.interface.is_empty()).then_some(uplink.interface.as_str())
@@ -154,7 +163,7 @@ impl Resolver for Way {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(default)),
         };
-        let addresses = self.look_up(host, port, *timeout.after)?;
+        let addresses = self.reachable(self.look_up(host, port, *timeout.after)?);
         let mut resolved = self.empty();
         for address in interleaved(addresses).into_iter().take(MOST_ADDRESSES) {
             resolved.push(address);

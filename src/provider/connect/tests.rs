@@ -106,3 +106,15 @@ fn requests_to_a_proxy_have_the_whole_url() {
         assert!(!Way::new(&access).is_usable(), "{url}");
     }
 }
+
+#[test]
+fn a_family_that_the_uplink_lacks_is_left_out() {
+    let both = addresses(&["[2001:db8::1]:80", "192.0.2.1:80"]);
+    let way = |ipv6| {
+        let ipv6 = Some(crate::net::Ipv6::default()).filter(|_| ipv6);
+        let uplink = Some(Arc::new(Uplink { ipv6, ..Uplink::default() }));
+        Way::new(&Access { uplink, ..Access::default() })
+    };
+    assert_eq!(way(true).reachable(both.clone()), both[..1]);
+    assert_eq!(way(false).reachable(both.clone()), both);
+}

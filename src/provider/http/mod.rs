@@ -49,8 +49,17 @@ pub struct Client {
     artifacts: Agent,
     way: Way,
     mirrors: Arc<Mirrors>,
+    tls: Tls,
     deadline: Deadline,
-    is_tls_demanded: bool,
+}
+
+/// The TLS of one trust policy.
+#[derive(Clone, Debug)]
+struct Tls {
+    documents: TlsConnector,
+    /// Where it is another.
+    artifacts: Option<TlsConnector>,
+    is_demanded: bool,
 }
 
 /// What is wanted of a file.
@@ -96,6 +105,21 @@ impl Client {
     /// A client for requests that end before `deadline`, for the TLS servers that `tls` believes, over
     /// the way that `access` says.
     pub fn new(deadline: Deadline, tls: &TlsTrust, access: &Access) -> Self {
+        let documents = TlsConnector::new(tls.clone());
+        // One configuration where it will do.
+        let artifacts =
+            if tls.pins().is_empty() { None } else { Some(TlsConnector::new(tls.without_pins())) };
+        let mirrors = Arc::new(Mirrors::read(&access.paths));
+        let tls = Tls { documents, artifacts, is_demanded: tls.names_servers() };
+        Self::with(deadline, tls, mirrors, access)
+    }
+
+    /// The same over another way. What is known of servers and of TLS is shared, connections are not.
+    pub fn over(&self, access: &Access) -> Self {
+        Self::with(self.deadline, self.tls.clone(), Arc::clone(&self.mirrors), access)
+    }
+
+    fn with(deadline: Deadline, tls: Tls, mirrors: Arc<Mirrors>, access: &Access) -> Self {
         let way = Way::new(access);
         let config = Agent::config_builder()
             .timeout_connect(Some(CONNECT))
@@ -116,17 +140,15 @@ impl Client {
             .accept_encoding("identity")
             .user_agent(concat!("phaseboot/", env!("CARGO_PKG_VERSION")))
             .build();
-        let agent = |tls| {
+        let agent = |tls: &TlsConnector| {
             // https over a connector that leaves it without TLS is an error in ureq.
-            let connector =
-                ().chain(ConnectProxyConnector::default()).chain(way.clone()).chain(TlsConnector::new(tls));
+            let connector = ().chain(ConnectProxyConnector::default()).chain(way.clone()).chain(tls.clone());
             Agent::with_parts(config.clone(), connector, way.clone())
         };
-        let documents = agent(tls.clone());
+        let documents = agent(&tls.documents);
         // One agent where it will do, so that the artifacts can come over the manifest's connection.
-        let artifacts = if tls.pins().is_empty() { documents.clone() } else { agent(tls.without_pins()) };
-        let mirrors = Arc::new(Mirrors::read(&access.paths));
-        Self { documents, artifacts, way, mirrors, deadline, is_tls_demanded: tls.names_servers() }
+        let artifacts = tls.artifacts.as_ref().map_or_else(|| documents.clone(), agent);
+        Self { documents, artifacts, tls, way, mirrors, deadline }
     }
 
     /// The deadline of every request.
@@ -143,7 +165,7 @@ impl Client {
     /// These say what boots, so they come over https, on every hop, if the policy names TLS servers;
     /// what [`Self::download`] brings is held against a hash.
     pub fn get_small(&self, url: &str, most: usize) -> Result<(Vec<u8>, String), HttpError> {
-        if self.is_tls_demanded && !url::is_https(url) {
+        if self.tls.is_demanded && !url::is_https(url) {
             return Err(HttpError::WithoutTls);
         }
         // Half of what is left: a server that drips must leave time to ask the others.
