@@ -104,6 +104,8 @@ paths! {
     lease = "run/phaseboot/lease.json";
     /// What was set on the links of this machine.
     links = "run/phaseboot/links.json";
+    /// How servers have done so far.
+    mirrors = "run/phaseboot/mirrors.json";
     /// Every log record of this boot, a JSON object a line.
     log_jsonl = "run/phaseboot/log.jsonl";
 }

@@ -1,7 +1,8 @@
-//! The lab: `cargo lab setup|build|kernels|demo|test`.
+//! The lab: `cargo lab setup|build|kernels|demo|test|bench`.
 
 mod apt;
 mod arch;
+mod bench;
 mod budgets;
 mod build;
 mod certificates;
@@ -58,6 +59,9 @@ enum Command {
     },
     /// Boot once from a provider into the second kernel, and show it
     Demo(demo::Arguments),
+    /// Measure, beside what else would do it; nothing fails for being slow
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run every test: the package's, then real boots of real machines
     Test(test::Arguments),
 }
@@ -86,6 +90,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Demo(arguments) => demo::run(&arguments)?,
+        Command::Bench(bench) => bench::run(&bench)?,
         Command::Test(arguments) => {
             if !test::run(&arguments)? {
                 return Ok(ExitCode::FAILURE);

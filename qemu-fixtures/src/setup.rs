@@ -71,8 +71,8 @@ impl Needs {
         }
         if self.tests {
             add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
-            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "openssl", "procps"]);
-            add(&["kea-dhcp4-server", "kea-dhcp6-server", "radvd", "xz-utils"]);
+            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "kea-dhcp4-server"]);
+            add(&["kea-dhcp6-server", "nginx-light", "openssl", "procps", "radvd", "tinyproxy-bin", "xz-utils"]);
         }
         Ok(names)
     }

@@ -2,7 +2,12 @@
 
 mod artifact;
 pub mod operator;
-mod stream;
+mod pace;
+mod pieces;
+mod pull;
+mod sources;
+mod store;
+mod transfer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -96,7 +101,7 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
     let progress = Progress::new(&[(kernel.name, kernel.size), (initramfs.name, initramfs.size)]);
     let cancelled = AtomicBool::new(false);
     let transfer = |spec: &ArtifactSpec, urls: &[String], index: usize| {
-        let result = stream::fetch(spec, urls, client, &cancelled, &|done| progress.set(index, done));
+        let result = transfer::fetch(spec, urls, client, &cancelled, &|done| progress.set(index, done));
         if result.is_err() {
             cancelled.store(true, Ordering::Relaxed);
         }
@@ -111,6 +116,7 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
         let initramfs = other.join().unwrap_or(Err(Error::Cancelled { name: initramfs.name }));
         Ok((kernel, initramfs))
     })?;
+    client.mirrors().write(paths);
     match (kernel, initramfs) {
         (Ok(kernel), Ok(initramfs)) => Ok(Artifacts { kernel, initramfs }),
         // The one that was given up is not the reason.
@@ -127,9 +133,11 @@ pub fn artifact(
 ) -> Result<VerifiedArtifact, Error> {
     check_memory(spec.size, paths)?;
     let progress = Progress::new(&[(spec.name, spec.size)]);
-    stream::fetch(spec, &urls(spec, manifest.url())?, client, &AtomicBool::new(false), &|done| {
-        progress.set(0, done);
-    })
+    let urls = urls(spec, manifest.url())?;
+    let fetched =
+        transfer::fetch(spec, &urls, client, &AtomicBool::new(false), &|done| progress.set(0, done));
+    client.mirrors().write(paths);
+    fetched
 }
 
 /// The absolute URLs of an artifact, relative ones resolved against the manifest's own.

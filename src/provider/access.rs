@@ -10,7 +10,8 @@ use crate::paths::Paths;
 pub struct Access {
     /// The link that sockets are bound to, and whose servers resolve names.
     pub uplink: Option<Arc<Uplink>>,
-    /// `phase.proxy`.
+    /// `phase.proxy`, `http://[USER:PASSWORD@]HOST:PORT`: for every URL, as curl does it, those of this
+    /// machine among them.
     pub proxy: Option<String>,
     pub paths: Paths,
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod candidates;
+mod connect;
 pub mod http;
 pub mod tls;
 pub mod url;

@@ -10,10 +10,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{self, CertificateDer, ServerName};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{self, CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::ParsedCertificate;
+use rustls::sign::SigningKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError};
 use rustls::{RootCertStore, SignatureScheme, StreamOwned};
@@ -120,13 +123,13 @@ fn names(presented: &[String]) -> String {
 #[error("the key {0} is not pinned")]
 struct NotPinned(Pin);
 
-/// [`WebPkiServerVerifier`], and pins.
+/// The verification of rustls's `WebPkiServerVerifier`, and pins. It knows of no revocation lists:
+/// nobody could hand it any, and the code that reads them would be in every payload.
 #[derive(Debug)]
 struct Verifier {
-    chain: Arc<WebPkiServerVerifier>,
     roots: Arc<RootCertStore>,
     pins: Arc<[Pin]>,
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
@@ -148,7 +151,7 @@ impl Verifier {
                 || is_pinned(&sequence(&path.anchor().subject_public_key_info));
             if pinned { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
         };
-        let algorithms = self.provider.signature_verification_algorithms.all;
+        let algorithms = self.algorithms.all;
         let (roots, usage) = (&self.roots.roots, KeyUsage::server_auth());
         match server.verify_for_usage(algorithms, roots, intermediates, now, usage, None, Some(&accept)) {
             Ok(_) => Ok(()),
@@ -166,15 +169,17 @@ impl ServerCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: pki_types::UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified =
-            self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        verify_server_name(&certificate, server_name)?;
         if !self.pins.is_empty() {
             self.check_pins(end_entity, intermediates, now)?;
         }
-        Ok(verified)
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -183,7 +188,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -192,11 +197,21 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// No machine presents a certificate of its own, so private keys are never read.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("private keys are not used here".to_owned()))
     }
 }
 
@@ -224,16 +239,17 @@ impl TimeProvider for Clock {
     }
 }
 
-/// Puts TLS over the connection of an https URL; that of an http URL stays as it is.
-#[derive(Debug)]
+/// Puts TLS over the connection of an https URL; that of an http URL stays as it is. Clones share the
+/// configuration.
+#[derive(Clone, Debug)]
 pub(super) struct TlsConnector {
     trust: TlsTrust,
-    config: OnceLock<Arc<ClientConfig>>,
+    config: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
 impl TlsConnector {
     pub(super) fn new(trust: TlsTrust) -> Self {
-        Self { trust, config: OnceLock::new() }
+        Self { trust, config: Arc::default() }
     }
 
     /// Made when it is needed: http alone has no use for it.
@@ -247,13 +263,11 @@ impl TlsConnector {
 }
 
 fn client_config(trust: &TlsTrust) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() });
     let public = || Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     let roots = trust.roots().map_or_else(public, Arc::clone);
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
-    let verifier = Verifier { chain, roots, pins: Arc::clone(trust.pins()), provider: Arc::clone(&provider) };
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Verifier { roots, pins: Arc::clone(trust.pins()), algorithms };
     let config = ClientConfig::builder_with_details(provider, Arc::new(Clock(trust.clone())))
         .with_safe_default_protocol_versions()?
         .dangerous()

@@ -37,6 +37,13 @@ pub fn is_https(url: &str) -> bool {
     url.starts_with("https://")
 }
 
+/// The host and port of an absolute URL; nothing of what is none.
+pub fn host(url: &str) -> &str {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or(authority);
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
 fn has_scheme(reference: &str) -> bool {
     let end = reference.find([':', '/', '?', '#']).unwrap_or(reference.len());
     reference.get(end..).is_some_and(|rest| rest.starts_with(':'))
@@ -96,6 +103,18 @@ mod tests {
             assert_eq!(resolve("http://a/b", reference), None, "{reference}");
         }
         assert_eq!(resolve("ftp://a/b", "g"), None);
+    }
+
+    #[test]
+    fn hosts() {
+        for (url, expected) in [
+            ("http://a", "a"),
+            ("https://u:p@a:1/b@c", "a:1"),
+            ("http://[::1]:8080/x", "[::1]:8080"),
+            ("a", ""),
+        ] {
+            assert_eq!(host(url), expected, "{url}");
+        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use phaseboot::config::Policy;
 use phaseboot::config::tls::{Pin, TlsTrust, certificates};
 use phaseboot::provider::access::Access;
-use phaseboot::provider::http::{Client, HttpError};
+use phaseboot::provider::http::{self, Client, HttpError};
 use phaseboot::provider::tls::TlsError;
 use phaseboot::sys::arch::NATIVE;
 use phaseboot::time::{Deadline, UnixTime};
@@ -201,7 +201,7 @@ fn artifacts_may_come_from_servers_that_are_not_pinned() {
         let trust = trust(&pki, roots, &[Pin::of(b"another key").to_string()]);
         let client = Client::new(Deadline::after(Duration::from_secs(20)), &trust, &Access::default());
         assert!(matches!(client.get_small(&server.url("/file"), 1000), Err(HttpError::Tls(_))));
-        client.download(&server.url("/file"), None).map(drop)
+        client.download(&server.url("/file"), http::Wanted::WHOLE).map(drop)
     };
     download(&["ca.pem"]).unwrap();
     pki.authority("other");
@@ -320,7 +320,7 @@ fn a_manifest_needs_tls_if_the_policy_names_servers() {
         &trust(&pki, &["ca.pem"], &[]),
         &Access::default(),
     );
-    assert_eq!(client.download(&url, None).unwrap().total, Some(1));
+    assert_eq!(client.download(&url, http::Wanted::WHOLE).unwrap().total, Some(1));
 }
 
 #[test]

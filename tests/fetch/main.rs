@@ -1,11 +1,25 @@
 //! Finding, verifying and fetching over real HTTP on loopback, from servers that are well, cut the
 //! connection, lie about sizes, corrupt bytes or are not there.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail in any way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may fail in any way, and print"
+)]
+
+mod faults;
+mod nginx;
+mod parallel;
+mod peer;
+mod proxy;
+mod resume;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -184,8 +198,16 @@ fn serve(
     let _ = reader.read_to_end(&mut Vec::new());
 }
 
+/// Bytes that do not repeat.
 fn file(seed: u8, size: usize) -> Vec<u8> {
-    (0u8..=255).cycle().map(|i| i.wrapping_mul(31).wrapping_add(seed)).take(size).collect()
+    let mut state = u64::from(seed) + 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(next).take(size / 8 + 1).flatten().collect();
+    bytes.truncate(size);
+    bytes
 }
 
 struct Published {
@@ -226,12 +248,17 @@ fn key_list(version: u64, seed: u8, revoked: &[String]) -> Vec<u8> {
 
 /// A server with a signed manifest and both artifacts; `kernel_urls` are put into the manifest.
 fn published(kernel_urls: &[&str]) -> Published {
+    published_of(file(1, 400_000), kernel_urls)
+}
+
+/// The same with another kernel.
+fn published_of(kernel: Vec<u8>, kernel_urls: &[&str]) -> Published {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("keys")).unwrap();
     std::fs::write(folder.path().join("keys/k.pub"), hex(key(7).verifying_key().as_bytes())).unwrap();
     let trust = Trust::read(folder.path()).unwrap();
     let server = Server::start();
-    let (kernel, initramfs) = (file(1, 400_000), file(2, 150_000));
+    let initramfs = file(2, 150_000);
     let spec = |bytes: &[u8], urls: &[&str]| json!({"hash": format!("sha256:{}", hex(&Sha256::digest(bytes))), "size": bytes.len(), "urls": urls});
     let manifest = json!({
         "version": "0.1", "manifest_version": 1, "channel": "stable", "arch": "x86_64",
@@ -255,13 +282,39 @@ impl Published {
 
     /// Fetches from this server, and holds the kernel against what was published.
     fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
-        let client =
-            Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls(), &Access::default());
-        let manifest = self.find(&[self.server.url("")], &client)?;
-        let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
-        assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
+        self.fetch_under(Path::new("/nonexistent"), Duration::from_secs(seconds))
+    }
+
+    /// The same on a machine whose files are below `root`.
+    fn fetch_under(&self, root: &Path, limit: Duration) -> Result<(), phaseboot::error::Error> {
+        self.fetch_over(&Access { paths: Paths::under(root), ..Access::default() }, limit)
+    }
+
+    fn fetch_over(&self, access: &Access, limit: Duration) -> Result<(), phaseboot::error::Error> {
+        self.fetch_of(&self.server.url(""), access, limit)
+    }
+
+    /// The same from another provider that has what this one has.
+    fn fetch_from(&self, provider: &str, limit: Duration) -> Result<(), phaseboot::error::Error> {
+        self.fetch_of(provider, &Access { paths: Paths::under("/nonexistent"), ..Access::default() }, limit)
+    }
+
+    fn fetch_of(
+        &self,
+        provider: &str,
+        access: &Access,
+        limit: Duration,
+    ) -> Result<(), phaseboot::error::Error> {
+        let client = Client::new(Deadline::after(limit), self.trust.tls(), access);
+        let manifest = self.find(&[provider.to_owned()], &client)?;
+        let artifacts = fetch::artifacts(&manifest, &client, &access.paths)?;
+        assert!(*artifacts.kernel.map().unwrap() == *self.kernel, "the kernel is another");
         assert_eq!(artifacts.initramfs.size(), 150_000);
         Ok(())
+    }
+
+    fn manifest_bytes(&self) -> Vec<u8> {
+        signed(&self.manifest, 7)
     }
 
     fn fetch_exit(&self, seconds: u64) -> (Exit, String) {

@@ -1,0 +1,417 @@
+//! TCP connections to servers: names by libc's resolver over the uplink's servers, several addresses
+//! tried fast (RFC 8305), sockets bound to the uplink's device, an HTTP proxy for http URLs.
+//!
+//! A proxy is used for every URL, as curl does it: what is not to go through it is not to be had by
+//! a machine that was told to use one. https goes through a tunnel (CONNECT) that `ureq` makes; http is
+//! asked for in absolute form (RFC 9112, section 3.2.2) from the proxy itself.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use log::debug;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
+use ureq::Proxy;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
+};
+
+use crate::error::printable;
+use crate::net::names;
+use crate::patience;
+use crate::provider::access::Access;
+use crate::sys::packet;
+use crate::time::Deadline;
+
+/// The next address is tried when the last has not answered for this long: RFC 8305, section 5.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// More addresses of a name than that are not tried.
+const MOST_ADDRESSES: usize = 8;
+/// Sent bytes that nobody acknowledges for this long break the connection: tcp(7), TCP_USER_TIMEOUT.
+const UNACKNOWLEDGED_MS: u32 = 20_000;
+/// An idle connection is probed after this, so that a dead one is known before it is used again.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// The way to servers that one client uses.
+#[derive(Clone, Debug)]
+pub(super) struct Way(Arc<Inner>);
+
+struct Inner {
+    access: Access,
+    proxy: Option<Proxy>,
+    is_usable: bool,
+}
+
+/// Without the proxy's password.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = self.access.uplink.as_ref().map(|uplink| &uplink.interface);
+        let proxy = self.proxy.as_ref().map(Proxy::host);
+        f.debug_struct("Way").field("link", &link).field("proxy", &proxy).finish()
+    }
+}
+
+impl Way {
+    /// The way that `access` says.
+    pub(super) fn new(access: &Access) -> Self {
+        let proxy = access.proxy.as_deref().map(|url| match url.strip_prefix("http://") {
+            Some(_) => Proxy::new(url),
+            None => Err(ureq::Error::InvalidProxyUrl),
+        });
+        let is_usable = !matches!(proxy, Some(Err(_)));
+        Self(Arc::new(Inner { access: access.clone(), proxy: proxy.and_then(Result::ok), is_usable }))
+    }
+
+    /// False if the proxy is none of http: then nothing must be asked, least of all without it.
+    pub(super) fn is_usable(&self) -> bool {
+        self.0.is_usable
+    }
+
+    /// The proxy, if there is one.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.0.proxy.as_ref()
+    }
+
+    /// The proxy that an http request to `uri` goes to; none for the proxy's own address.
+    fn proxy_for(&self, uri: &Uri) -> Option<&Proxy> {
+        let proxy = self.proxy()?;
+        let is_own = uri.host() == Some(proxy.host()) && uri.port_u16().unwrap_or(80) == proxy.port();
+        (uri.scheme_str() == Some("http") && !is_own).then_some(proxy)
+    }
+
+    /// Without the addresses of a family that the uplink does not have, unless there are no others.
+    fn reachable(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let Some(uplink) = self.0.access.uplink.as_deref() else { return addresses };
+        let (is_v4, is_v6) = (uplink.ipv4.is_some(), uplink.ipv6.is_some());
+        let is_reachable = |address: &SocketAddr| if address.is_ipv6() { is_v6 } else { is_v4 };
+        let (reachable, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_reachable);
+        if reachable.is_empty() { others } else { reachable }
+    }
+
+    fn device(&self) -> Option<&str> {
+        let uplink = self.0.access.uplink.as_deref()?;
+        (uplink.bound && !uplink.interface.is_empty()).then_some(uplink.interface.as_str())
+    }
+
+    /// The addresses of a host, by libc's resolver, within `limit`.
+    fn look_up(&self, host: &str, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let (way, name) = (self.clone(), bare.to_owned());
+        // It waits for its turn and for the servers on a thread that is left behind when the time is up.
+        let looked_up = patience::within(limit, move || {
+            let access = &way.0.access;
+            let _turn = access.uplink.as_ref().map(|uplink| names::for_uplink(&access.paths, uplink));
+            (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+        });
+        let failed = |kind, reason: &str| {
+            let asked = self.servers();
+            let name = printable(bare);
+            io::Error::new(kind, format!("the name {name} {reason}; servers for names: {asked}"))
+        };
+        match looked_up {
+            Some(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Some(Ok(_)) => Err(failed(io::ErrorKind::NotFound, "has no address")),
+            Some(Err(error)) => {
+                // libc's words come with std's: "failed to lookup address information: ...".
+                let error = error.to_string();
+                let words = error.rsplit(": ").next().unwrap_or(&error).to_lowercase();
+                Err(failed(io::ErrorKind::NotFound, &format!("does not resolve ({words})")))
+            }
+            None => {
+                let reason = format!("was not resolved within {} s", limit.as_secs());
+                Err(failed(io::ErrorKind::TimedOut, &reason))
+            }
+        }
+    }
+
+    /// The servers that are asked for names, for people.
+    fn servers(&self) -> String {
+        let access = &self.0.access;
+        let uplink = access.uplink.as_deref();
+        let mut servers: Vec<String> =
+            uplink.map(|uplink| uplink.dns.iter().map(IpAddr::to_string).collect()).unwrap_or_default();
+        if servers.is_empty() {
+            let text = std::fs::read_to_string(access.paths.resolv_conf()).unwrap_or_default();
+            let named = text.lines().filter_map(|line| line.strip_prefix("nameserver"));
+            servers = named.take(3).map(|server| printable(server.trim())).collect();
+        }
+        if servers.is_empty() { "none known".to_owned() } else { servers.join(", ") }
+    }
+}
+
+impl Resolver for Way {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let (host, port) = match self.proxy_for(uri) {
+            Some(proxy) => (proxy.host(), proxy.port()),
+            None => (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(default)),
+        };
+        let addresses = self.reachable(self.look_up(host, port, *timeout.after)?);
+        let mut resolved = self.empty();
+        for address in interleaved(addresses).into_iter().take(MOST_ADDRESSES) {
+            resolved.push(address);
+        }
+        Ok(resolved)
+    }
+}
+
+/// The families in turn, beginning with the one that getaddrinfo(3) prefers: RFC 8305, section 4.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut second = second.into_iter();
+    let mut all = Vec::new();
+    for address in first {
+        all.push(address);
+        all.extend(second.next());
+    }
+    all.extend(second);
+    all
+}
+
+/// A connection to the first of `addresses` that takes one, each begun soon after the one before.
+fn dial(addresses: &[SocketAddr], device: Option<&str>, limit: Duration) -> io::Result<TcpStream> {
+    let until = Deadline::after(limit).instant();
+    let mut waiting: Vec<(SocketAddr, OwnedFd)> = Vec::new();
+    let mut failures: Vec<(SocketAddr, io::Error)> = Vec::new();
+    let mut addresses = addresses.iter();
+    let mut next_start = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= next_start || waiting.is_empty() {
+            match addresses.next() {
+                Some(&address) => match begin(address, device) {
+                    Ok(socket) => {
+                        waiting.push((address, socket));
+                        next_start = now + NEXT_ADDRESS;
+                    }
+                    Err(errno) => failures.push((address, errno.into())),
+                },
+                None if waiting.is_empty() => break,
+                None => next_start = until,
+            }
+            if waiting.is_empty() {
+                continue;
+            }
+        }
+        if now >= until {
+            let silent = |(address, _)| (address, io::Error::from(io::ErrorKind::TimedOut));
+            failures.extend(waiting.drain(..).map(silent));
+            break;
+        }
+        let pause = next_start.min(until).saturating_duration_since(now);
+        let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
+        let mut polled: Vec<PollFd<'_>> =
+            waiting.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
+        match poll(&mut polled, Some(&timeout)) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+        for index in (0..ready.len()).rev().filter(|&index| ready.get(index) == Some(&true)) {
+            let (address, socket) = waiting.swap_remove(index);
+            match sockopt::socket_error(&socket)? {
+                Ok(()) => return ready_stream(socket),
+                Err(errno) => {
+                    failures.push((address, errno.into()));
+                    // What failed makes way for the next at once.
+                    next_start = now;
+                }
+            }
+        }
+    }
+    Err(no_connection(&failures))
+}
+
+fn no_connection(failures: &[(SocketAddr, io::Error)]) -> io::Error {
+    let reason = |error: &io::Error| match error.kind() {
+        io::ErrorKind::TimedOut => "no answer".to_owned(),
+        _ => Errno::from_io_error(error).map_or_else(|| error.to_string(), words),
+    };
+    let each: Vec<String> =
+        failures.iter().map(|(address, error)| format!("{address}: {}", reason(error))).collect();
+    let kind = failures.last().map_or(io::ErrorKind::NotConnected, |(_, error)| error.kind());
+    io::Error::new(kind, format!("no connection to {}", each.join(", ")))
+}
+
+/// The system's words for an error, without the number that std adds.
+fn words(errno: Errno) -> String {
+    let text = errno.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// Begins to connect, without waiting. An address of this machine is never bound to a device.
+fn begin(address: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    if let Some(device) = device.filter(|_| !address.ip().to_canonical().is_loopback()) {
+        match packet::bind_to_device(socket.as_fd(), device) {
+            Err(errno @ (Errno::PERM | Errno::NOPROTOOPT)) => {
+                debug!("a socket cannot be bound to {device}: {errno}; it takes the routes as they are");
+            }
+            other => other?,
+        }
+    }
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A connected socket, made ready for use.
+fn ready_stream(socket: OwnedFd) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    // Without these it works too, only a dead peer is noticed later.
+    let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
+    let _ = sockopt::set_tcp_keepidle(&stream, PROBE);
+    let _ = sockopt::set_tcp_keepintvl(&stream, PROBE);
+    let _ = sockopt::set_socket_keepalive(&stream, true);
+    Ok(stream)
+}
+
+/// The connector of `ureq`'s chain that opens sockets.
+impl<In: Transport> Connector<In> for Way {
+    type Out = Either<In, Tcp>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        if chained.is_some() {
+            return Ok(chained.map(Either::A));
+        }
+        let absolute = self.proxy_for(details.uri).map(|proxy| Absolute::new(details.uri, proxy));
+        let stream = Arc::new(dial(&details.addrs, self.device(), *details.timeout.after)?);
+        let handle: Arc<dyn ShutdownHandle> = Arc::clone(&stream) as _;
+        (details.register_shutdown)(Arc::downgrade(&handle))?;
+        let buffers =
+            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Either::B(Tcp { stream, buffers, read_timeout: None, write_timeout: None, absolute })))
+    }
+}
+
+/// What an http request carries when it goes through a proxy.
+struct Absolute {
+    /// `http://HOST:PORT` of the server that is meant.
+    origin: String,
+    /// `Proxy-Authorization: ...` with its line end, or nothing.
+    header: String,
+}
+
+impl Absolute {
+    fn new(uri: &Uri, proxy: &Proxy) -> Self {
+        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+        // What stands before the @ is for nobody else.
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let header = match (proxy.username(), proxy.password()) {
+            (None, None) => String::new(),
+            (user, password) => {
+                let pair = format!("{}:{}", user.unwrap_or_default(), password.unwrap_or_default());
+                format!("Proxy-Authorization: Basic {}\r\n", BASE64_STANDARD.encode(pair))
+            }
+        };
+        Self { origin: format!("http://{host}"), header }
+    }
+
+    /// The request with an absolute target: `GET /path HTTP/1.1` gets the origin before the path. What
+    /// does not begin a request stays as it is; ours have no body.
+    fn apply(&self, output: &[u8]) -> Option<Vec<u8>> {
+        let target = output.strip_prefix(b"GET ")?;
+        let line = target.iter().position(|&byte| byte == b'\n')?.checked_add(1)?;
+        let (line, rest) = target.split_at_checked(line)?;
+        Some([b"GET ", self.origin.as_bytes(), line, self.header.as_bytes(), rest].concat())
+    }
+}
+
+/// A TCP connection, as ureq reads and writes it.
+pub(super) struct Tcp {
+    stream: Arc<TcpStream>,
+    buffers: LazyBuffers,
+    /// What the socket is set to, so that it is set again only when it changes.
+    read_timeout: Option<Duration>,
+    write_timeout: Option<Duration>,
+    absolute: Option<Absolute>,
+}
+
+impl Transport for Tcp {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let timeout = timeout.for_write();
+        let limit = timeout.not_zero().map(|limit| *limit);
+        if limit != self.write_timeout {
+            self.stream.set_write_timeout(limit)?;
+            self.write_timeout = limit;
+        }
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        let sent = match self.absolute.as_ref().and_then(|absolute| absolute.apply(output)) {
+            Some(request) => (&*self.stream).write_all(&request),
+            None => (&*self.stream).write_all(output),
+        };
+        sent.map_err(|error| timed_out(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let timeout = timeout.for_read();
+        let limit = timeout.not_zero().map(|limit| *limit);
+        if limit != self.read_timeout {
+            self.stream.set_read_timeout(limit)?;
+            self.read_timeout = limit;
+        }
+        let amount = loop {
+            match (&*self.stream).read(self.buffers.input_append_buf()) {
+                // No handler is installed anywhere; a debugger may interrupt all the same.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other.map_err(|error| timed_out(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// Whether it is quiet: an end or bytes that nobody asked for make it useless.
+    fn is_open(&mut self) -> bool {
+        let mut polled = [PollFd::new(&*self.stream, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec::default())) == Ok(0)
+    }
+}
+
+fn timed_out(error: io::Error, timeout: NextTimeout) -> ureq::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
+        _ => ureq::Error::Io(error),
+    }
+}
+
+impl fmt::Debug for Tcp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tcp").field(&self.stream.peer_addr().ok()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

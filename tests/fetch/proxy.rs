@@ -1,0 +1,144 @@
+//! Through a proxy: a small one that counts, and tinyproxy.
+
+use std::io::{Read, Write, copy};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use phaseboot::paths::Paths;
+use phaseboot::provider::access::Access;
+
+use crate::{published, published_of};
+
+fn access(proxy: String) -> Access {
+    Access { proxy: Some(proxy), paths: Paths::under("/nonexistent"), ..Access::default() }
+}
+
+/// A proxy that serves at most 50 connections; the head of each request it got.
+fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let kept = heads.clone();
+    thread::spawn(move || {
+        for mut client in listener.incoming().take(50).flatten() {
+            let kept = kept.clone();
+            thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    if client.read(&mut byte).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                kept.lock().unwrap().push(head.clone());
+                let target = head.split(' ').nth(1).unwrap();
+                let (authority, path) = match target.strip_prefix("http://") {
+                    Some(rest) => rest.split_at(rest.find('/').unwrap()),
+                    None => (target, ""),
+                };
+                let mut server = TcpStream::connect(authority).unwrap();
+                if head.starts_with("CONNECT ") {
+                    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+                } else {
+                    let (_, rest) = head.split_once("\r\n").unwrap();
+                    write!(server, "GET {path} HTTP/1.1\r\n{rest}").unwrap();
+                }
+                let (mut there, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || copy(&mut there, &mut server));
+                let _ = copy(&mut back, &mut client);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    (port, heads)
+}
+
+#[test]
+fn http_asks_the_proxy_for_whole_urls() {
+    let published = published(&["kernel"]);
+    let (port, heads) = proxy();
+    let access = access(format!("http://us%40er:secret@127.0.0.1:{port}"));
+    published.fetch_over(&access, Duration::from_secs(20)).unwrap();
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), 4, "loopback addresses go through the proxy too");
+    let start = format!(
+        "GET {} HTTP/1.1\r\nProxy-Authorization: Basic dXNAZXI6c2VjcmV0\r\n",
+        published.server.url(crate::MANIFEST)
+    );
+    assert!(heads[0].starts_with(&start), "{}", heads[0]);
+}
+
+#[test]
+fn https_goes_through_a_tunnel() {
+    // There is no TLS behind it: that the handshake is tried with the server itself is what is shown.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = plain.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in plain.incoming().take(10).flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let published = published(&[&format!("https://{server}/kernel")]);
+    let (port, heads) = proxy();
+    let access = access(format!("http://127.0.0.1:{port}"));
+    let error = published.fetch_over(&access, Duration::from_secs(20)).unwrap_err();
+    assert!(error.line().to_string().contains("the TLS handshake failed"), "{}", error.line());
+    let heads = heads.lock().unwrap();
+    assert!(
+        heads.iter().any(|head| head.starts_with(&format!("CONNECT {server} HTTP/1.1\r\n"))),
+        "{heads:?}"
+    );
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_not_passed_by() {
+    let published = published(&["kernel"]);
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (proxy, words) in [
+        (format!("http://{unused}"), format!("no connection to {unused}: connection refused")),
+        ("socks5://127.0.0.1:9".to_owned(), "phase.proxy is no http:// URL".to_owned()),
+    ] {
+        let error = published.fetch_over(&access(proxy), Duration::from_secs(3)).unwrap_err();
+        assert!(error.line().to_string().contains(&words), "{}", error.line());
+    }
+    assert_eq!(published.server.requests.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[test]
+fn tinyproxy_serves_us() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!("Port {port}\nListen 127.0.0.1\nTimeout 30\nMaxClients 20\nBasicAuth user secret\n");
+    std::fs::write(folder.path().join("conf"), config).unwrap();
+    let started = Command::new("tinyproxy")
+        .args(["-d", "-c"])
+        .arg(folder.path().join("conf"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = started else {
+        println!("skipped: no tinyproxy");
+        return;
+    };
+    let ready = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let published = published_of(crate::file(3, 3_000_000), &["kernel"]);
+    let right = published
+        .fetch_over(&access(format!("http://user:secret@127.0.0.1:{port}")), Duration::from_secs(20));
+    let wrong =
+        published.fetch_over(&access(format!("http://user:guess@127.0.0.1:{port}")), Duration::from_secs(20));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ready);
+    right.unwrap();
+    let line = wrong.unwrap_err().line().to_string();
+    assert!(line.contains("HTTP status 40"), "{line}");
+}
