@@ -129,7 +129,7 @@ pub enum Error {
     /// A value outside what the parameter takes.
     #[error("{name}={}: {expected}", printable(value))]
     Value { name: &'static str, value: String, expected: &'static str },
-    /// `phase.provider` is missing and nothing else names one.
+    /// `phase.provider` is missing, and there is nobody else who could name one.
     #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
     NoProvider,
     /// The kernel command line cannot be read.
@@ -150,7 +150,10 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Value { .. } => "correct the parameter where the boot entry sets it",
-            Self::NoProvider => "add phase.provider=http://HOST/ where the boot entry sets the command line",
+            Self::NoProvider => {
+                "add phase.provider=http://HOST/ where the boot entry sets the command line, or let the \
+                 network name one: DHCP option 67, DHCPv6 option 59, DNS, or mDNS with phase.mode=local"
+            }
             Self::Unreadable { .. } => "/proc must be mounted",
         }
     }

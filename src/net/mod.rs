@@ -12,6 +12,7 @@ mod frame;
 mod lease;
 mod link;
 mod linux;
+pub mod names;
 mod network;
 mod uplink;
 
