@@ -72,7 +72,7 @@ pub struct Uplinks {
 enum Message {
     Network(Box<Event>),
     /// A prospect has come to its end.
-    Ended(Arc<Watch>, Report),
+    Ended(Arc<Watch>),
     /// There is a winner.
     Won,
 }
@@ -204,7 +204,7 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
                     exhausted = true;
                 }
             },
-            Ok(Message::Ended(watch, report)) => field.ended(&watch, report, &uplinks.sender),
+            Ok(Message::Ended(watch)) => field.ended(&watch, &uplinks.sender),
             Ok(Message::Won) | Err(_) => break,
         }
     }
@@ -227,7 +227,6 @@ struct Entrant {
     watch: Arc<Watch>,
     runs: bool,
     tries: u32,
-    report: Report,
 }
 
 impl Field {
@@ -245,7 +244,7 @@ impl Field {
             }
             None if !is_full => {
                 let watch = Arc::new(Watch::new(uplink));
-                let mut entrant = Entrant { watch, runs: false, tries: 0, report: Report::default() };
+                let mut entrant = Entrant { watch, runs: false, tries: 0 };
                 entrant.start(&self.shared, sender);
                 self.entrants.push(entrant);
             }
@@ -259,9 +258,9 @@ impl Field {
         }
     }
 
-    fn ended(&mut self, watch: &Arc<Watch>, report: Report, sender: &Sender<Message>) {
+    fn ended(&mut self, watch: &Arc<Watch>, sender: &Sender<Message>) {
         if let Some(entrant) = self.entrants.iter_mut().find(|entrant| Arc::ptr_eq(&entrant.watch, watch)) {
-            (entrant.runs, entrant.report) = (false, report);
+            entrant.runs = false;
             entrant.try_again(&self.shared, sender);
         }
     }
@@ -271,10 +270,11 @@ impl Field {
         let names = self.entrants.len() > 1;
         let (mut refused, mut reasons, mut hint) = (None, Vec::new(), None);
         let (mut named, mut asked) = (false, false);
-        for Entrant { watch, report, .. } in self.entrants {
+        for Entrant { watch, runs, .. } in self.entrants {
             let uplink = watch.latest();
+            let mut report = watch.take_report();
             let prefix = if names { format!("{}: ", uplink.interface) } else { String::new() };
-            named |= !report.missed.is_empty();
+            named |= runs || !report.missed.is_empty();
             asked |= report.asked;
             let mut failures: Vec<(String, String)> = Vec::new();
             for Missed { url, why } in report.missed {
@@ -287,6 +287,9 @@ impl Field {
                         failures.push((url, reason));
                     }
                 }
+            }
+            if runs {
+                report.reasons.push("the time for this boot attempt is over".to_owned());
             }
             let of_uplink = if failures.is_empty() { report.reasons.join(", ") } else { summary(&failures) };
             if !of_uplink.is_empty() {
@@ -309,17 +312,14 @@ impl Entrant {
     fn start(&mut self, shared: &Arc<Shared>, sender: &Sender<Message>) {
         self.tries += 1;
         let (shared, watch, sender) = (shared.clone(), self.watch.clone(), sender.clone());
-        let watched = self.watch.clone();
+        self.watch.take_report();
         let work = move || {
-            let report = prospect::explore(&shared, &watch, &sender);
-            drop(sender.send(Message::Ended(watch, report)));
+            prospect::explore(&shared, &watch, &sender);
+            drop(sender.send(Message::Ended(watch)));
         };
         match spawn("uplink", work) {
             Ok(()) => self.runs = true,
-            Err(error) => {
-                let reason = format!("no thread for {}: {error}", watched.latest().interface);
-                self.report = Report { reasons: vec![reason], asked: true, ..Report::default() };
-            }
+            Err(error) => self.watch.report().reasons.push(format!("no thread for it: {error}")),
         }
     }
 

@@ -27,36 +27,36 @@ const LONGEST: Duration = Duration::from_secs(20);
 
 enum Answer {
     FailedOnce,
-    Ended(usize, Vec<Missed>),
+    Ended,
 }
 
-/// Asks `providers`, in order of preference. Returns when all of them have failed for good, with why,
-/// or the race is over.
+/// Asks `providers`, in order of preference. Returns when all of them have failed for good, which is
+/// reported, or the race is over.
 pub(super) fn ask_all(
     shared: &Arc<Shared>,
     watch: &Arc<Watch>,
     providers: &[String],
     sender: &Sender<Message>,
-) -> Vec<Missed> {
+) {
     let (tell, answers) = mpsc::channel();
-    let mut all: Vec<Vec<Missed>> = providers.iter().map(|_| Vec::new()).collect();
-    let mut waiting = providers.iter().enumerate().peekable();
+    let mut waiting = providers.iter().peekable();
     let (mut running, mut next) = (0, Instant::now());
     while !shared.is_over() && !watch.is_gone() {
         if next <= Instant::now()
-            && let Some((number, url)) = waiting.next()
+            && let Some(url) = waiting.next()
         {
-            let (shared, watch) = (shared.clone(), watch.clone());
+            let (shared, uplink) = (shared.clone(), watch.clone());
             let (tell, sender, provider) = (tell.clone(), sender.clone(), url.clone());
             let work = move || {
-                let missed = ask_often(&shared, &watch, &provider, &sender, &tell);
-                drop(tell.send(Answer::Ended(number, missed)));
+                let missed = ask_often(&shared, &uplink, &provider, &sender, &tell);
+                uplink.report().missed.extend(missed);
+                drop(tell.send(Answer::Ended));
             };
             match spawn("provider", work) {
                 Ok(()) => running += 1,
                 Err(error) => {
                     let why = Why::Failed { reason: format!("no thread for it: {error}"), hint: None };
-                    all.push(vec![Missed { url: url.clone(), why }]);
+                    watch.report().missed.push(Missed { url: url.clone(), why });
                 }
             }
             next = Instant::now() + HEAD_START;
@@ -68,16 +68,10 @@ pub(super) fn ask_all(
         };
         match answers.recv_timeout(wait) {
             Ok(Answer::FailedOnce) => next = Instant::now(),
-            Ok(Answer::Ended(number, missed)) => {
-                (running, next) = (running - 1, Instant::now());
-                if let Some(place) = all.get_mut(number) {
-                    *place = missed;
-                }
-            }
+            Ok(Answer::Ended) => (running, next) = (running - 1, Instant::now()),
             Err(_) => {}
         }
     }
-    all.into_iter().flatten().collect()
 }
 
 /// Asks one provider until it has a manifest that may boot, or has failed for good. What may not boot

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use super::watch::Watch;
-use super::{Message, Report, Shared, probe};
+use super::{Message, Shared, probe};
 use crate::provider::discovery::{Answer, Source};
 
 /// How long more is hoped for on an uplink that is up in part, counted from when it came up.
@@ -15,22 +15,21 @@ const HOPE: Duration = Duration::from_secs(3);
 
 /// Asks one source after the other; the next is asked where nobody that the one before names has a
 /// manifest that may boot. It ends early when the race is over or the link is down.
-pub(super) fn explore(shared: &Arc<Shared>, watch: &Arc<Watch>, sender: &Sender<Message>) -> Report {
+pub(super) fn explore(shared: &Arc<Shared>, watch: &Arc<Watch>, sender: &Sender<Message>) {
     let started = Instant::now();
     let search = &shared.search;
-    let mut report = Report::default();
     for source in Source::ORDER {
         let uplink = watch.ready(|uplink| source.awaits(uplink), HOPE.saturating_sub(started.elapsed()));
         if shared.is_over() {
             break;
         }
         if watch.is_gone() {
-            report.reasons.push("the link went down".to_owned());
+            watch.report().reasons.push("the link went down".to_owned());
             break;
         }
         match source.ask(&search.config, search.arch, &uplink, &search.paths) {
             Answer::Named { origin, providers } => {
-                report.asked = true;
+                watch.report().asked = true;
                 let first = providers.first().map(String::as_str).unwrap_or_default();
                 let others = match providers.len() {
                     0 | 1 => String::new(),
@@ -40,19 +39,19 @@ pub(super) fn explore(shared: &Arc<Shared>, watch: &Arc<Watch>, sender: &Sender<
                     "" => String::new(),
                     name => format!(" over {name}"),
                 };
-                let why = report.reasons.join(", ");
+                let why = watch.report().reasons.join(", ");
                 let separator = if why.is_empty() { "" } else { ": " };
                 info!("provider {first}{others}{over} from {origin}{separator}{why}");
-                report.missed.extend(probe::ask_all(shared, watch, &providers, sender));
-                report.reasons.push(format!("nothing boots from {origin}"));
+                probe::ask_all(shared, watch, &providers, sender);
+                watch.report().reasons.push(format!("nothing boots from {origin}"));
             }
             Answer::None(reason) => {
                 debug!("{}: {reason}", uplink.interface);
+                let mut report = watch.report();
                 report.asked = true;
                 report.reasons.push(reason);
             }
-            Answer::NotAsked(reason) => report.reasons.push(reason.to_owned()),
+            Answer::NotAsked(reason) => watch.report().reasons.push(reason.to_owned()),
         }
     }
-    report
 }

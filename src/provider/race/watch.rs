@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Search;
+use super::{Report, Search};
 use crate::net::Uplink;
 use crate::provider::access::Access;
 use crate::provider::http::Client;
@@ -13,6 +13,7 @@ use crate::time::Deadline;
 pub(super) struct Watch {
     state: Mutex<State>,
     changed: Condvar,
+    report: Mutex<Report>,
 }
 
 struct State {
@@ -33,11 +34,20 @@ impl fmt::Debug for Watch {
 impl Watch {
     pub(super) fn new(uplink: Uplink) -> Self {
         let state = State { uplink: Arc::new(uplink), client: None, asked_with: None, gone: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), report: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has come of it so far.
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_report(&self) -> Report {
+        std::mem::take(&mut *self.report())
     }
 
     pub(super) fn latest(&self) -> Arc<Uplink> {

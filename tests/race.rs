@@ -1,0 +1,376 @@
+//! The race for a manifest, against servers on loopback that are well, slow, dead, hang or serve what
+//! may not boot. The network's events are the test's own.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail in any way")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use ed25519_dalek::{Signer, SigningKey};
+use phaseboot::arch::Arch;
+use phaseboot::config::Config;
+use phaseboot::error::{Error, Exit};
+use phaseboot::manifest::keys::hex;
+use phaseboot::manifest::{Sightings, Trust};
+use phaseboot::net::{self, Event, Ipv6, Uplink};
+use phaseboot::paths::Paths;
+use phaseboot::provider::{Found, Search, Uplinks, race};
+use phaseboot::time::Deadline;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The key that is trusted; others are strangers.
+const OURS: u8 = 7;
+
+/// What a server does with every request.
+#[derive(Clone)]
+struct Manner {
+    /// For the manifest and the key list; `None` is 404.
+    manifest: Option<Vec<u8>>,
+    keys: Option<Vec<u8>>,
+    /// Before each answer.
+    delay: Duration,
+    /// The first requests get status 503.
+    failures: usize,
+}
+
+struct Server {
+    url: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Serves at most 200 connections, until the test process ends.
+    fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(200).flatten() {
+                let (manner, count) = (manner.clone(), count.clone());
+                thread::spawn(move || serve(stream, &manner, &count));
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+fn serve(mut stream: TcpStream, manner: &Manner, requests: &AtomicUsize) {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    while let Some(first) = lines.next() {
+        let _ = lines.by_ref().take_while(|line| !line.is_empty()).count();
+        let number = requests.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(manner.delay);
+        let body = if first.contains("/stable/x86_64/manifest.signed.json") {
+            manner.manifest.as_ref()
+        } else if first.contains("/stable/x86_64/keys.json") {
+            manner.keys.as_ref()
+        } else {
+            None
+        };
+        let (status, body) = match body {
+            _ if number < manner.failures => ("503 Service Unavailable", &b""[..]),
+            Some(body) => ("200 OK", body.as_slice()),
+            None => ("404 Not Found", &b""[..]),
+        };
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+        if stream.write_all(&[head.as_bytes(), body].concat()).is_err() {
+            return;
+        }
+    }
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn signed(content: &Value, seed: u8) -> Vec<u8> {
+    let data = content.to_string();
+    let sig = key(seed).sign(&Sha256::digest(data.as_bytes()));
+    let mut document = content.clone();
+    document["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
+    document["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
+    document.to_string().into_bytes()
+}
+
+/// Serves a manifest of this version, signed by this key.
+fn good(version: u64, seed: u8) -> Manner {
+    let spec = json!({"hash": format!("sha256:{}", hex(&Sha256::digest(b"x"))), "size": 1, "urls": ["x"]});
+    let content = json!({
+        "version": "0.1", "manifest_version": version, "channel": "stable", "arch": "x86_64",
+        "artifacts": {"kernel": spec, "initramfs": spec},
+    });
+    Manner { manifest: Some(signed(&content, seed)), keys: None, delay: Duration::ZERO, failures: 0 }
+}
+
+fn after(milliseconds: u64, manner: Manner) -> Manner {
+    Manner { delay: Duration::from_millis(milliseconds), ..manner }
+}
+
+/// A key list that names one key.
+fn key_list(version: u64, seed: u8) -> Vec<u8> {
+    let named = BASE64_STANDARD.encode(key(seed).verifying_key().as_bytes());
+    let content = json!({
+        "kind": "keys", "version": "0.1", "keys_version": version, "threshold": 1, "keys": [{"key": named}],
+        "revoked": [],
+    });
+    signed(&content, OURS)
+}
+
+/// A port on which nobody listens.
+fn dead() -> String {
+    format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+}
+
+/// A server that accepts and never says a word.
+fn hanging() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+fn exhausted() -> Event {
+    Event::Exhausted(net::Error::NoLease { links: "no other link".to_owned() })
+}
+
+/// An uplink that DHCPv6 has given this boot URL. It is not bound to its link, so that loopback serves.
+fn uplink(url: Option<&str>) -> Uplink {
+    let ipv6 = Ipv6 { boot_url: url.map(str::to_owned), ..Ipv6::default() };
+    Uplink { ipv6: Some(ipv6), complete: true, ..Uplink::default() }
+}
+
+struct Race {
+    uplinks: Uplinks,
+    search: Search,
+    sightings: Sightings,
+    started: Instant,
+    _folder: tempfile::TempDir,
+}
+
+impl Race {
+    fn new(providers: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("keys")).unwrap();
+        std::fs::write(folder.path().join("keys/k.pub"), hex(key(OURS).verifying_key().as_bytes())).unwrap();
+        let providers = providers.iter().map(|&url| url.to_owned()).collect();
+        let search = Search {
+            config: Config { providers, ..Config::default() },
+            trust: Trust::read(folder.path()).unwrap(),
+            paths: Paths::under(folder.path()),
+            arch: Arch::X86_64,
+            now: None,
+            deadline: Deadline::after(Duration::from_secs(30)),
+        };
+        let (uplinks, sightings) = (Uplinks::default(), Sightings::default());
+        Self { uplinks, search, sightings, started: Instant::now(), _folder: folder }
+    }
+
+    fn run(mut self, events: Vec<Event>) -> (Result<Found, Error>, Duration, Sightings) {
+        let tell = self.uplinks.sink();
+        events.into_iter().for_each(tell);
+        let found = race::run(self.search, self.uplinks, &mut self.sightings);
+        (found, self.started.elapsed(), self.sightings)
+    }
+}
+
+/// Over one uplink: the version that wins, and after which time.
+fn winner(providers: &[&str]) -> (u64, Duration) {
+    let (found, time, _) = Race::new(providers).run(vec![Event::Up(uplink(None)), exhausted()]);
+    (found.unwrap().manifest.manifest().manifest_version, time)
+}
+
+fn failure(providers: &[&str]) -> (Exit, String, Duration) {
+    let (found, time, _) = Race::new(providers).run(vec![Event::Up(uplink(None)), exhausted()]);
+    let error = found.unwrap_err();
+    (error.exit(), error.line().to_string(), time)
+}
+
+#[test]
+fn the_preferred_provider_wins_if_it_answers_in_time() {
+    let (slow, quick) = (Server::start(after(60, good(1, OURS))), Server::start(good(2, OURS)));
+    assert_eq!(winner(&[&slow.url, &quick.url]).0, 1);
+    assert_eq!(quick.requests(), 0);
+}
+
+#[test]
+fn a_preferred_provider_that_is_too_slow_loses() {
+    let (slow, quick) = (Server::start(after(2500, good(1, OURS))), Server::start(good(2, OURS)));
+    let (version, time) = winner(&[&slow.url, &quick.url]);
+    assert_eq!(version, 2);
+    assert!(time >= Duration::from_millis(300) && time < Duration::from_secs(2), "{time:?}");
+}
+
+#[test]
+fn one_that_is_dead_or_hangs_or_has_nothing_that_boots_holds_nobody_up() {
+    let (_listener, hanging) = hanging();
+    let stranger = Server::start(good(9, 8));
+    let empty = Server::start(Manner { manifest: None, ..good(9, OURS) });
+    let quick = Server::start(good(2, OURS));
+    let dead = dead();
+    for first in [&dead, &stranger.url, &empty.url] {
+        let (version, time) = winner(&[first, &quick.url]);
+        assert_eq!(version, 2);
+        assert!(time < Duration::from_millis(280), "{first}: the next one is asked at once: {time:?}");
+    }
+    let (version, time) = winner(&[&hanging, &dead, &stranger.url, &hanging, &quick.url]);
+    assert_eq!(version, 2);
+    assert!(time < Duration::from_secs(2), "{time:?}");
+}
+
+#[test]
+fn a_provider_that_recovers_is_asked_again() {
+    let server = Server::start(Manner { failures: 4, ..good(3, OURS) });
+    assert_eq!(winner(&[&server.url]).0, 3);
+}
+
+#[test]
+fn a_refusal_explains_more_than_silence() {
+    let stranger = Server::start(good(9, 8));
+    let dead = dead();
+    for providers in [[dead.as_str(), &stranger.url], [&stranger.url, &dead]] {
+        let (exit, line, _) = failure(&providers);
+        assert_eq!(exit, Exit::NotTrusted, "{line}");
+        assert!(line.contains(&stranger.url), "{line}");
+    }
+}
+
+#[test]
+fn everybody_who_failed_is_named_once() {
+    let (one, other) = (dead(), dead());
+    let (exit, line, time) = failure(&[&one, &other]);
+    assert_eq!(exit, Exit::NoProvider, "{line}");
+    assert_eq!((line.matches(&one).count(), line.matches(&other).count()), (1, 1), "{line}");
+    assert!(time < Duration::from_secs(15), "{time:?}");
+}
+
+#[test]
+fn who_names_nobody_is_told_how() {
+    let none = Uplink { complete: true, ..Uplink::default() };
+    for (uplink, exit) in [(uplink(None), Exit::NoProvider), (none, Exit::Usage)] {
+        let (found, ..) = Race::new(&[]).run(vec![Event::Up(uplink), exhausted()]);
+        let line = found.as_ref().unwrap_err().line().to_string();
+        assert_eq!(found.unwrap_err().exit(), exit, "{line}");
+        for way in ["phase.provider=", "option 67", "option 59", "DNS", "phase.mode=local"] {
+            assert!(line.contains(way), "{way}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_second_uplink_wins_where_the_first_leads_nowhere() {
+    let (_listener, hanging) = hanging();
+    let good = Server::start(good(5, OURS));
+    for first in [dead(), hanging] {
+        let named =
+            |interface: &str, url: &str| Uplink { search: vec![interface.to_owned()], ..uplink(Some(url)) };
+        let race = Race::new(&[]);
+        let tell = race.uplinks.sink();
+        let (one, other) = (named("a", &first), named("b", &good.url));
+        // Loopback is the only interface there is: the links differ in name, and cannot be bound to.
+        let other = Uplink { interface: "lo".to_owned(), ..other };
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            tell(Event::Up(other));
+            tell(exhausted());
+        });
+        let (found, time, _) = race.run(vec![Event::Up(one)]);
+        assert_eq!(found.unwrap().uplink.interface, "lo");
+        assert!(time < Duration::from_secs(2), "{time:?}");
+    }
+}
+
+#[test]
+fn an_uplink_that_changes_is_tried_again() {
+    let good = Server::start(good(5, OURS));
+    let race = Race::new(&[]);
+    let tell = race.uplinks.sink();
+    let changed = uplink(Some(&good.url));
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        tell(Event::Changed(changed));
+        tell(exhausted());
+    });
+    let (found, ..) = race.run(vec![Event::Up(uplink(None))]);
+    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
+}
+
+#[test]
+fn what_is_still_to_come_of_an_uplink_is_waited_for() {
+    let good = Server::start(good(5, OURS));
+    let race = Race::new(&[]);
+    let tell = race.uplinks.sink();
+    let first = Uplink { complete: false, search: vec!["nowhere.invalid".to_owned()], ..uplink(None) };
+    let then = Uplink { search: vec!["nowhere.invalid".to_owned()], ..uplink(Some(&good.url)) };
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        tell(Event::Changed(then));
+    });
+    let (found, time, _) = race.run(vec![Event::Up(first), exhausted()]);
+    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
+    assert!(time < Duration::from_secs(3), "{time:?}");
+}
+
+#[test]
+fn a_source_is_only_asked_where_the_one_before_has_nothing() {
+    let (given, by_dhcp) = (Server::start(good(1, OURS)), Server::start(good(2, OURS)));
+    let race = |given: &str| {
+        let (found, ..) = Race::new(&[given]).run(vec![Event::Up(uplink(Some(&by_dhcp.url))), exhausted()]);
+        found.unwrap().manifest.manifest().manifest_version
+    };
+    assert_eq!(race(&given.url), 1);
+    assert_eq!(by_dhcp.requests(), 0);
+    let stranger = Server::start(good(9, 8));
+    assert_eq!(race(&stranger.url), 2);
+}
+
+#[test]
+fn nobody_who_comes_late_changes_what_was_seen() {
+    let winner = Server::start(Manner { keys: Some(key_list(3, OURS)), ..good(1, OURS) });
+    let late = Server::start(after(700, Manner { keys: Some(key_list(9, OURS)), ..good(2, OURS) }));
+    let race = Race::new(&[&late.url, &winner.url]);
+    let (found, _, sightings) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
+    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 1);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(sightings.all().keys_version, 3);
+}
+
+#[test]
+fn key_lists_of_losers_count_until_then() {
+    let stranger = Server::start(Manner { keys: Some(key_list(4, 8)), ..good(1, OURS) });
+    let older = Server::start(Manner { keys: Some(key_list(3, OURS)), ..good(2, OURS) });
+    let race = Race::new(&[&stranger.url, &older.url]);
+    let (found, _, sightings) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
+    assert_eq!(found.unwrap_err().exit(), Exit::NotTrusted);
+    assert_eq!(sightings.all().keys_version, 4);
+}
+
+#[test]
+fn without_an_uplink_the_network_says_why() {
+    let mut uplinks = Uplinks::default();
+    uplinks.sink()(exhausted());
+    let error = uplinks.first(Deadline::after(Duration::from_secs(5))).unwrap_err();
+    assert_eq!(error.exit(), Exit::NoNetwork);
+    let error = Uplinks::default().first(Deadline::after(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.exit(), Exit::NoNetwork);
+}
+
+#[test]
+fn the_deadline_ends_every_race() {
+    let (_listener, hanging) = hanging();
+    let mut race = Race::new(&[&hanging]);
+    race.search.deadline = Deadline::after(Duration::from_secs(1));
+    let (found, time, _) = race.run(vec![Event::Up(uplink(None))]);
+    assert_eq!(found.unwrap_err().exit(), Exit::NoProvider);
+    assert!(time < Duration::from_secs(2), "{time:?}");
+}
