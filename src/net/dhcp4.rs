@@ -1,28 +1,34 @@
-//! The DHCPv4 client: packets and the time in, packets and a lease out. RFC 2131.
+//! The DHCPv4 client: packets and the time in, packets and a lease out. RFC 2131, with Rapid Commit
+//! (RFC 4039), and with timers for a machine that boots.
 //!
-//! It waits for no randomness: transaction ids and jitter come from a seed it is given. For the
-//! same reason messages are made from [`BLANK`]: every constructor of `dhcproto::v4::Message` draws
-//! from the `rand` crate, `new_with_id` included, and that waits for the kernel's generator.
+//! It waits for no randomness: transaction ids and jitter come from a seed it is given.
+//!
+//! ```text
+//!  remembered address                     nothing remembered
+//!        |                                        |
+//!     Rebooting --no answer, NAK--> Selecting (<- Lost, NAK, no answer to requests)
+//!        |                           |   |  \ offer: Choosing, if a better one may come
+//!        |             Rapid Commit  |   |   \        |
+//!        |                   |-------|  Requesting <--|
+//!        '-> Held: bound, renewing, rebinding <-'
+//! ```
+
+mod answer;
+mod held;
+mod message;
+mod story;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dhcproto::v4::{Decodable, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
+use super::lease::{Lease, is_host};
+use super::random::Random;
+use crate::arch::Arch;
+use held::{Held, Phase};
+use message::{Kind, compose};
+use story::Tally;
 
-use super::lease::{Lease, Reply};
-
-/// What servers are asked for. 121 comes before 3: RFC 3442.
-pub(super) const WANTED: [OptionCode; 9] = [
-    OptionCode::SubnetMask,
-    OptionCode::ClasslessStaticRoute,
-    OptionCode::Router,
-    OptionCode::DomainNameServer,
-    OptionCode::DomainName,
-    OptionCode::DomainSearch,
-    OptionCode::InterfaceMtu,
-    OptionCode::AddressLeaseTime,
-    OptionCode::ServerIdentifier,
-];
+pub(super) use message::WANTED;
 
 /// RFC 2131, section 4.1, doubles from 4 s to 64 s; a machine that boots has less patience, and a
 /// switch port that has just come up loses the first packet or two.
@@ -32,22 +38,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 /// A server that offers and then does not answer this many requests is given up.
 const MOST_REQUESTS: u32 = 4;
 
-/// The smallest BOOTP message that old servers and relays take: RFC 1542, section 2.1.
-const LEAST_LENGTH: usize = 300;
+/// An address of before that nobody confirms after this many requests is given up.
+const MOST_REBOOTS: u32 = 2;
 
-/// The largest answer: a UDP payload in one Ethernet frame (option 57).
-const MOST_LENGTH: u16 = 1472;
-
-/// A BOOTREQUEST (1) for Ethernet (1) with addresses of 6 bytes, all else zero, and the magic cookie.
-const BLANK: [u8; 240] = {
-    let mut header = [0; 240];
-    header[0] = 1;
-    header[1] = 1;
-    header[2] = 6;
-    let (_, cookie) = header.split_at_mut(236);
-    cookie.copy_from_slice(&dhcproto::v4::MAGIC);
-    header
-};
+/// Servers that are trusted less.
+const MOST_DISTRUSTED: usize = 8;
 
 /// The device a client speaks for.
 #[derive(Clone, Debug)]
@@ -58,58 +53,105 @@ pub(super) struct Device {
     pub(super) largest_mtu: u16,
     /// Whether answers can only be received as broadcasts.
     pub(super) broadcast: bool,
+    /// Option 61, whole: see [`super::identity`].
+    pub(super) client_id: Vec<u8>,
+    /// The machine's UUID as [`super::identity::uuid`] reads it.
+    pub(super) uuid: Option<[u8; 16]>,
+    pub(super) arch: Arch,
+    pub(super) hostname: Option<String>,
+}
+
+/// What would be liked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes {
+    /// An offer with a URL to boot from is worth a short wait.
+    pub(super) boot_url: bool,
+    /// The address that was held before is asked for first.
+    pub(super) remembered: Option<Ipv4Addr>,
+}
+
+/// A message to be sent from port 68 to port 67.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) payload: Vec<u8>,
+    /// None for a broadcast; else unicast, from the leased address.
+    pub(super) to: Option<Ipv4Addr>,
+}
+
+/// What a packet or the time leads to.
+#[derive(Debug)]
+pub(super) enum Reaction {
+    Nothing,
+    Send(Outgoing),
+    Bound(Box<Lease>),
+    /// The same address for longer; what else the lease says may have changed.
+    Renewed(Box<Lease>),
+    /// The address must not be used any more; why. The client starts over by itself.
+    Lost(String),
 }
 
 /// One client on one link.
 #[derive(Debug)]
 pub(super) struct Client {
     device: Device,
+    wants_boot_url: bool,
     random: Random,
     started: Instant,
     xid: u32,
     state: State,
-    /// When the current message is sent (again), and how often it has been.
+    /// When the current message is sent (again), or a wait is over; and how often it has been sent.
     due: Instant,
     sent: u32,
+    /// When it was sent first; in Held the last time. A lease runs from here: RFC 2131, section 4.4.1.
+    asked: Instant,
+    /// Of the last DISCOVER: its REQUEST says the same (RFC 2131, section 3.1, step 3).
+    secs: u16,
+    /// An address to suggest in DISCOVER.
+    hint: Option<Ipv4Addr>,
+    /// From an offer without an address (ProxyDHCP).
+    proxy_url: Option<String>,
+    /// Servers whose offers have led to nothing.
+    distrusted: Vec<Ipv4Addr>,
     tally: Tally,
 }
 
 #[derive(Debug)]
 enum State {
     Selecting,
-    Requesting { address: Ipv4Addr, server: Ipv4Addr },
+    /// The best offer so far.
+    Choosing(Offer),
+    Requesting(Offer),
+    /// An address of before is asked for.
+    Rebooting(Ipv4Addr),
+    Held(Held),
 }
 
-/// What has happened so far, for the one line that says why there is no lease.
-#[derive(Debug, Default)]
-struct Tally {
-    discovers: u32,
-    refusals: u32,
-    /// The last thing that a server said, if it was not what we needed.
-    trouble: Option<String>,
-}
-
-/// What a packet leads to.
 #[derive(Debug)]
-pub(super) enum Reaction {
-    Nothing,
-    Send(Vec<u8>),
-    Bound(Box<Lease>),
+struct Offer {
+    lease: Box<Lease>,
+    server: Ipv4Addr,
 }
 
 impl Client {
-    /// A client whose first DISCOVER is due at once.
-    pub(super) fn new(device: Device, seed: u64, now: Instant) -> Self {
+    /// A client whose first message is due at once.
+    pub(super) fn new(device: Device, wishes: Wishes, seed: u64, now: Instant) -> Self {
         let mut random = Random(seed);
         let xid = random.next();
+        let remembered = wishes.remembered.filter(|&address| is_host(address));
         Self {
             device,
+            wants_boot_url: wishes.boot_url,
             random,
             started: now,
             xid,
-            state: State::Selecting,
+            state: remembered.map_or(State::Selecting, State::Rebooting),
             due: now,
             sent: 0,
+            asked: now,
+            secs: 0,
+            hint: None,
+            proxy_url: None,
+            distrusted: Vec::new(),
             tally: Tally::default(),
         }
     }
@@ -119,82 +161,87 @@ impl Client {
         self.due
     }
 
-    /// What has been sent so far may have been lost on our side: it is due again.
+    /// What has been sent so far may have been lost on our side: it is due again, and waits grow anew.
     pub(super) fn hurry(&mut self, now: Instant) {
-        self.due = self.due.min(now);
+        let waits = match &self.state {
+            State::Choosing(_) => false,
+            State::Held(held) => held.phase != Phase::Bound,
+            State::Selecting | State::Requesting(_) | State::Rebooting(_) => true,
+        };
+        if waits {
+            self.sent = 0;
+            self.due = self.due.min(now);
+        }
     }
 
-    /// The message that is due at `now`, if one is.
-    pub(super) fn tick(&mut self, now: Instant) -> Option<Vec<u8>> {
-        if now < self.due {
-            return None;
+    /// The link has been away for a while: a held address is asked for anew, as in INIT-REBOOT (RFC 2131,
+    /// section 3.2). [`Reaction::Renewed`] or [`Reaction::Lost`] follows; or nothing, and it is kept.
+    pub(super) fn confirm(&mut self, now: Instant) {
+        if let State::Held(held) = &mut self.state {
+            (held.phase, held.since) = (Phase::Confirming, now);
+            self.xid = self.random.next();
+            (self.sent, self.due) = (0, now);
         }
-        if let State::Requesting { server, .. } = self.state
-            && self.sent >= MOST_REQUESTS
-        {
-            self.tally.trouble =
-                Some(format!("offer from {server}, but no answer to {} DHCP requests", self.sent));
-            self.discover();
+    }
+
+    /// What is due at `now`.
+    pub(super) fn tick(&mut self, now: Instant) -> Reaction {
+        if now < self.due {
+            return Reaction::Nothing;
+        }
+        match &mut self.state {
+            State::Choosing(_) => return self.request(now),
+            State::Requesting(offer) if self.sent >= MOST_REQUESTS => {
+                let server = offer.server;
+                let trouble = format!("offer from {server}, but no answer to {} DHCP requests", self.sent);
+                self.tally.trouble = Some(trouble);
+                self.distrust(server);
+                self.discover();
+            }
+            State::Rebooting(address) if self.sent >= MOST_REBOOTS => {
+                self.hint = Some(*address);
+                self.discover();
+            }
+            State::Held(held) => match held.phase_at(now) {
+                None => {
+                    let address = held.lease.address;
+                    self.hint = Some(address);
+                    return self.lose(now, format!("nobody has extended the lease of {address}"));
+                }
+                Some(Phase::Bound) if held.phase != Phase::Confirming || self.sent >= MOST_REBOOTS => {
+                    held.phase = Phase::Bound;
+                    self.due = held.due_after(now);
+                    return Reaction::Nothing;
+                }
+                Some(phase) if phase != Phase::Bound && phase != held.phase => {
+                    (held.phase, held.since) = (phase, now);
+                    self.sent = 0;
+                    self.xid = self.random.next();
+                }
+                Some(_) => {}
+            },
+            State::Selecting | State::Requesting(_) | State::Rebooting(_) => {}
         }
         self.send(now)
     }
 
-    /// Takes a UDP payload that came for port 68 from `source`.
-    pub(super) fn receive(&mut self, now: Instant, source: Ipv4Addr, packet: &[u8]) -> Reaction {
-        let Some(mut reply) = Reply::parse(packet) else { return Reaction::Nothing };
-        if reply.xid != self.xid || reply.mac != self.device.mac {
-            return Reaction::Nothing;
-        }
-        match (&self.state, reply.kind) {
-            (State::Selecting, MessageType::Offer) => {
-                // RFC 2131 wants the server's id in every offer; some leave it to the header.
-                let server = *reply.server.get_or_insert(source);
-                match self.checked(&reply) {
-                    Some(lease) if !server.is_unspecified() => {
-                        self.state = State::Requesting { address: lease.address, server };
-                        self.sent = 0;
-                        self.send(now).map_or(Reaction::Nothing, Reaction::Send)
-                    }
-                    _ => Reaction::Nothing,
-                }
-            }
-            (State::Requesting { server, .. }, MessageType::Ack | MessageType::Nak)
-                if reply.server.is_some_and(|other| other != *server) =>
-            {
-                Reaction::Nothing
-            }
-            (State::Requesting { server, .. }, MessageType::Ack) => {
-                reply.server = Some(*server);
-                match self.checked(&reply) {
-                    Some(lease) => Reaction::Bound(Box::new(lease)),
-                    None => self.restart(now),
-                }
-            }
-            (State::Requesting { address, server }, MessageType::Nak) => {
-                let why = reply.message.as_deref().map(crate::error::printable).unwrap_or_default();
-                self.tally.trouble = Some(format!("{server} refused {address} (DHCP NAK) {why:?}"));
-                self.restart(now)
-            }
-            _ => Reaction::Nothing,
-        }
+    /// Gives the lease back, if one is held: RFC 2131, section 4.4.6. The client is at its start again.
+    pub(super) fn release(&mut self) -> Option<Outgoing> {
+        let State::Held(held) = &self.state else { return None };
+        let (address, server) = (held.lease.address, held.lease.server?);
+        self.discover();
+        let payload = compose(&self.device, Kind::Release { address, server }, self.xid, 0)?;
+        Some(Outgoing { payload, to: Some(server) })
     }
 
-    /// What has been tried until `now`, without the name of the link.
-    pub(super) fn story(&self, now: Instant) -> String {
-        let seconds = now.saturating_duration_since(self.started).as_secs_f64();
-        let tried = format!("{} DHCP discovers in {seconds:.0} s", self.tally.discovers);
-        match (&self.tally.trouble, &self.state) {
-            (Some(trouble), _) => format!("{trouble}, after {tried}"),
-            (None, State::Requesting { server, .. }) => {
-                format!("offer from {server}, but no answer to {} DHCP requests", self.sent)
-            }
-            (None, State::Selecting) => format!("no answer to {tried}"),
-        }
-    }
-
-    fn checked(&mut self, reply: &Reply) -> Option<Lease> {
-        let lease = reply.lease(&self.device.name, self.device.largest_mtu);
-        lease.map_err(|reason| self.tally.trouble = Some(format!("lease not usable: {reason}"))).ok()
+    /// The lease is ours no more.
+    fn lose(&mut self, now: Instant, why: String) -> Reaction {
+        self.tally = Tally { trouble: Some(why.clone()), ..Tally::default() };
+        self.started = now;
+        self.proxy_url = None;
+        self.discover();
+        self.due = now;
+        Reaction::Lost(why)
     }
 
     /// Starts over after a refusal: at once the first time, then ever more slowly.
@@ -203,7 +250,7 @@ impl Client {
         self.tally.refusals = refusals.saturating_add(1);
         self.discover();
         if refusals == 0 {
-            return self.send(now).map_or(Reaction::Nothing, Reaction::Send);
+            return self.send(now);
         }
         self.due = now + self.wait(refusals);
         Reaction::Nothing
@@ -215,14 +262,63 @@ impl Client {
         self.sent = 0;
     }
 
-    /// The current message, and its next time.
-    fn send(&mut self, now: Instant) -> Option<Vec<u8>> {
-        self.sent = self.sent.saturating_add(1);
-        self.due = now + self.wait(self.sent);
-        if matches!(self.state, State::Selecting) {
-            self.tally.discovers = self.tally.discovers.saturating_add(1);
+    /// Asks for the offer that was chosen.
+    fn request(&mut self, now: Instant) -> Reaction {
+        match std::mem::replace(&mut self.state, State::Selecting) {
+            State::Choosing(offer) => self.state = State::Requesting(offer),
+            other => self.state = other,
         }
-        self.message(now)
+        self.sent = 0;
+        self.send(now)
+    }
+
+    fn distrust(&mut self, server: Ipv4Addr) {
+        if !self.distrusted.contains(&server) && self.distrusted.len() < MOST_DISTRUSTED {
+            self.distrusted.push(server);
+        }
+    }
+
+    /// The current message, and its next time.
+    fn send(&mut self, now: Instant) -> Reaction {
+        let secs = |since| u16::try_from(now.saturating_duration_since(since).as_secs()).unwrap_or(u16::MAX);
+        self.sent = self.sent.saturating_add(1);
+        let mut to = None;
+        let kind = match &self.state {
+            State::Held(held) => {
+                self.asked = now;
+                self.secs = secs(held.since);
+                to = held.lease.server.filter(|_| held.phase == Phase::Renewing);
+                let address = held.lease.address;
+                match held.phase {
+                    Phase::Confirming => Kind::Request { address, server: None },
+                    _ => Kind::Extend { address },
+                }
+            }
+            State::Requesting(offer) => {
+                Kind::Request { address: offer.lease.address, server: Some(offer.server) }
+            }
+            State::Rebooting(address) => {
+                self.secs = secs(self.started);
+                Kind::Request { address: *address, server: None }
+            }
+            State::Selecting | State::Choosing(_) => {
+                self.secs = secs(self.started);
+                self.tally.discovers = self.tally.discovers.saturating_add(1);
+                // A server that commits at once leaves no choice between offers.
+                Kind::Discover { hint: self.hint, rapid: !self.wants_boot_url }
+            }
+        };
+        if self.sent == 1 {
+            self.asked = now;
+        }
+        self.due = match &self.state {
+            State::Held(held) if held.phase != Phase::Confirming => held.due_after(now),
+            _ => now + self.wait(self.sent),
+        };
+        match compose(&self.device, kind, self.xid, self.secs) {
+            Some(payload) => Reaction::Send(Outgoing { payload, to }),
+            None => Reaction::Nothing,
+        }
     }
 
     /// The wait after the nth message, n from 1: doubled each time, and up to an eighth more, so
@@ -230,53 +326,9 @@ impl Client {
     fn wait(&mut self, n: u32) -> Duration {
         let doubled = FIRST_WAIT.saturating_mul(1u32.checked_shl(n.saturating_sub(1)).unwrap_or(u32::MAX));
         let wait = doubled.min(LONGEST_WAIT);
-        wait + wait / 8 * (self.random.next() % 256) / 256
-    }
-
-    fn message(&self, now: Instant) -> Option<Vec<u8>> {
-        let mut message = Message::from_bytes(&BLANK).ok()?;
-        let seconds = now.saturating_duration_since(self.started).as_secs();
-        message.set_xid(self.xid).set_chaddr(&self.device.mac);
-        message.set_secs(u16::try_from(seconds).unwrap_or(u16::MAX));
-        if self.device.broadcast {
-            message.set_flags(Flags::default().set_broadcast());
-        }
-        let mut client_id = vec![1];
-        client_id.extend_from_slice(&self.device.mac);
-        let options = message.opts_mut();
-        match self.state {
-            State::Selecting => {
-                options.insert(DhcpOption::MessageType(MessageType::Discover));
-            }
-            State::Requesting { address, server } => {
-                options.insert(DhcpOption::MessageType(MessageType::Request));
-                options.insert(DhcpOption::RequestedIpAddress(address));
-                options.insert(DhcpOption::ServerIdentifier(server));
-            }
-        }
-        options.insert(DhcpOption::ClientIdentifier(client_id));
-        options.insert(DhcpOption::MaxMessageSize(MOST_LENGTH));
-        options.insert(DhcpOption::ClassIdentifier(b"phaseboot".to_vec()));
-        options.insert(DhcpOption::ParameterRequestList(WANTED.to_vec()));
-        let mut bytes = message.to_vec().ok()?;
-        bytes.resize(bytes.len().max(LEAST_LENGTH), 0);
-        Some(bytes)
-    }
-}
-
-/// splitmix64 (Steele, Lea, Flood 2014): spreads a seed, no more is needed of it.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 32) as u32
+        wait + self.random.part_of(wait / 8)
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

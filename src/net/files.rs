@@ -116,21 +116,16 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::lease::Origin;
 
     fn lease() -> Lease {
+        let address = Ipv4Addr::new(10, 0, 2, 15);
         Lease {
-            interface: "eth0".into(),
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            server: None,
-            routers: vec![],
-            routes: vec![],
             dns: (1..6).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect(),
             domain: Some("example.org".into()),
-            search: vec![],
             mtu: Some(1400),
             lease_seconds: Some(86_400),
+            ..Lease::bare("eth0", [0x52, 0x54, 0, 0x12, 0x34, 0x56], Origin::Dhcp, address, 24)
         }
     }
 

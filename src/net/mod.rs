@@ -5,15 +5,21 @@
 //! and the time and does no I/O; sockets and netlink are in [`linux`].
 
 mod choice;
+#[allow(dead_code, reason = "not every command needs all of it")]
 mod dhcp4;
 mod existing;
 mod files;
 mod frame;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod identity;
 mod lease;
 mod link;
 mod linux;
 pub mod names;
 mod network;
+mod random;
+#[allow(dead_code, reason = "not every command needs all of it")]
+mod stp;
 mod uplink;
 
 use std::fmt;
@@ -26,7 +32,7 @@ use crate::paths::Paths;
 use crate::time::Deadline;
 
 pub use existing::{Caller, up_unless_routed};
-pub use lease::{Lease, Route};
+pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};
 

@@ -183,25 +183,15 @@ fn describe(route: &Route) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::lease::Origin;
 
     fn lease() -> Lease {
+        let (address, server) = (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 2));
         Lease {
-            interface: "eth0".into(),
-            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            server: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            routers: vec![Ipv4Addr::new(10, 0, 2, 2)],
-            routes: vec![Route {
-                destination: Ipv4Addr::UNSPECIFIED,
-                prefix: 0,
-                gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            }],
-            dns: (1..6).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect(),
-            domain: Some("example.org".into()),
-            search: vec![],
-            mtu: None,
+            server: Some(server),
+            routes: vec![Route { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway: Some(server) }],
             lease_seconds: Some(86_400),
+            ..Lease::bare("eth0", [0x52, 0x54, 0, 0x12, 0x34, 0x56], Origin::Dhcp, address, 24)
         }
     }
 

@@ -13,13 +13,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::choice::{Choice, Contender, State, choose, distrust};
-use super::dhcp4::{Client, Device, Reaction};
+use super::dhcp4::{Client, Device, Outgoing, Reaction, Wishes};
 use super::files::{self, Last};
+use super::identity;
 use super::lease::Lease;
 use super::link::Link;
 use super::{Error, Transport};
 use crate::paths::Paths;
-use crate::sys::random;
+use crate::sys::{arch, random};
 use crate::time::Deadline;
 use netlink::{Incoming, Netlink};
 use transport::Port;
@@ -85,7 +86,7 @@ struct Runner {
 enum Progress {
     /// There is no carrier, or no socket.
     Idle,
-    Asking(Port, Client),
+    Asking(Port, Box<Client>),
     /// The lease is in hand since then; whether it is taken depends on the others.
     Granted(Box<Lease>, Instant),
 }
@@ -110,7 +111,7 @@ impl Race<'_> {
             }
             for runner in &mut self.runners {
                 if let Progress::Asking(port, client) = &mut runner.progress {
-                    if let Some(message) = client.tick(now) {
+                    if let Reaction::Send(message) = client.tick(now) {
                         runner.trouble = send(&runner.link, port, &message);
                     }
                     wake = wake.min(client.due());
@@ -287,7 +288,7 @@ impl Runner {
                 match Port::open(transport, self.link.index, name) {
                     Ok(port) => {
                         if let Some(device) = self.device(&port) {
-                            self.progress = Progress::Asking(port, client(device, now));
+                            self.progress = Progress::Asking(port, Box::new(client(device, now)));
                         }
                     }
                     Err(errno) => self.fault("open a DHCP socket on", errno)?,
@@ -314,11 +315,16 @@ impl Runner {
     }
 
     fn device(&self, port: &Port) -> Option<Device> {
+        let mac = self.link.mac?;
         Some(Device {
             name: self.link.name().to_owned(),
-            mac: self.link.mac?,
+            mac,
             largest_mtu: self.link.mtu_limit(),
             broadcast: port.needs_broadcast(),
+            client_id: identity::client_id_from_mac(mac),
+            uuid: None,
+            arch: arch::NATIVE,
+            hostname: None,
         })
     }
 
@@ -338,7 +344,8 @@ impl Runner {
             };
             let now = Instant::now();
             match client.receive(now, source, &message) {
-                Reaction::Nothing => {}
+                // Nothing is renewed here: a client whose lease is granted hears and says nothing more.
+                Reaction::Nothing | Reaction::Renewed(_) | Reaction::Lost(_) => {}
                 Reaction::Send(message) => self.trouble = send(&self.link, port, &message),
                 Reaction::Bound(lease) => {
                     log::debug!("{}: {} is granted", lease.interface, lease.address);
@@ -370,8 +377,8 @@ impl Progress {
 }
 
 /// A failed transmission is as good as a lost packet: it is repeated. What remains is a message.
-fn send(link: &Link, port: &Port, message: &[u8]) -> Option<String> {
-    let errno = port.send(message).err()?;
+fn send(link: &Link, port: &Port, message: &Outgoing) -> Option<String> {
+    let errno = port.send(&message.payload).err()?;
     log::debug!("{}: sending: {errno}", link.name());
     Some(format!("cannot send: {errno}"))
 }
@@ -385,7 +392,7 @@ fn client(device: Device, now: Instant) -> Client {
     let clock = (clock.tv_sec << 30) ^ clock.tv_nsec;
     let seed =
         u64::from_ne_bytes(seed) ^ u64::from_be_bytes([a, b, c, d, e, f, 0, 0]) ^ clock.cast_unsigned();
-    Client::new(device, seed, now)
+    Client::new(device, Wishes::default(), seed, now)
 }
 
 fn changed(incoming: &Incoming) -> Option<Link> {
