@@ -514,7 +514,8 @@ class KeyList:
 # ---- Section 9: the policy, as far as it decides about documents -------------------------------
 
 PARAMETERS = ["phase." + name for name in (
-    "append", "cache", "channel", "debug", "kaslr", "kexec", "log", "mode", "nowrite", "onfail", "provider", "timeout")]
+    "append", "cache", "channel", "clientid", "debug", "kaslr", "kexec", "log", "mode", "nowrite", "onfail", "provider",
+    "proxy", "timeout")]
 PIN = re.compile("sha256//[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 
 
@@ -533,6 +534,7 @@ POLICY = {
     "settable": ([], lambda value: is_strings(value) and set(value) <= set(PARAMETERS)),
     "inherit": ([], lambda value: is_strings(value)),
     "on_fail": ("retry", lambda value: value in ("retry", "shell", "reboot", "poweroff")),
+    "leases": ("keep", lambda value: value in ("keep", "release")),
     "rollback_record": ("optional", lambda value: value in ("optional", "required")),
     "damaged_record": ("refuse", lambda value: value in ("refuse", "replace")),
     "cache": ("on", lambda value: isinstance(value, str)),

@@ -7,6 +7,7 @@ pub mod network;
 mod policy;
 pub mod tls;
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use log::warn;
 use serde::Deserialize;
 
 pub use cache::Cache;
-pub use policy::{DamagedRecord, Policy, RollbackRecord};
+pub use policy::{DamagedRecord, Leases, Policy, RollbackRecord};
 
 use crate::error::{Exit, printable};
 use crate::log::Format;
@@ -26,6 +27,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.append",
     "phase.cache",
     "phase.channel",
+    "phase.clientid",
     "phase.debug",
     "phase.kaslr",
     "phase.kexec",
@@ -34,6 +36,7 @@ pub const PARAMETERS: &[&str] = &[
     "phase.nowrite",
     "phase.onfail",
     "phase.provider",
+    "phase.proxy",
     "phase.timeout",
 ];
 
@@ -132,6 +135,9 @@ pub enum Error {
     /// `phase.provider` is missing, and there is nobody else who could name one.
     #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
     NoProvider,
+    /// `ip=` and its kin.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The kernel command line cannot be read.
     #[error("cannot read {path}: {error}")]
     Unreadable { path: String, error: std::io::Error },
@@ -141,7 +147,7 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Value { .. } | Self::NoProvider => Exit::Usage,
+            Self::Value { .. } | Self::NoProvider | Self::Network(_) => Exit::Usage,
             Self::Unreadable { .. } => Exit::Internal,
         }
     }
@@ -150,9 +156,12 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Value { .. } => "correct the parameter where the boot entry sets it",
+            Self::Network(_) => {
+                "correct it where the boot entry sets it: docs/network.md has what is accepted"
+            }
             Self::NoProvider => {
-                "add phase.provider=http://HOST/ where the boot entry sets the command line, or let the \
-                 network name one: DHCP option 67, DHCPv6 option 59, DNS, or mDNS with phase.mode=local"
+                "add phase.provider=http://HOST/ where the boot entry sets the command line; the network may \
+                 only name one where the policy lets the command line do so"
             }
             Self::Unreadable { .. } => "/proc must be mounted",
         }
@@ -188,7 +197,11 @@ impl Config {
     /// Reads the `phase.*` parameters of a kernel command line, as far as `policy` lets it set them.
     /// A parameter it may not set is reported and passed over; the policy's own value holds.
     pub fn from_kernel_cmdline(line: &str, policy: &Policy) -> Result<Self, Error> {
-        let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
+        let network = network::Given::parse(line)?;
+        let mut config = Self { on_fail: policy.on_fail, network, ..Self::default() };
+        for parameter in cmdline::parameters(line).filter(|p| network::is_of_no_use(p.name())) {
+            warn!("{} is passed over", printable(parameter.raw()));
+        }
         for parameter in cmdline::parameters(line).filter(|p| p.name().starts_with("phase.")) {
             let Some(&name) = PARAMETERS.iter().find(|known| parameter.is(known)) else {
                 warn!("unknown parameter {} is passed over", printable(parameter.raw()));
@@ -280,7 +293,20 @@ impl Config {
                 }
             }
             // The other modes differ only in the next system.
-            "phase.mode" => self.private = text == "private",
+            "phase.mode" => (self.private, self.local) = (text == "private", text == "local"),
+            "phase.proxy" => {
+                if !is_proxy(text) {
+                    return Err(wrong("expected http://HOST or http://HOST:PORT"));
+                }
+                self.proxy = Some(text.to_owned());
+            }
+            "phase.clientid" => {
+                self.client_id = match text {
+                    "mac" => ClientId::Mac,
+                    "duid" => ClientId::Duid,
+                    _ => return Err(wrong("expected mac or duid")),
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -325,6 +351,33 @@ pub fn is_channel(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
+/// `http://HOST`, `http://HOST:PORT` or the same with a slash behind it; also with `USER:PASSWORD@`.
+fn is_proxy(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest))
+    else {
+        return false;
+    };
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let (host, port) = match place.rsplit_once(':') {
+        // The colons of an IPv6 address are within brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok()),
+        None => {
+            !host.is_empty()
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    let is_port = port.is_none_or(|port| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    is_host
+        && is_port
+        && authority.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'\\'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,7 +392,8 @@ mod tests {
         let config = config(
             "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
              phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug \
-             phase.cache=LABEL=x phase.mode=lab phase.nowrite",
+             phase.cache=LABEL=x phase.mode=lab phase.nowrite \
+             phase.proxy=http://proxy:3128 phase.clientid=duid ip=eth0:dhcp",
         )
         .unwrap();
         assert_eq!(config.providers, ["http://a/", "https://b"]);
@@ -352,7 +406,67 @@ mod tests {
         assert_eq!(config.log, Format::Json);
         assert!(config.debug);
         assert_eq!(config.cache, Some(Cache::Label("x".to_owned())));
-        assert!(config.nowrite && !config.private);
+        assert!(config.nowrite && !config.private && !config.local);
+        assert_eq!(config.proxy.as_deref(), Some("http://proxy:3128"));
+        assert_eq!(config.client_id, ClientId::Duid);
+        assert_eq!(config.network.assignments.len(), 1);
+    }
+
+    #[test]
+    fn modes() {
+        let modes = |line: &str| config(line).map(|config| (config.private, config.local)).unwrap();
+        assert_eq!(modes("phase.mode=private"), (true, false));
+        assert_eq!(modes("phase.mode=local"), (false, true));
+        assert_eq!(modes("phase.mode=internet"), (false, false));
+        assert_eq!(modes("phase.mode=local phase.mode=private"), (true, false));
+    }
+
+    #[test]
+    fn proxies() {
+        for url in [
+            "http://a",
+            "http://a/",
+            "http://a:1",
+            "http://u:p@a:3128",
+            "http://192.0.2.1:80/",
+            "http://[2001:db8::1]:8080",
+            "http://[::1]",
+        ] {
+            assert_eq!(config(&format!("phase.proxy={url}")).unwrap().proxy.as_deref(), Some(url));
+        }
+        for url in [
+            "",
+            "http://",
+            "http:///",
+            "http://:80",
+            "https://a",
+            "socks5://a",
+            "a:3128",
+            "http://a/path",
+            "http://a?b",
+            "http://a#b",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:x",
+            "http://[2001:db8::1",
+            "http://[a]",
+            "http://a/@b",
+            "http://2001:db8::1",
+        ] {
+            let error = config(&format!("phase.proxy={url}")).unwrap_err();
+            assert!(error.to_string().contains("http://HOST"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_broken_network_parameter_is_an_error_whatever_the_policy_says() {
+        let policy = Policy::parse(r#"{"settable":[]}"#).unwrap();
+        let error = Config::from_kernel_cmdline("phase.proxy=x ip=eth0:dchp", &policy).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.to_string().starts_with("ip=eth0:dchp: dchp is no way to get an address"), "{error}");
+        let config = Config::from_kernel_cmdline("phase.proxy=x phase.clientid=x ip=dhcp", &policy).unwrap();
+        assert_eq!((config.proxy, config.client_id), (None, ClientId::Mac));
     }
 
     #[test]
@@ -396,6 +510,7 @@ mod tests {
             "phase.timeout",
             "phase.log=xml",
             "phase.kaslr=1",
+            "phase.clientid=uuid",
             "phase.cache=",
             "phase.cache=maybe",
             "phase.cache=/dev/../etc",

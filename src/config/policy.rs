@@ -33,6 +33,8 @@ pub struct Policy {
     pub inherit: Vec<String>,
     /// What PID 1 does when a boot fails, unless `phase.onfail` may and does say otherwise.
     pub on_fail: OnFail,
+    /// What becomes of leases when the next kernel takes over.
+    pub leases: Leases,
     /// The PEM files in the folder `tls` beside the policy whose authorities https believes; none
     /// named means those of the public web.
     pub tls_roots: Vec<String>,
@@ -58,6 +60,17 @@ pub enum RollbackRecord {
     Optional,
     /// Nothing boots where they cannot be kept.
     Required,
+}
+
+/// What becomes of leases when the next kernel takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "host", derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub enum Leases {
+    /// They run on: the next kernel asks for the same address and gets it at once.
+    Keep,
+    /// They are given back to the servers.
+    Release,
 }
 
 /// What a rollback record that cannot be read means.
@@ -92,6 +105,7 @@ impl Default for Policy {
                 "phase.nowrite",
             ]),
             on_fail: OnFail::Retry,
+            leases: Leases::Keep,
             tls_roots: Vec::new(),
             tls_pins: Vec::new(),
             rollback_record: RollbackRecord::Optional,
@@ -176,7 +190,7 @@ mod tests {
         assert_eq!(policy.rollback_record, RollbackRecord::Optional);
         assert_eq!(policy.damaged_record, DamagedRecord::Refuse);
         assert_eq!((policy.cache, policy.min_keys_version), (Cache::On, 0));
-        assert_eq!(policy.record_name, None);
+        assert_eq!((policy.record_name, policy.leases), (None, Leases::Keep));
     }
 
     #[test]
@@ -193,6 +207,11 @@ mod tests {
     }
 
     #[test]
+    fn leases_can_be_given_back() {
+        assert_eq!(Policy::parse(r#"{"leases":"release"}"#).unwrap().leases, Leases::Release);
+    }
+
+    #[test]
     fn mistakes_are_errors() {
         for (text, word) in [
             ("{\"treshold\":2}", "treshold"),
@@ -202,6 +221,7 @@ mod tests {
             ("{\"threshold\":2,\"root_threshold\":1}", "root_threshold is lower"),
             ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
             ("{\"on_fail\":\"panic\"}", "panic"),
+            ("{\"leases\":\"renew\"}", "renew"),
             ("{\"rollback_record\":\"maybe\"}", "maybe"),
             ("{\"rollback_record\":true}", "expected value"),
             ("{\"damaged_record\":\"ignore\"}", "ignore"),

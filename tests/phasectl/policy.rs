@@ -14,9 +14,12 @@ fn a_policy_is_explained() {
     );
     fs::write(at.join("policy.json"), &policy).unwrap();
     let text = done(at, "policy check policy.json");
-    for part in
-        ["threshold              2\n", "on_fail                \"retry\"\n", "warning: allow_unsigned: "]
-    {
+    for part in [
+        "threshold              2\n",
+        "on_fail                \"retry\"\n",
+        "leases                 \"keep\"\n",
+        "warning: allow_unsigned: ",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let said = json(done(at, "policy check policy.json --json").as_bytes());

@@ -151,6 +151,7 @@ def policies():
         ("tls-roots-string", {"tls_roots": "ca.pem"}, "TLS roots that are no array"),
         ("tls-pins-short", {"tls_pins": ["sha256//AAAA"]}, "a pin that is too short"),
         ("on-fail-unknown", {"on_fail": "panic"}, "a reaction that nobody knows"),
+        ("leases-unknown", {"leases": "renew"}, "a treatment of leases that nobody knows"),
         ("root-threshold-lower", {"threshold": 2, "root_threshold": 1}, "a threshold for roots below the one for all"),
         ("damaged-record-loosens", {"damaged_record": "replace"}, "a damaged record that nothing stands in for"),
         ("damaged-record-unknown", {"damaged_record": "forget"}, "a treatment of damage that nobody knows"),
@@ -161,7 +162,8 @@ def policies():
     every = {
         "threshold": 1, "root_threshold": 1, "allow_unsigned": False, "channels": ["stable"],
         "min_manifest_version": 7, "min_keys_version": 0, "require_expiry": True,
-        "settable": ["phase.provider", "phase.channel"], "inherit": ["console"], "on_fail": "reboot",
+        "settable": ["phase.provider", "phase.channel", "phase.proxy", "phase.clientid"], "inherit": ["console"],
+        "on_fail": "reboot", "leases": "release",
         "rollback_record": "optional", "damaged_record": "replace", "cache": "off", "record_name": "acme-2",
         "tls_roots": [], "tls_pins": [],
     }
