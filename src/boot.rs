@@ -2,7 +2,7 @@
 
 use log::{error, info, warn};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Leases};
 use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
@@ -67,8 +67,11 @@ pub fn find<'a>(
     purpose: Purpose,
     deadline: Deadline,
 ) -> Result<(Memory<'a>, Found, Network), Error> {
+    if config.providers.is_empty() && !trust.policy().may_set("phase.provider") {
+        return Err(config::Error::NoProvider.into());
+    }
     let mut uplinks = Uplinks::default();
-    let mut network = Network::start(paths, settings(config), caller, deadline, uplinks.sink())?;
+    let mut network = Network::start(paths, settings(config, trust), caller, deadline, uplinks.sink())?;
     uplinks.first(deadline)?;
     // Disks have had the network's time to appear.
     let mut memory = Memory::open(config, trust.policy(), paths, purpose, deadline)?;
@@ -88,11 +91,12 @@ pub fn find<'a>(
     Ok((memory, found, network))
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, trust: &Trust) -> Settings {
     Settings {
         given: config.network.clone(),
         client_id: config.client_id,
         wants_boot_url: config.providers.is_empty(),
+        release: trust.policy().leases == Leases::Release,
         ..Settings::default()
     }
 }

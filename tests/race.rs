@@ -1,10 +1,16 @@
 //! The race for a manifest, against servers on loopback that are well, slow, dead, hang or serve what
 //! may not boot. The network's events are the test's own.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail in any way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may fail in any way"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -23,6 +29,45 @@ use phaseboot::provider::{Found, Search, Uplinks, race};
 use phaseboot::time::Deadline;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+/// Set inside a namespace of the test's own, where servers have an address that is not loopback's: no
+/// network may name a provider on this machine itself.
+const INSIDE: &str = "PHASEBOOT_TEST_RACE";
+
+fn host() -> &'static str {
+    if std::env::var_os(INSIDE).is_some() { "10.99.0.1" } else { "127.0.0.1" }
+}
+
+/// Runs `inside` in a network namespace. Without root or iproute2 it says so and does nothing.
+fn in_namespace(test: &str, inside: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let name = format!("pb-{}-{}", std::process::id(), test.len());
+    let ip = |arguments: &str| {
+        let status = Command::new("ip").args(arguments.split(' ')).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let usable = rustix::process::geteuid().is_root()
+        && ip(&format!("netns add {name}"))
+        && ip(&format!("-n {name} link set lo up"))
+        && ip(&format!("-n {name} addr add 10.99.0.1/32 dev lo"))
+        && ip(&format!("netns exec {name} true"));
+    if usable {
+        let status = Command::new("ip")
+            .args(["netns", "exec", &name])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        ip(&format!("netns del {name}"));
+        assert!(status.success(), "inside the namespace: {status}");
+    } else {
+        ip(&format!("netns del {name}"));
+        println!("{test} skipped: no network namespaces here");
+    }
+}
 
 /// The key that is trusted; others are strangers.
 const OURS: u8 = 7;
@@ -47,7 +92,7 @@ struct Server {
 impl Server {
     /// Serves at most 200 connections, until the test process ends.
     fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((host(), 0)).unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let requests = Arc::new(AtomicUsize::new(0));
         let count = requests.clone();
@@ -104,14 +149,17 @@ fn signed(content: &Value, seed: u8) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-/// Serves a manifest of this version, signed by this key.
-fn good(version: u64, seed: u8) -> Manner {
+fn content(version: u64) -> Value {
     let spec = json!({"hash": format!("sha256:{}", hex(&Sha256::digest(b"x"))), "size": 1, "urls": ["x"]});
-    let content = json!({
+    json!({
         "version": "0.1", "manifest_version": version, "channel": "stable", "arch": "x86_64",
         "artifacts": {"kernel": spec, "initramfs": spec},
-    });
-    Manner { manifest: Some(signed(&content, seed)), keys: None, delay: Duration::ZERO, failures: 0 }
+    })
+}
+
+/// Serves a manifest of this version, signed by this key.
+fn good(version: u64, seed: u8) -> Manner {
+    Manner { manifest: Some(signed(&content(version), seed)), keys: None, delay: Duration::ZERO, failures: 0 }
 }
 
 fn after(milliseconds: u64, manner: Manner) -> Manner {
@@ -130,12 +178,12 @@ fn key_list(version: u64, seed: u8) -> Vec<u8> {
 
 /// A port on which nobody listens.
 fn dead() -> String {
-    format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    format!("http://{}/", TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap())
 }
 
 /// A server that accepts and never says a word.
 fn hanging() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((host(), 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     (listener, url)
 }
@@ -155,7 +203,7 @@ struct Race {
     search: Search,
     sightings: Sightings,
     started: Instant,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Race {
@@ -173,7 +221,7 @@ impl Race {
             deadline: Deadline::after(Duration::from_secs(30)),
         };
         let (uplinks, sightings) = (Uplinks::default(), Sightings::default());
-        Self { uplinks, search, sightings, started: Instant::now(), _folder: folder }
+        Self { uplinks, search, sightings, started: Instant::now(), folder }
     }
 
     fn run(mut self, events: Vec<Event>) -> (Result<Found, Error>, Duration, Sightings) {
@@ -256,82 +304,122 @@ fn everybody_who_failed_is_named_once() {
 
 #[test]
 fn who_names_nobody_is_told_how() {
-    let none = Uplink { complete: true, ..Uplink::default() };
-    for (uplink, exit) in [(uplink(None), Exit::NoProvider), (none, Exit::Usage)] {
-        let (found, ..) = Race::new(&[]).run(vec![Event::Up(uplink), exhausted()]);
-        let line = found.as_ref().unwrap_err().line().to_string();
-        assert_eq!(found.unwrap_err().exit(), exit, "{line}");
-        for way in ["phase.provider=", "option 67", "option 59", "DNS", "phase.mode=local"] {
-            assert!(line.contains(way), "{way}: {line}");
-        }
+    let (found, ..) = Race::new(&[]).run(vec![Event::Up(uplink(None)), exhausted()]);
+    let error = found.unwrap_err();
+    let line = error.line().to_string();
+    assert_eq!(error.exit(), Exit::NoProvider, "{line}");
+    for way in ["phase.provider=", "option 67", "option 59", "DNS", "phase.mode=local"] {
+        assert!(line.contains(way), "{way}: {line}");
     }
+}
+
+#[test]
+fn what_is_given_is_final() {
+    in_namespace("what_is_given_is_final", || {
+        let rogue = Server::start(good(2, OURS));
+        let (found, ..) = Race::new(&[&dead()]).run(vec![Event::Up(uplink(Some(&rogue.url))), exhausted()]);
+        assert_eq!(found.unwrap_err().exit(), Exit::NoProvider);
+        assert_eq!(rogue.requests(), 0);
+    });
+}
+
+#[test]
+fn what_the_network_names_is_not_this_machine_and_is_signed() {
+    in_namespace("what_the_network_names_is_not_this_machine_and_is_signed", || {
+        let unsigned =
+            Server::start(Manner { manifest: Some(content(1).to_string().into_bytes()), ..good(1, OURS) });
+        let run = |providers: &[&str], url: &str| {
+            let mut race = Race::new(providers);
+            std::fs::write(race.folder.path().join("policy.json"), r#"{"allow_unsigned":true}"#).unwrap();
+            race.search.trust = Trust::read(race.folder.path()).unwrap();
+            let (found, ..) = race.run(vec![Event::Up(uplink(Some(url))), exhausted()]);
+            found.map(drop).map_err(|error| (error.exit(), error.line().to_string()))
+        };
+        assert_eq!(run(&[&unsigned.url], &unsigned.url), Ok(()));
+        assert_eq!(run(&[], &unsigned.url).unwrap_err().0, Exit::NotTrusted);
+        let (exit, line) = run(&[], "http://127.0.0.1:80/").unwrap_err();
+        assert_eq!(exit, Exit::NoProvider);
+        assert!(line.contains("this machine itself"), "{line}");
+    });
 }
 
 #[test]
 fn the_second_uplink_wins_where_the_first_leads_nowhere() {
-    let (_listener, hanging) = hanging();
-    let good = Server::start(good(5, OURS));
-    for first in [dead(), hanging] {
-        let named =
-            |interface: &str, url: &str| Uplink { search: vec![interface.to_owned()], ..uplink(Some(url)) };
-        let race = Race::new(&[]);
-        let tell = race.uplinks.sink();
-        let (one, other) = (named("a", &first), named("b", &good.url));
-        // Loopback is the only interface there is: the links differ in name, and cannot be bound to.
-        let other = Uplink { interface: "lo".to_owned(), ..other };
-        thread::spawn(move || {
-            thread::sleep(Duration::from_millis(100));
-            tell(Event::Up(other));
-            tell(exhausted());
-        });
-        let (found, time, _) = race.run(vec![Event::Up(one)]);
-        assert_eq!(found.unwrap().uplink.interface, "lo");
-        assert!(time < Duration::from_secs(2), "{time:?}");
-    }
+    in_namespace("the_second_uplink_wins_where_the_first_leads_nowhere", || {
+        let (_listener, hanging) = hanging();
+        let good = Server::start(good(5, OURS));
+        for first in [dead(), hanging] {
+            let race = Race::new(&[]);
+            let tell = race.uplinks.sink();
+            let other = Uplink { interface: "lo".to_owned(), ..uplink(Some(&good.url)) };
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(100));
+                tell(Event::Up(other));
+                tell(exhausted());
+            });
+            let (found, time, _) = race.run(vec![Event::Up(uplink(Some(&first)))]);
+            assert_eq!(found.unwrap().uplink.interface, "lo");
+            assert!(time < Duration::from_secs(2), "{time:?}");
+        }
+    });
 }
 
 #[test]
 fn an_uplink_that_changes_is_tried_again() {
-    let good = Server::start(good(5, OURS));
-    let race = Race::new(&[]);
-    let tell = race.uplinks.sink();
-    let changed = uplink(Some(&good.url));
-    thread::spawn(move || {
-        thread::sleep(Duration::from_millis(300));
-        tell(Event::Changed(changed));
-        tell(exhausted());
+    in_namespace("an_uplink_that_changes_is_tried_again", || {
+        let good = Server::start(good(5, OURS));
+        // While everybody pauses, and while one is asked.
+        for first in [uplink(None), uplink(Some(&dead()))] {
+            let race = Race::new(&[]);
+            let tell = race.uplinks.sink();
+            let changed = uplink(Some(&good.url));
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(300));
+                tell(Event::Changed(changed));
+                tell(exhausted());
+            });
+            let (found, ..) = race.run(vec![Event::Up(first)]);
+            assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
+        }
     });
-    let (found, ..) = race.run(vec![Event::Up(uplink(None))]);
-    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
 }
 
 #[test]
 fn what_is_still_to_come_of_an_uplink_is_waited_for() {
-    let good = Server::start(good(5, OURS));
-    let race = Race::new(&[]);
-    let tell = race.uplinks.sink();
-    let first = Uplink { complete: false, search: vec!["nowhere.invalid".to_owned()], ..uplink(None) };
-    let then = Uplink { search: vec!["nowhere.invalid".to_owned()], ..uplink(Some(&good.url)) };
-    thread::spawn(move || {
-        thread::sleep(Duration::from_millis(500));
-        tell(Event::Changed(then));
+    in_namespace("what_is_still_to_come_of_an_uplink_is_waited_for", || {
+        let good = Server::start(good(5, OURS));
+        let race = Race::new(&[]);
+        let tell = race.uplinks.sink();
+        let first = Uplink { complete: false, ..uplink(None) };
+        let then = uplink(Some(&good.url));
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            tell(Event::Changed(then));
+        });
+        let (found, time, _) = race.run(vec![Event::Up(first), exhausted()]);
+        assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
+        assert!(time < Duration::from_secs(2), "{time:?}");
     });
-    let (found, time, _) = race.run(vec![Event::Up(first), exhausted()]);
-    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
-    assert!(time < Duration::from_secs(3), "{time:?}");
 }
 
 #[test]
-fn a_source_is_only_asked_where_the_one_before_has_nothing() {
-    let (given, by_dhcp) = (Server::start(good(1, OURS)), Server::start(good(2, OURS)));
-    let race = |given: &str| {
-        let (found, ..) = Race::new(&[given]).run(vec![Event::Up(uplink(Some(&by_dhcp.url))), exhausted()]);
-        found.unwrap().manifest.manifest().manifest_version
-    };
-    assert_eq!(race(&given.url), 1);
-    assert_eq!(by_dhcp.requests(), 0);
-    let stranger = Server::start(good(9, 8));
-    assert_eq!(race(&stranger.url), 2);
+fn a_provider_that_comes_back_is_found_while_a_link_is_hoped_for() {
+    // The rounds of a first pass take 3.5 s and more: four requests, each with a single URL.
+    let server = Server::start(Manner { failures: 5, ..good(5, OURS) });
+    let url = format!("{}stable/x86_64/manifest.signed.json", server.url);
+    let (found, time, _) = Race::new(&[&url]).run(vec![Event::Up(uplink(None))]);
+    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
+    assert!(time > Duration::from_secs(3) && time < Duration::from_secs(15), "{time:?}");
+}
+
+#[test]
+fn a_link_that_goes_down_is_out() {
+    let server = Server::start(after(500, good(5, OURS)));
+    let race = Race::new(&[&server.url]);
+    let down = Event::Down(String::new());
+    let (found, ..) = race.run(vec![Event::Up(uplink(None)), down, exhausted()]);
+    let line = found.unwrap_err().line().to_string();
+    assert!(line.contains("the link went down"), "{line}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use crate::arch::Arch;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::error::Error;
 use crate::manifest::{self, Sightings, Trust, VerifiedManifest};
 use crate::net::{self, Event, Uplink};
@@ -27,6 +27,7 @@ use crate::paths::Paths;
 use crate::provider;
 use crate::provider::http::Client;
 use crate::time::{Deadline, UnixTime};
+use probe::Asking;
 use watch::Watch;
 
 /// What a thread of the race needs at most: a TLS handshake. In bytes.
@@ -83,8 +84,8 @@ struct Report {
     missed: Vec<Missed>,
     /// Why nobody names a provider, or no other.
     reasons: Vec<String>,
-    /// Whether anybody could be asked for one.
-    asked: bool,
+    /// Whether anybody does.
+    named: bool,
 }
 
 /// A URL that has brought no manifest that may boot.
@@ -116,6 +117,8 @@ struct State {
     sightings: Sightings,
     found: Option<Found>,
     is_over: bool,
+    /// No further link is expected.
+    is_last: bool,
 }
 
 impl Shared {
@@ -125,6 +128,10 @@ impl Shared {
 
     fn is_over(&self) -> bool {
         self.state().is_over || self.search.deadline.passed()
+    }
+
+    fn is_last(&self) -> bool {
+        self.state().is_last
     }
 }
 
@@ -202,6 +209,7 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
                 Event::Exhausted(error) => {
                     debug!("no further uplink: {error}");
                     exhausted = true;
+                    field.last();
                 }
             },
             Ok(Message::Ended(watch)) => field.ended(&watch, &uplinks.sender),
@@ -211,10 +219,11 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
     let mut state = shared.state();
     state.is_over = true;
     sightings.clone_from(&state.sightings);
-    match state.found.take() {
-        Some(found) => Ok(found),
-        None => Err(field.failure()),
-    }
+    let found = state.found.take();
+    drop(state);
+    // Whoever pauses is to see that it is over.
+    field.entrants.iter().for_each(|entrant| entrant.watch.wake());
+    found.ok_or_else(|| field.failure())
 }
 
 /// The uplinks that are in the race.
@@ -252,6 +261,12 @@ impl Field {
         }
     }
 
+    /// Nobody need go on for the sake of another link.
+    fn last(&self) {
+        self.shared.state().is_last = true;
+        self.entrants.iter().for_each(|entrant| entrant.watch.wake());
+    }
+
     fn drop(&mut self, name: &str) {
         for entrant in self.entrants.iter().filter(|entrant| entrant.watch.latest().interface == name) {
             entrant.watch.leave();
@@ -269,13 +284,12 @@ impl Field {
     fn failure(self) -> Error {
         let names = self.entrants.len() > 1;
         let (mut refused, mut reasons, mut hint) = (None, Vec::new(), None);
-        let (mut named, mut asked) = (false, false);
+        let mut named = false;
         for Entrant { watch, runs, .. } in self.entrants {
             let uplink = watch.latest();
             let mut report = watch.take_report();
             let prefix = if names { format!("{}: ", uplink.interface) } else { String::new() };
-            named |= runs || !report.missed.is_empty();
-            asked |= report.asked;
+            named |= runs || report.named;
             let mut failures: Vec<(String, String)> = Vec::new();
             for Missed { url, why } in report.missed {
                 match why {
@@ -302,8 +316,7 @@ impl Field {
             None if named => {
                 provider::Error::NoAnswer { reasons, hint: hint.unwrap_or(CHECK_PROVIDER) }.into()
             }
-            None if asked => provider::Error::NotNamed { reasons }.into(),
-            None => config::Error::NoProvider.into(),
+            None => provider::Error::NotNamed { reasons }.into(),
         }
     }
 }
@@ -312,10 +325,10 @@ impl Entrant {
     fn start(&mut self, shared: &Arc<Shared>, sender: &Sender<Message>) {
         self.tries += 1;
         let (shared, watch, sender) = (shared.clone(), self.watch.clone(), sender.clone());
-        self.watch.take_report();
+        let asking = Asking { shared, watch, sender, is_given: false, is_first: self.tries == 1 };
         let work = move || {
-            prospect::explore(&shared, &watch, &sender);
-            drop(sender.send(Message::Ended(watch)));
+            prospect::explore(&asking);
+            drop(asking.sender.send(Message::Ended(asking.watch)));
         };
         match spawn("uplink", work) {
             Ok(()) => self.runs = true,

@@ -9,5 +9,4 @@ pub mod memfd;
 pub mod packet;
 pub mod process;
 pub mod random;
-pub mod resolver;
 pub mod tty;

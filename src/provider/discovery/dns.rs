@@ -1,77 +1,124 @@
-//! SRV and TXT records `_phase-image._tcp` of the uplink's domains, by libc's resolver.
+//! SRV and TXT records `_phase-image._tcp` of the uplink's domains, asked of the uplink's own servers
+//! over the uplink: RFC 1035, section 4.2.1. All servers are asked at once.
+//!
+//! libc's resolver could not ask over one link while another is up.
 
-use std::ffi::CString;
 use std::fs;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::time::{Duration, Instant};
 
 use log::debug;
+use rustix::net::AddressFamily;
 
-use super::message::{Kind, Record, records};
-use super::{Answer, Machine, SERVICE, offers};
-use crate::net::{Uplink, names};
+use super::message::{Asked, Kind, Name, Record, query, records, settles};
+use super::{Answer, Machine, SERVICE, offers, sockets};
+use crate::net::Uplink;
 use crate::paths::Paths;
-use crate::patience;
-use crate::sys::{random, resolver};
+use crate::sys::random;
 
-/// How long all questions may take, other uplinks' turns with the resolver included.
-const BUDGET: Duration = Duration::from_secs(10);
-const MOST_DOMAINS: usize = 4;
+const PORT: u16 = 53;
+/// When a question is sent, counted from the start, and when no answer is expected any more.
+const SENDINGS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
+const PATIENCE: Duration = Duration::from_secs(3);
+const MOST_DOMAINS: usize = 3;
+const MOST_SERVERS: usize = 4;
+/// What may come in answer to a question.
+const MOST_MESSAGES: usize = 100;
 
 pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answer {
-    let domains = domains(uplink, paths);
+    let system = fs::read_to_string(paths.resolv_conf()).unwrap_or_default();
+    let domains = domains(uplink, &system);
     if domains.is_empty() {
         return Answer::NotAsked("no domain is known");
     }
-    let all = domains.join(", ");
-    let (uplink, paths) = (uplink.clone(), paths.clone());
-    // libc's resolver cannot be told when to stop.
-    let looked_up = patience::within(BUDGET, move || {
-        let _turn = names::for_uplink(&paths, &uplink);
-        domains.into_iter().find_map(|domain| look_up(&domain).transpose().map(|found| (domain, found)))
-    });
-    match looked_up {
-        None => Answer::None(format!("DNS does not answer for {all}")),
-        Some(None) => Answer::None(format!("DNS names none in {all}")),
-        Some(Some((domain, Err(resolver::NoAnswer)))) => {
-            Answer::None(format!("DNS does not answer for {domain}"))
+    let servers = servers(uplink, &system);
+    if servers.is_empty() {
+        return Answer::NotAsked("no DNS server is known");
+    }
+    for domain in &domains {
+        let Some(name) = Name::parse(&format!("{SERVICE}.{domain}")) else { continue };
+        let Some(mut all) = look_up(&servers, (&name, Kind::Srv)) else {
+            return Answer::None(format!("DNS does not answer for {domain}"));
+        };
+        if all.is_empty() {
+            continue;
         }
-        Some(Some((domain, Ok(records)))) => match offers::of_domain(&records, machine, up_to) {
-            providers if providers.is_empty() => {
-                Answer::None(format!("DNS names none for {} {} in {domain}", machine.channel, machine.arch))
-            }
-            providers => {
-                Answer::Named { origin: format!("the DNS record SRV {SERVICE}.{domain}"), providers }
-            }
-        },
+        // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
+        let Some(texts) = look_up(&servers, (&name, Kind::Txt)) else {
+            return Answer::None(format!("DNS does not answer for {domain}"));
+        };
+        all.extend(texts);
+        let providers = offers::of_domain(&all, machine, up_to);
+        if providers.is_empty() {
+            let Machine { channel, arch } = machine;
+            return Answer::None(format!("DNS names none for {channel} {arch} in {domain}"));
+        }
+        return Answer::Named { origin: format!("the DNS record SRV {SERVICE}.{domain}"), providers };
     }
+    Answer::None(format!("DNS names none in {}", domains.join(", ")))
 }
 
-/// The SRV and TXT records of one domain. None if it has no server.
-fn look_up(domain: &str) -> Result<Option<Vec<Record>>, resolver::NoAnswer> {
-    let name = format!("{SERVICE}.{domain}.");
-    // What a name cannot hold is in no domain.
-    let Ok(question) = CString::new(name) else { return Ok(None) };
-    let servers = resolver::query(&question, Kind::Srv as u16);
-    debug!("{}: {}", question.to_string_lossy(), if servers.is_ok() { "answered" } else { "no answer" });
-    let Some(servers) = servers? else { return Ok(None) };
-    let mut all = records(&servers);
-    if all.is_empty() {
-        return Ok(None);
+/// The records that answer `question`, which may be none; None if no server answers.
+fn look_up(servers: &[UdpSocket], question: (&Name, Kind)) -> Option<Vec<Record>> {
+    let mut id = [0; 2];
+    random::fill_insecure(&mut id);
+    let id = u16::from_ne_bytes(id);
+    let message = query(id, &[question], Asked::Server);
+    let started = Instant::now();
+    let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
+    for _ in 0..MOST_MESSAGES {
+        let now = Instant::now();
+        if now >= started + PATIENCE {
+            break;
+        }
+        if sendings.next_if(|&due| due <= now).is_some() {
+            for server in servers {
+                if let Err(error) = server.send(&message) {
+                    debug!("DNS: {error}");
+                }
+            }
+        }
+        let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
+        if let Some((answer, _)) = sockets::receive(servers.iter(), until)
+            && settles(&answer, id, question)
+        {
+            return Some(records(&answer));
+        }
     }
-    // Without a TXT record, a server is as it usually is; without an answer, nobody knows how it is.
-    if let Some(texts) = resolver::query(&question, Kind::Txt as u16)? {
-        all.extend(records(&texts));
-    }
-    Ok(Some(all))
+    None
 }
 
-/// Those of the uplink, or if another init has brought it up, those of its resolv.conf(5).
-fn domains(uplink: &Uplink, paths: &Paths) -> Vec<String> {
+/// Sockets that hear from one server each.
+fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
+    let mut addresses = uplink.dns.clone();
+    if addresses.is_empty() {
+        let named = words(system, &["nameserver"]).filter_map(|mut words| words.next()?.parse().ok());
+        addresses = named.collect();
+    }
+    let open = |address: &IpAddr| {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let server = match address {
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                SocketAddrV6::new(*address, PORT, 0, sockets::index(&uplink.interface)).into()
+            }
+            address => SocketAddr::new(*address, PORT),
+        };
+        // The server's name for itself must do: a system's own is reached over loopback.
+        let device = if address.is_loopback() { "" } else { &uplink.interface };
+        let opened = sockets::open(family, device).map_err(Into::into);
+        let socket = opened.and_then(|socket| socket.connect(server).map(|()| socket));
+        socket.inspect_err(|error| debug!("DNS: {server}: {error}")).ok()
+    };
+    addresses.iter().filter_map(open).take(MOST_SERVERS).collect()
+}
+
+/// Those of the uplink, or if another init has brought it up, the system's.
+fn domains(uplink: &Uplink, system: &str) -> Vec<String> {
     let mut domains = uplink.search.clone();
     domains.extend(uplink.ipv4.as_ref().and_then(|lease| lease.domain.clone()));
     if domains.is_empty() {
-        let text = fs::read_to_string(paths.resolv_conf()).unwrap_or_default();
-        domains = of_resolv_conf(&text);
+        let last = words(system, &["search", "domain"]).last();
+        domains = last.map(|words| words.map(str::to_owned).collect()).unwrap_or_default();
     }
     let mut kept: Vec<String> = Vec::new();
     for domain in domains {
@@ -84,13 +131,15 @@ fn domains(uplink: &Uplink, paths: &Paths) -> Vec<String> {
     kept
 }
 
-/// The last of `search` and `domain` counts.
-fn of_resolv_conf(text: &str) -> Vec<String> {
-    let mut lines = text.lines().filter_map(|line| {
+/// What follows one of these keys in resolv.conf(5), a line each.
+fn words<'a>(
+    system: &'a str,
+    keys: &'static [&'static str],
+) -> impl Iterator<Item = std::str::SplitAsciiWhitespace<'a>> {
+    system.lines().filter_map(move |line| {
         let mut words = line.split_ascii_whitespace();
-        matches!(words.next()?, "search" | "domain").then(|| words.map(str::to_owned).collect())
-    });
-    lines.next_back().unwrap_or_default()
+        keys.contains(&words.next()?).then_some(words)
+    })
 }
 
 /// A number from 0 to `most`; 0 where the kernel has no random number at once.
@@ -106,16 +155,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn domains_are_the_uplinks_or_the_systems() {
-        let root = tempfile::tempdir().unwrap();
-        let paths = Paths::under(root.path());
-        fs::create_dir(root.path().join("etc")).unwrap();
-        fs::write(paths.resolv_conf(), "domain a\nsearch b.example c.example # x\nnameserver 10.0.0.1\n")
-            .unwrap();
+    fn domains_and_servers_are_the_uplinks_or_the_systems() {
+        let system =
+            "domain a\nsearch b.example c.example\nnameserver 127.0.0.1\nnameserver x\nnameserver ::1\n";
         let search = ["lab.example.org.", "LAB.example.org", "", ".", "1", "2", "3", "4"];
         let uplink = Uplink { search: search.map(str::to_owned).into(), ..Uplink::default() };
-        assert_eq!(domains(&uplink, &paths), ["lab.example.org", "1", "2", "3"]);
-        assert_eq!(domains(&Uplink::default(), &paths)[..2], ["b.example", "c.example"]);
-        assert_eq!(domains(&Uplink::default(), &Paths::under("/nonexistent")), [""; 0]);
+        assert_eq!(domains(&uplink, system), ["lab.example.org", "1", "2"]);
+        assert_eq!(domains(&Uplink::default(), system), ["b.example", "c.example"]);
+        assert_eq!(domains(&Uplink::default(), ""), [""; 0]);
+        let peers = |uplink: &Uplink| {
+            let servers = servers(uplink, system);
+            servers.iter().map(|server| server.peer_addr().unwrap().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(peers(&Uplink::default())[0], "127.0.0.1:53");
+        let dns = vec!["127.0.0.53".parse().unwrap()];
+        assert_eq!(peers(&Uplink { dns, ..Uplink::default() }), ["127.0.0.53:53"]);
     }
 }

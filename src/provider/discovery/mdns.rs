@@ -4,19 +4,17 @@
 //! to which responders answer directly (RFC 6762, section 6.7), and what they send to the group is
 //! heard as well where the port is free.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
 use log::debug;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netdevice, socket_with, sockopt};
+use rustix::net::{AddressFamily, bind, sockopt};
 
-use super::message::{self, Kind, Name, Record};
-use super::{Answer, Machine, SERVICE, offers};
+use super::message::{self, Asked, Kind, Name, Record};
+use super::{Answer, Machine, SERVICE, offers, sockets};
 use crate::net::Uplink;
-use crate::sys::{packet, random};
+use crate::sys::random;
 
 const PORT: u16 = 5353;
 const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
@@ -29,8 +27,6 @@ const SENDINGS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(300), Dur
 /// How long it is listened for a first provider, and then for better ones.
 const SILENCE: Duration = Duration::from_secs(3);
 const GATHERING: Duration = Duration::from_millis(1500);
-/// The largest message: RFC 6762, section 17.
-const BUFFER: usize = 9000;
 /// What a noisy LAN may make us read and keep.
 const MOST_MESSAGES: usize = 2000;
 const MOST_RECORDS: usize = 1000;
@@ -42,7 +38,7 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink) -> Answer {
         Ok(sockets) => sockets,
         Err(errno) => return Answer::None(format!("mDNS cannot be asked: {errno}")),
     };
-    match sockets.browse(machine) {
+    match sockets.browse(machine, uplink) {
         providers if providers.is_empty() => Answer::None("mDNS names none".to_owned()),
         providers => Answer::Named { origin: format!("mDNS ({SERVICE}.local)"), providers },
     }
@@ -59,15 +55,19 @@ impl Sockets {
     fn open(uplink: &Uplink) -> Result<Self, Errno> {
         let mut sockets = Self { senders: Vec::new(), listeners: Vec::new() };
         let (mut trouble, device) = (Errno::NODEV, &uplink.interface);
-        let opened = open_v4(device, 0).map(|socket| (socket, SocketAddr::from((GROUP_V4, PORT))));
+        let address = uplink.ipv4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address);
+        let opened = open_v4(device, 0).and_then(|socket| {
+            sockopt::set_ip_multicast_if(&socket, &address)?;
+            Ok((socket, SocketAddr::from((GROUP_V4, PORT))))
+        });
         let joined = open_v4(device, PORT).and_then(|socket| {
-            let address = uplink.ipv4.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address);
             sockopt::set_ip_add_membership(&socket, &GROUP_V4, &address)?;
             Ok(socket)
         });
         sockets.add(opened, joined, &mut trouble);
         // Without the number of the device there is no address to send to.
-        if let Some(index) = (!device.is_empty()).then(|| index(device)).flatten() {
+        let index = sockets::index(device);
+        if index != 0 {
             let group = SocketAddr::from(SocketAddrV6::new(GROUP_V6, PORT, 0, index));
             let opened = open_v6(device, 0).map(|socket| (socket, group));
             let joined = open_v6(device, PORT).and_then(|socket| {
@@ -97,7 +97,8 @@ impl Sockets {
     }
 
     /// Provider URLs, the best first.
-    fn browse(&self, machine: Machine<'_>) -> Vec<String> {
+    fn browse(&self, machine: Machine<'_>, uplink: &Uplink) -> Vec<String> {
+        let all = || self.senders.iter().map(|(socket, _)| socket).chain(&self.listeners);
         let Some(service) = Name::parse(&format!("{SERVICE}.local")) else { return Vec::new() };
         let started = Instant::now();
         let mut end = started + SILENCE;
@@ -126,7 +127,11 @@ impl Sockets {
                 asked.extend(new);
             }
             let until = sendings.peek().map_or(end, |&due| due.min(end));
-            let Some(message) = self.receive(until) else { continue };
+            let Some((message, source)) = sockets::receive(all(), until) else { continue };
+            if !is_near(uplink, source.ip().to_canonical()) {
+                debug!("mDNS: {source} is not on this link");
+                continue;
+            }
             let before = records.len();
             for record in message::records(&message) {
                 if records.len() < MOST_RECORDS && !records.contains(&record) {
@@ -146,60 +151,49 @@ impl Sockets {
     fn send(&self, questions: &[(&Name, Kind)]) {
         let mut id = [0; 2];
         random::fill_insecure(&mut id);
-        let query = message::query(u16::from_ne_bytes(id), questions, true);
+        let query = message::query(u16::from_ne_bytes(id), questions, Asked::Everybody);
         for (socket, group) in &self.senders {
             if let Err(error) = socket.send_to(&query, group) {
                 debug!("mDNS: sending to {group}: {error}");
             }
         }
     }
-
-    /// The next message of any socket.
-    fn receive(&self, until: Instant) -> Option<Vec<u8>> {
-        let sockets = || self.senders.iter().map(|(socket, _)| socket).chain(&self.listeners);
-        let mut polled: Vec<PollFd<'_>> =
-            sockets().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)).collect();
-        let wait = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        };
-        poll(&mut polled, Some(&timeout)).ok()?;
-        let ready = polled.iter().position(|polled| !polled.revents().is_empty())?;
-        let mut buffer = vec![0; BUFFER];
-        let (length, _) = sockets().nth(ready)?.recv_from(&mut buffer).ok()?;
-        buffer.truncate(length);
-        Some(buffer)
-    }
 }
 
-fn open(family: AddressFamily, device: &str) -> Result<UdpSocket, Errno> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
-    if !device.is_empty() {
-        packet::bind_to_device(socket.as_fd(), device)?;
+/// Whether an answer comes from this link: RFC 6762, section 11.
+fn is_near(uplink: &Uplink, source: IpAddr) -> bool {
+    match (source, &uplink.ipv4) {
+        (IpAddr::V6(source), _) => {
+            let mut prefixes = uplink.ipv6.iter().flat_map(|ipv6| &ipv6.addresses);
+            let bits = |address: Ipv6Addr, prefix: u8| address.to_bits().checked_shr(128 - u32::from(prefix));
+            source.is_unicast_link_local()
+                || prefixes
+                    .any(|own| bits(own.address, own.prefix.min(128)) == bits(source, own.prefix.min(128)))
+        }
+        (IpAddr::V4(source), Some(lease)) => {
+            let bits =
+                |address: Ipv4Addr| address.to_bits().checked_shr(32 - u32::from(lease.prefix.min(32)));
+            source.is_link_local() || bits(source) == bits(lease.address)
+        }
+        // Another init's network: nobody has said what is near.
+        (IpAddr::V4(_), None) => true,
     }
-    // A responder of this machine may hold the port already.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    Ok(socket.into())
 }
 
 fn open_v4(device: &str, port: u16) -> Result<UdpSocket, Errno> {
-    let socket = open(AddressFamily::INET, device)?;
+    let socket = sockets::open(AddressFamily::INET, device)?;
+    // A responder of this machine may hold the port already.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_ip_multicast_ttl(&socket, TTL.into())?;
     bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
     Ok(socket)
 }
 
 fn open_v6(device: &str, port: u16) -> Result<UdpSocket, Errno> {
-    let socket = open(AddressFamily::INET6, device)?;
+    let socket = sockets::open(AddressFamily::INET6, device)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_ipv6_v6only(&socket, true)?;
     sockopt::set_ipv6_multicast_hops(&socket, TTL.into())?;
     bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
     Ok(socket)
-}
-
-fn index(device: &str) -> Option<u32> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
-    netdevice::name_to_index(&socket, device).ok()
 }

@@ -18,8 +18,13 @@ const MOST_STRINGS: usize = 32;
 /// older records are void (RFC 6762, sections 5.4 and 10.2).
 const IN: u16 = 1;
 const FLAG: u16 = 0x8000;
-/// QR of the header: it is a response.
+/// QR of the header's third byte, RD of its second word, and RCODE in its fourth byte: RFC 1035,
+/// section 4.1.1.
 const RESPONSE: u8 = 0x80;
+const RECURSION_DESIRED: u16 = 0x0100;
+const CODE: u8 = 0x0f;
+const NO_ERROR: u8 = 0;
+const NO_SUCH_NAME: u8 = 3;
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,19 +118,46 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A query with these questions. A `unicast` one may be answered to its sender alone.
-pub(super) fn query(id: u16, questions: &[(&Name, Kind)], unicast: bool) -> Vec<u8> {
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A server, which asks others for us.
+    Server,
+    /// Everybody on the link, who may answer to us alone.
+    Everybody,
+}
+
+/// A query with these questions.
+pub(super) fn query(id: u16, questions: &[(&Name, Kind)], asked: Asked) -> Vec<u8> {
     let mut message = Vec::with_capacity(512);
     let count = u16::try_from(questions.len()).unwrap_or(u16::MAX);
-    for word in [id, 0, count, 0, 0, 0] {
+    let (flags, class) = match asked {
+        Asked::Server => (RECURSION_DESIRED, IN),
+        Asked::Everybody => (0, IN | FLAG),
+    };
+    for word in [id, flags, count, 0, 0, 0] {
         message.extend_from_slice(&word.to_be_bytes());
     }
     for (name, kind) in questions {
         name.write(&mut message);
         message.extend_from_slice(&(*kind as u16).to_be_bytes());
-        message.extend_from_slice(&(if unicast { IN | FLAG } else { IN }).to_be_bytes());
+        message.extend_from_slice(&class.to_be_bytes());
     }
     message
+}
+
+/// Whether `message` settles this one question: there are such records, or a server says that there are
+/// none.
+pub(super) fn settles(message: &[u8], id: u16, question: (&Name, Kind)) -> bool {
+    let asked = || {
+        let (asked, end) = name(message, HEADER)?;
+        Some(asked == *question.0 && word(message, end)? == question.1 as u16)
+    };
+    word(message, 0) == Some(id)
+        && message.get(2).is_some_and(|flags| flags & RESPONSE != 0)
+        && message.get(3).is_some_and(|flags| matches!(flags & CODE, NO_ERROR | NO_SUCH_NAME))
+        && word(message, 4) == Some(1)
+        && asked() == Some(true)
 }
 
 /// The records of a response, those in its additional section too. Empty if it is no response.
@@ -276,10 +308,27 @@ mod tests {
     #[test]
     fn a_query_is_no_response_and_reads_back() {
         let name = named("_phase-image._tcp.example.org");
-        let message = query(7, &[(&name, Kind::Srv), (&name, Kind::Txt)], true);
+        let message = query(7, &[(&name, Kind::Srv), (&name, Kind::Txt)], Asked::Everybody);
         assert_eq!(records(&message), []);
         assert_eq!(super::name(&message, HEADER).unwrap(), (name, HEADER + 31));
         assert_eq!(message[message.len() - 4..], [0, 16, 0x80, 1]);
+    }
+
+    #[test]
+    fn only_the_answer_to_a_question_settles_it() {
+        let (asked, other) = (named("_phase-image._tcp.lab"), named("_phase-image._tcp.lob"));
+        let mut message = query(7, &[(&asked, Kind::Srv)], Asked::Server);
+        assert!(!settles(&message, 7, (&asked, Kind::Srv)), "the question itself");
+        message[2] |= RESPONSE;
+        for (code, expected) in [(0, true), (3, true), (1, false), (2, false), (5, false)] {
+            message[3] = 0x80 | code;
+            assert_eq!(settles(&message, 7, (&asked, Kind::Srv)), expected, "{code}");
+        }
+        message[3] = 0;
+        assert!(!settles(&message, 8, (&asked, Kind::Srv)));
+        assert!(!settles(&message, 7, (&asked, Kind::Txt)));
+        assert!(!settles(&message, 7, (&other, Kind::Srv)));
+        assert!(!settles(&message[..20], 7, (&asked, Kind::Srv)));
     }
 
     #[test]
@@ -327,7 +376,7 @@ mod tests {
         #[test]
         fn names_are_bounded(text in "([a-zA-Z0-9_-]{1,63}\\.){1,6}") {
             if let Some(name) = Name::parse(&text) {
-                let message = query(0, &[(&name, Kind::A)], false);
+                let message = query(0, &[(&name, Kind::A)], Asked::Server);
                 prop_assert!(message.len() <= HEADER + MOST_NAME + 4);
                 prop_assert_eq!(super::name(&message, HEADER).unwrap().0, name);
             }

@@ -20,9 +20,11 @@ struct State {
     uplink: Arc<Uplink>,
     /// Made when it is needed, for the uplink as it is.
     client: Option<Arc<Client>>,
-    /// What the sources of providers were last asked with.
-    asked_with: Option<Arc<Uplink>>,
+    /// The generation when the sources of providers were last asked.
+    asked_at: Option<u64>,
     gone: bool,
+    /// How often the way to servers has changed.
+    generation: u64,
 }
 
 impl fmt::Debug for Watch {
@@ -33,7 +35,8 @@ impl fmt::Debug for Watch {
 
 impl Watch {
     pub(super) fn new(uplink: Uplink) -> Self {
-        let state = State { uplink: Arc::new(uplink), client: None, asked_with: None, gone: false };
+        let state =
+            State { uplink: Arc::new(uplink), client: None, asked_at: None, gone: false, generation: 0 };
         Self { state: Mutex::new(state), changed: Condvar::new(), report: Mutex::default() }
     }
 
@@ -58,6 +61,7 @@ impl Watch {
         let mut state = self.state();
         if differ(&state.uplink, &uplink) {
             state.client = None;
+            state.generation += 1;
         }
         state.uplink = Arc::new(uplink);
         self.changed.notify_all();
@@ -69,6 +73,35 @@ impl Watch {
         self.changed.notify_all();
     }
 
+    /// Lets everybody who pauses look whether that still makes sense.
+    pub(super) fn wake(&self) {
+        drop(self.state());
+        self.changed.notify_all();
+    }
+
+    /// The sources of providers are about to be asked.
+    pub(super) fn begin(&self) -> u64 {
+        let mut state = self.state();
+        state.asked_at = Some(state.generation);
+        state.generation
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// Waits, no longer than for another way to servers than there was at generation `seen`; true if
+    /// there is one. `stop` ends it, too.
+    pub(super) fn pause(&self, within: Duration, seen: u64, stop: impl Fn() -> bool) -> bool {
+        let deadline = Deadline::after(within);
+        let mut state = self.state();
+        while state.generation == seen && !state.gone && !deadline.passed() && !stop() {
+            let waited = self.changed.wait_timeout(state, deadline.remaining());
+            state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+        state.generation != seen
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.state().gone
     }
@@ -76,7 +109,7 @@ impl Watch {
     /// Whether sources of providers might say something else now.
     pub(super) fn is_news(&self) -> bool {
         let state = self.state();
-        !state.gone && state.asked_with.as_ref().is_none_or(|before| differ(before, &state.uplink))
+        !state.gone && state.asked_at != Some(state.generation)
     }
 
     /// The uplink as soon as `awaits` is false for it, or as it is after `within`.
@@ -87,7 +120,6 @@ impl Watch {
             let waited = self.changed.wait_timeout(state, deadline.remaining());
             state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
         }
-        state.asked_with = Some(state.uplink.clone());
         state.uplink.clone()
     }
 
@@ -129,7 +161,7 @@ mod tests {
     fn only_what_changes_the_way_is_news() {
         let watch = Watch::new(uplink("a"));
         assert!(watch.is_news());
-        watch.ready(|_| false, Duration::ZERO);
+        watch.begin();
         assert!(!watch.is_news());
         watch.update(Uplink { complete: true, ..uplink("a") });
         assert!(!watch.is_news());
@@ -137,6 +169,21 @@ mod tests {
         assert!(watch.is_news());
         watch.leave();
         assert!(!watch.is_news());
+    }
+
+    #[test]
+    fn a_pause_ends_when_the_uplink_gets_better() {
+        let watch = Arc::new(Watch::new(uplink("a")));
+        let started = Instant::now();
+        assert!(!watch.pause(Duration::from_millis(50), 0, || false));
+        let other = watch.clone();
+        std::thread::spawn(move || {
+            other.update(Uplink { complete: true, ..uplink("a") });
+            other.update(uplink("b"));
+        });
+        assert!(watch.pause(Duration::from_secs(60), 0, || false));
+        assert!(!watch.pause(Duration::from_secs(60), watch.generation(), || true));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
