@@ -8,27 +8,23 @@
     reason = "a test may fail in any way"
 )]
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+#[path = "common/provider.rs"]
+mod provider;
+
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use ed25519_dalek::{Signer, SigningKey};
-use phaseboot::arch::Arch;
 use phaseboot::config::Config;
 use phaseboot::error::{Error, Exit};
-use phaseboot::manifest::keys::hex;
 use phaseboot::manifest::{Sightings, Trust};
 use phaseboot::net::{self, Event, Ipv6, Uplink};
 use phaseboot::paths::Paths;
 use phaseboot::provider::{Found, Search, Uplinks, race};
+use phaseboot::sys::arch::NATIVE;
 use phaseboot::time::Deadline;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use provider::{Manner, OURS, Server, after, content, good, key_list, trust_folder};
 
 /// Set inside a namespace of the test's own, where servers have an address that is not loopback's: no
 /// network may name a provider on this machine itself.
@@ -36,6 +32,10 @@ const INSIDE: &str = "PHASEBOOT_TEST_RACE";
 
 fn host() -> &'static str {
     if std::env::var_os(INSIDE).is_some() { "10.99.0.1" } else { "127.0.0.1" }
+}
+
+fn serve(manner: Manner) -> Server {
+    Server::start(TcpListener::bind((host(), 0)).unwrap(), manner)
 }
 
 /// Runs `inside` in a network namespace. Without root or iproute2 it says so and does nothing.
@@ -67,113 +67,6 @@ fn in_namespace(test: &str, inside: impl FnOnce()) {
         ip(&format!("netns del {name}"));
         println!("{test} skipped: no network namespaces here");
     }
-}
-
-/// The key that is trusted; others are strangers.
-const OURS: u8 = 7;
-
-/// What a server does with every request.
-#[derive(Clone)]
-struct Manner {
-    /// For the manifest and the key list; `None` is 404.
-    manifest: Option<Vec<u8>>,
-    keys: Option<Vec<u8>>,
-    /// Before each answer.
-    delay: Duration,
-    /// The first requests get status 503.
-    failures: usize,
-}
-
-struct Server {
-    url: String,
-    requests: Arc<AtomicUsize>,
-}
-
-impl Server {
-    /// Serves at most 200 connections, until the test process ends.
-    fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind((host(), 0)).unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let requests = Arc::new(AtomicUsize::new(0));
-        let count = requests.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().take(200).flatten() {
-                let (manner, count) = (manner.clone(), count.clone());
-                thread::spawn(move || serve(stream, &manner, &count));
-            }
-        });
-        Self { url, requests }
-    }
-
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-}
-
-fn serve(mut stream: TcpStream, manner: &Manner, requests: &AtomicUsize) {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    while let Some(first) = lines.next() {
-        let _ = lines.by_ref().take_while(|line| !line.is_empty()).count();
-        let number = requests.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(manner.delay);
-        let body = if first.contains("/stable/x86_64/manifest.signed.json") {
-            manner.manifest.as_ref()
-        } else if first.contains("/stable/x86_64/keys.json") {
-            manner.keys.as_ref()
-        } else {
-            None
-        };
-        let (status, body) = match body {
-            _ if number < manner.failures => ("503 Service Unavailable", &b""[..]),
-            Some(body) => ("200 OK", body.as_slice()),
-            None => ("404 Not Found", &b""[..]),
-        };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
-        if stream.write_all(&[head.as_bytes(), body].concat()).is_err() {
-            return;
-        }
-    }
-}
-
-fn key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-fn signed(content: &Value, seed: u8) -> Vec<u8> {
-    let data = content.to_string();
-    let sig = key(seed).sign(&Sha256::digest(data.as_bytes()));
-    let mut document = content.clone();
-    document["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
-    document["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
-    document.to_string().into_bytes()
-}
-
-fn content(version: u64) -> Value {
-    let spec = json!({"hash": format!("sha256:{}", hex(&Sha256::digest(b"x"))), "size": 1, "urls": ["x"]});
-    json!({
-        "version": "0.1", "manifest_version": version, "channel": "stable", "arch": "x86_64",
-        "artifacts": {"kernel": spec, "initramfs": spec},
-    })
-}
-
-/// Serves a manifest of this version, signed by this key.
-fn good(version: u64, seed: u8) -> Manner {
-    Manner { manifest: Some(signed(&content(version), seed)), keys: None, delay: Duration::ZERO, failures: 0 }
-}
-
-fn after(milliseconds: u64, manner: Manner) -> Manner {
-    Manner { delay: Duration::from_millis(milliseconds), ..manner }
-}
-
-/// A key list that names one key.
-fn key_list(version: u64, seed: u8) -> Vec<u8> {
-    let named = BASE64_STANDARD.encode(key(seed).verifying_key().as_bytes());
-    let content = json!({
-        "kind": "keys", "version": "0.1", "keys_version": version, "threshold": 1, "keys": [{"key": named}],
-        "revoked": [],
-    });
-    signed(&content, OURS)
 }
 
 /// A port on which nobody listens.
@@ -209,14 +102,13 @@ struct Race {
 impl Race {
     fn new(providers: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("keys")).unwrap();
-        std::fs::write(folder.path().join("keys/k.pub"), hex(key(OURS).verifying_key().as_bytes())).unwrap();
+        trust_folder(folder.path());
         let providers = providers.iter().map(|&url| url.to_owned()).collect();
         let search = Search {
             config: Config { providers, ..Config::default() },
             trust: Trust::read(folder.path()).unwrap(),
             paths: Paths::under(folder.path()),
-            arch: Arch::X86_64,
+            arch: NATIVE,
             now: None,
             deadline: Deadline::after(Duration::from_secs(30)),
         };
@@ -246,14 +138,14 @@ fn failure(providers: &[&str]) -> (Exit, String, Duration) {
 
 #[test]
 fn the_preferred_provider_wins_if_it_answers_in_time() {
-    let (slow, quick) = (Server::start(after(60, good(1, OURS))), Server::start(good(2, OURS)));
+    let (slow, quick) = (serve(after(60, good(1, OURS))), serve(good(2, OURS)));
     assert_eq!(winner(&[&slow.url, &quick.url]).0, 1);
     assert_eq!(quick.requests(), 0);
 }
 
 #[test]
 fn a_preferred_provider_that_is_too_slow_loses() {
-    let (slow, quick) = (Server::start(after(2500, good(1, OURS))), Server::start(good(2, OURS)));
+    let (slow, quick) = (serve(after(2500, good(1, OURS))), serve(good(2, OURS)));
     let (version, time) = winner(&[&slow.url, &quick.url]);
     assert_eq!(version, 2);
     assert!(time >= Duration::from_millis(300) && time < Duration::from_secs(2), "{time:?}");
@@ -262,9 +154,9 @@ fn a_preferred_provider_that_is_too_slow_loses() {
 #[test]
 fn one_that_is_dead_or_hangs_or_has_nothing_that_boots_holds_nobody_up() {
     let (_listener, hanging) = hanging();
-    let stranger = Server::start(good(9, 8));
-    let empty = Server::start(Manner { manifest: None, ..good(9, OURS) });
-    let quick = Server::start(good(2, OURS));
+    let stranger = serve(good(9, 8));
+    let empty = serve(Manner { manifest: None, ..good(9, OURS) });
+    let quick = serve(good(2, OURS));
     let dead = dead();
     for first in [&dead, &stranger.url, &empty.url] {
         let (version, time) = winner(&[first, &quick.url]);
@@ -278,13 +170,13 @@ fn one_that_is_dead_or_hangs_or_has_nothing_that_boots_holds_nobody_up() {
 
 #[test]
 fn a_provider_that_recovers_is_asked_again() {
-    let server = Server::start(Manner { failures: 4, ..good(3, OURS) });
+    let server = serve(Manner { failures: 4, ..good(3, OURS) });
     assert_eq!(winner(&[&server.url]).0, 3);
 }
 
 #[test]
 fn a_refusal_explains_more_than_silence() {
-    let stranger = Server::start(good(9, 8));
+    let stranger = serve(good(9, 8));
     let dead = dead();
     for providers in [[dead.as_str(), &stranger.url], [&stranger.url, &dead]] {
         let (exit, line, _) = failure(&providers);
@@ -316,7 +208,7 @@ fn who_names_nobody_is_told_how() {
 #[test]
 fn what_is_given_is_final() {
     in_namespace("what_is_given_is_final", || {
-        let rogue = Server::start(good(2, OURS));
+        let rogue = serve(good(2, OURS));
         let (found, ..) = Race::new(&[&dead()]).run(vec![Event::Up(uplink(Some(&rogue.url))), exhausted()]);
         assert_eq!(found.unwrap_err().exit(), Exit::NoProvider);
         assert_eq!(rogue.requests(), 0);
@@ -326,8 +218,7 @@ fn what_is_given_is_final() {
 #[test]
 fn what_the_network_names_is_not_this_machine_and_is_signed() {
     in_namespace("what_the_network_names_is_not_this_machine_and_is_signed", || {
-        let unsigned =
-            Server::start(Manner { manifest: Some(content(1).to_string().into_bytes()), ..good(1, OURS) });
+        let unsigned = serve(Manner { manifest: Some(content(1).to_string().into_bytes()), ..good(1, OURS) });
         let run = |providers: &[&str], url: &str| {
             let mut race = Race::new(providers);
             std::fs::write(race.folder.path().join("policy.json"), r#"{"allow_unsigned":true}"#).unwrap();
@@ -347,7 +238,7 @@ fn what_the_network_names_is_not_this_machine_and_is_signed() {
 fn the_second_uplink_wins_where_the_first_leads_nowhere() {
     in_namespace("the_second_uplink_wins_where_the_first_leads_nowhere", || {
         let (_listener, hanging) = hanging();
-        let good = Server::start(good(5, OURS));
+        let good = serve(good(5, OURS));
         for first in [dead(), hanging] {
             let race = Race::new(&[]);
             let tell = race.uplinks.sink();
@@ -367,7 +258,7 @@ fn the_second_uplink_wins_where_the_first_leads_nowhere() {
 #[test]
 fn an_uplink_that_changes_is_tried_again() {
     in_namespace("an_uplink_that_changes_is_tried_again", || {
-        let good = Server::start(good(5, OURS));
+        let good = serve(good(5, OURS));
         // While everybody pauses, and while one is asked.
         for first in [uplink(None), uplink(Some(&dead()))] {
             let race = Race::new(&[]);
@@ -387,7 +278,7 @@ fn an_uplink_that_changes_is_tried_again() {
 #[test]
 fn what_is_still_to_come_of_an_uplink_is_waited_for() {
     in_namespace("what_is_still_to_come_of_an_uplink_is_waited_for", || {
-        let good = Server::start(good(5, OURS));
+        let good = serve(good(5, OURS));
         let race = Race::new(&[]);
         let tell = race.uplinks.sink();
         let first = Uplink { complete: false, ..uplink(None) };
@@ -405,8 +296,8 @@ fn what_is_still_to_come_of_an_uplink_is_waited_for() {
 #[test]
 fn a_provider_that_comes_back_is_found_while_a_link_is_hoped_for() {
     // The rounds of a first pass take 3.5 s and more: four requests, each with a single URL.
-    let server = Server::start(Manner { failures: 5, ..good(5, OURS) });
-    let url = format!("{}stable/x86_64/manifest.signed.json", server.url);
+    let server = serve(Manner { failures: 5, ..good(5, OURS) });
+    let url = format!("{}stable/{NATIVE}/manifest.signed.json", server.url);
     let (found, time, _) = Race::new(&[&url]).run(vec![Event::Up(uplink(None))]);
     assert_eq!(found.unwrap().manifest.manifest().manifest_version, 5);
     assert!(time > Duration::from_secs(3) && time < Duration::from_secs(15), "{time:?}");
@@ -414,7 +305,7 @@ fn a_provider_that_comes_back_is_found_while_a_link_is_hoped_for() {
 
 #[test]
 fn a_link_that_goes_down_is_out() {
-    let server = Server::start(after(500, good(5, OURS)));
+    let server = serve(after(500, good(5, OURS)));
     let race = Race::new(&[&server.url]);
     let down = Event::Down(String::new());
     let (found, ..) = race.run(vec![Event::Up(uplink(None)), down, exhausted()]);
@@ -424,8 +315,8 @@ fn a_link_that_goes_down_is_out() {
 
 #[test]
 fn nobody_who_comes_late_changes_what_was_seen() {
-    let winner = Server::start(Manner { keys: Some(key_list(3, OURS)), ..good(1, OURS) });
-    let late = Server::start(after(700, Manner { keys: Some(key_list(9, OURS)), ..good(2, OURS) }));
+    let winner = serve(Manner { keys: Some(key_list(3, OURS)), ..good(1, OURS) });
+    let late = serve(after(700, Manner { keys: Some(key_list(9, OURS)), ..good(2, OURS) }));
     let race = Race::new(&[&late.url, &winner.url]);
     let (found, _, sightings) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
     assert_eq!(found.unwrap().manifest.manifest().manifest_version, 1);
@@ -435,8 +326,8 @@ fn nobody_who_comes_late_changes_what_was_seen() {
 
 #[test]
 fn key_lists_of_losers_count_until_then() {
-    let stranger = Server::start(Manner { keys: Some(key_list(4, 8)), ..good(1, OURS) });
-    let older = Server::start(Manner { keys: Some(key_list(3, OURS)), ..good(2, OURS) });
+    let stranger = serve(Manner { keys: Some(key_list(4, 8)), ..good(1, OURS) });
+    let older = serve(Manner { keys: Some(key_list(3, OURS)), ..good(2, OURS) });
     let race = Race::new(&[&stranger.url, &older.url]);
     let (found, _, sightings) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
     assert_eq!(found.unwrap_err().exit(), Exit::NotTrusted);
