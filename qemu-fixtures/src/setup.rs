@@ -70,8 +70,18 @@ impl Needs {
             add(compiler(Arch::Aarch64));
         }
         if self.tests {
-            add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
-            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "openssl", "procps"]);
+            add(&["avahi-daemon", "avahi-utils", "bash", "binutils-aarch64-linux-gnu", "cpio", "curl"]);
+            add(&[
+                "dbus-daemon",
+                "device-tree-compiler",
+                "dnsmasq-base",
+                "dosfstools",
+                "e2fsprogs",
+                "fdisk",
+                "iproute2",
+                "openssl",
+                "procps",
+            ]);
             add(&["xz-utils"]);
         }
         Ok(names)
