@@ -71,18 +71,8 @@ impl Needs {
         }
         if self.tests {
             add(&["avahi-daemon", "avahi-utils", "bash", "binutils-aarch64-linux-gnu", "cpio", "curl"]);
-            add(&[
-                "dbus-daemon",
-                "device-tree-compiler",
-                "dnsmasq-base",
-                "dosfstools",
-                "e2fsprogs",
-                "fdisk",
-                "iproute2",
-                "openssl",
-                "procps",
-            ]);
-            add(&["xz-utils"]);
+            add(&["dbus-daemon", "device-tree-compiler", "dnsmasq-base", "dosfstools", "e2fsprogs"]);
+            add(&["fdisk", "iproute2", "openssl", "procps", "xz-utils"]);
         }
         Ok(names)
     }

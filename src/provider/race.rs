@@ -330,7 +330,7 @@ impl Entrant {
             prospect::explore(&asking);
             drop(asking.sender.send(Message::Ended(asking.watch)));
         };
-        match spawn("uplink", work) {
+        match spawn("uplink", Box::new(work)) {
             Ok(()) => self.runs = true,
             Err(error) => self.watch.report().reasons.push(format!("no thread for it: {error}")),
         }
@@ -346,7 +346,7 @@ impl Entrant {
 }
 
 /// Starts a thread that nobody waits for.
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 

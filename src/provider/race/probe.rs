@@ -58,7 +58,7 @@ pub(super) fn ask_all(asking: &Asking, providers: &[String]) {
                 prober.watch.report().missed.extend(missed);
                 drop(tell.send(Answer::Ended));
             };
-            match spawn("provider", work) {
+            match spawn("provider", Box::new(work)) {
                 Ok(()) => running += 1,
                 Err(error) => {
                     let why = Why::Failed { reason: format!("no thread for it: {error}"), hint: None };
