@@ -249,13 +249,15 @@ impl Published {
         providers: &[String],
         client: &Client,
     ) -> Result<VerifiedManifest, phaseboot::error::Error> {
-        self.race(providers, client.deadline(), &mut Sightings::default()).map(|found| found.manifest)
+        let found = self.race(providers, &Access::default(), client.deadline(), &mut Sightings::default())?;
+        Ok(found.manifest)
     }
 
     /// Looks for a manifest over the one uplink that there is, the system's own way.
     fn race(
         &self,
         providers: &[String],
+        access: &Access,
         deadline: Deadline,
         sightings: &mut Sightings,
     ) -> Result<Found, phaseboot::error::Error> {
@@ -263,18 +265,18 @@ impl Published {
         let tell = uplinks.sink();
         tell(Event::Up(Uplink { complete: true, ..Uplink::default() }));
         tell(Event::Exhausted(net::Error::NoLease { links: "no other link".to_owned() }));
-        let config = Config { providers: providers.to_vec(), ..Config::default() };
-        let (trust, paths) = (self.trust.clone(), Paths::default());
+        let (providers, proxy) = (providers.to_vec(), access.proxy.clone());
+        let config = Config { providers, proxy, ..Config::default() };
+        let (trust, paths) = (self.trust.clone(), access.paths.clone());
         let search = Search { config, trust, paths, arch: Arch::X86_64, now: None, deadline };
         race::run(search, uplinks, sightings)
     }
 
     /// Fetches from this server, and holds the kernel against what was published.
     fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
-        let client =
-            Client::new(Deadline::after(Duration::from_secs(seconds)), self.trust.tls(), &Access::default());
-        let manifest = self.find(&[self.server.url("")], &client)?;
-        let artifacts = fetch::artifacts(&manifest, &client, &Paths::default())?;
+        let (access, deadline) = (Access::default(), Deadline::after(Duration::from_secs(seconds)));
+        let found = self.race(&[self.server.url("")], &access, deadline, &mut Sightings::default())?;
+        let artifacts = fetch::artifacts(&found.manifest, &found.client, &access.paths)?;
         assert_eq!(&*artifacts.kernel.map().unwrap(), &*self.kernel);
         assert_eq!(artifacts.initramfs.size(), 150_000);
         Ok(())
@@ -495,7 +497,7 @@ fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     let mut sightings = Sightings::default();
     let mut find = || {
         let deadline = Deadline::after(Duration::from_secs(20));
-        let result = published.race(&[server.url("")], deadline, &mut sightings);
+        let result = published.race(&[server.url("")], &Access::default(), deadline, &mut sightings);
         (result.map(drop).map_err(|error| error.exit()), sightings.all().keys_version)
     };
     server.on(KEYS, Answer::File(key_list(3, 8, &[])));
