@@ -20,7 +20,6 @@ use phaseboot::fetch;
 use phaseboot::manifest::keys::{hex, key_id};
 use phaseboot::manifest::{Sightings, Trust, VerifiedManifest};
 use phaseboot::net::{self, Event, Uplink};
-use phaseboot::paths::Paths;
 use phaseboot::provider::access::Access;
 use phaseboot::provider::http::Client;
 use phaseboot::provider::{Found, Search, Uplinks, race};
