@@ -2,18 +2,15 @@
 
 use log::{error, info, warn};
 
-use crate::arch::Arch;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Leases};
 use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target, cmdline};
-use crate::manifest::{Sightings, Trust, VerifiedManifest};
-use crate::net::{self, Caller};
+use crate::manifest::{Trust, VerifiedManifest};
+use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
-use crate::provider::access::Access;
-use crate::provider::http::Client;
-use crate::provider::{self, Candidates, Search};
+use crate::provider::{Found, Search, Uplinks, race};
 use crate::rollback::{self, Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::{Deadline, UnixTime};
@@ -39,31 +36,69 @@ pub fn run(
 ) -> Result<Option<Plan>, Error> {
     let deadline = Deadline::after(config.timeout);
     let preflight = kexec::preflight(paths, config.method)?;
-    net::up_unless_routed(paths, caller, deadline)?;
-    // Disks have had the network's time to appear.
-    let mut memory = Memory::open(config, trust.policy(), paths, purpose(caller, ending), deadline)?;
-    let client = Client::new(deadline, trust.tls(), &Access::default());
-    let found = find(config, trust, &client, NATIVE, memory.sightings());
-    // A key list that was met counts from now on, even if no manifest under it may boot.
-    memory.keep()?;
-    let manifest = found?;
-    let artifacts = fetch::artifacts(&manifest, &client, paths)?;
+    let (mut memory, found, network) = find(config, trust, paths, caller, purpose(caller, ending), deadline)?;
+    let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
-    let cmdline = next_cmdline(config, trust, &manifest, &kernel, paths)?;
+    let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
     let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline, devicetree: None };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
     }
     let loaded = plan.load()?;
-    if let Err(error) = remember(&mut memory, &manifest, trust) {
+    if let Err(error) = remember(&mut memory, &found.manifest, trust) {
         // What may not be booted must not lie ready to be.
         return Err(withdrawn(error, kexec::unload()));
     }
     if ending == Ending::LoadOnly {
         return Ok(None);
     }
+    network.hand_over();
     match loaded.exec()? {}
+}
+
+/// Brings the network up, and finds the first manifest over any of its links that this machine may
+/// boot. The network stays up as long as it is held.
+pub fn find<'a>(
+    config: &'a Config,
+    trust: &'a Trust,
+    paths: &'a Paths,
+    caller: Caller,
+    purpose: Purpose,
+    deadline: Deadline,
+) -> Result<(Memory<'a>, Found, Network), Error> {
+    if config.providers.is_empty() && !trust.policy().may_set("phase.provider") {
+        return Err(config::Error::NoProvider.into());
+    }
+    let mut uplinks = Uplinks::default();
+    let mut network = Network::start(paths, settings(config, trust), caller, deadline, uplinks.sink())?;
+    uplinks.first(deadline)?;
+    // Disks have had the network's time to appear.
+    let mut memory = Memory::open(config, trust.policy(), paths, purpose, deadline)?;
+    let search = Search {
+        config: config.clone(),
+        trust: trust.clone(),
+        paths: paths.clone(),
+        arch: NATIVE,
+        now: now(config, trust),
+        deadline,
+    };
+    let found = race::run(search, uplinks, memory.sightings());
+    // A key list that was met counts from now on, even if no manifest under it may boot.
+    memory.keep()?;
+    let found = found?;
+    network.settle(&found.uplink.interface);
+    Ok((memory, found, network))
+}
+
+fn settings(config: &Config, trust: &Trust) -> Settings {
+    Settings {
+        given: config.network.clone(),
+        client_id: config.client_id,
+        wants_boot_url: config.providers.is_empty(),
+        release: trust.policy().leases == Leases::Release,
+        ..Settings::default()
+    }
 }
 
 /// What nobody signed is held against the record, and leaves none: anybody could say any version.
@@ -94,23 +129,6 @@ fn purpose(caller: Caller, ending: Ending) -> Purpose {
         (Caller::Command, Ending::Exec | Ending::LoadOnly) => Purpose::Boot,
         (Caller::Command, Ending::DryRun) => Purpose::DryRun,
     }
-}
-
-/// The first manifest of the configured providers that this machine may boot.
-pub fn find(
-    config: &Config,
-    trust: &Trust,
-    client: &Client,
-    arch: Arch,
-    sightings: &mut Sightings,
-) -> Result<VerifiedManifest, Error> {
-    if config.providers.is_empty() {
-        return Err(config::Error::NoProvider.into());
-    }
-    let candidates = Candidates::new(&config.providers, &config.channel, arch);
-    let now = now(config, trust);
-    let search = Search { candidates: &candidates, trust, arch, channel: &config.channel, now };
-    provider::find(&search, client, sightings)
 }
 
 /// The time that expiry counts against; none where somebody said that it does not.

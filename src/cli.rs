@@ -30,6 +30,9 @@ usage:
                    copy the device tree with the seeds in /chosen zeroed
   phaseboot --help | --version
 
+Without --provider and phase.provider=, the network may name one: DHCP, DNS, or with
+phase.mode=local mDNS.
+
 --record FILE holds the highest versions booted: older ones are refused, and boot keeps it up to
 date. --no-expiry lets an expired manifest pass.
 

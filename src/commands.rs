@@ -16,8 +16,7 @@ use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
 use crate::net::{self, Caller, Uplink};
 use crate::paths::Paths;
-use crate::provider::access::Access;
-use crate::provider::http::Client;
+use crate::provider::Found;
 use crate::rollback::{Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::Deadline;
@@ -152,10 +151,8 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     json_log(json);
     let (config, trust) = configure(source, paths)?;
     let deadline = Deadline::after(config.timeout);
-    let mut memory = Memory::open(&config, trust.policy(), paths, Purpose::Look, deadline)?;
-    net::up_unless_routed(paths, Caller::Command, deadline)?;
-    let client = Client::new(deadline, trust.tls(), &Access::default());
-    let manifest = boot::find(&config, &trust, &client, NATIVE, memory.sightings())?;
+    let (_, Found { manifest, client, .. }, _network) =
+        boot::find(&config, &trust, paths, Caller::Command, Purpose::Look, deadline)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     create_folder(out)?;
     write_artifact(&out.join("kernel"), &artifacts.kernel)?;

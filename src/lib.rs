@@ -6,10 +6,10 @@
 //! | step | from | to | room |
 //! |---|---|---|---|
 //! | configure | kernel command line, `/etc/phaseboot` | [`config::Config`], [`manifest::Trust`] | [`config`], [`manifest`] |
-//! | network | `Config` | [`net::Lease`] | [`net`] |
-//! | find | `Config` | [`provider::Candidates`] | [`provider`] |
+//! | network | `Config` | [`net::Uplink`], as many as come up | [`net`] |
 //! | recall | `Config`, policy | [`rollback::Memory`] | [`rollback`] |
-//! | verify | `Candidates`, `Trust`, `Memory` | [`manifest::VerifiedManifest`] | [`manifest`] |
+//! | find | `Config`, each `Uplink` | [`provider::Candidates`] | [`provider`] |
+//! | verify | `Candidates`, `Trust`, `Memory` | [`provider::Found`]: the first [`manifest::VerifiedManifest`] | [`provider`], [`manifest`] |
 //! | fetch | `VerifiedManifest` | [`fetch::VerifiedArtifact`] | [`fetch`] |
 //! | recognise | `VerifiedArtifact` | [`image::KernelImage`] | [`image`] |
 //! | plan | `KernelImage` | [`kexec::Plan`] | [`kexec`], [`devicetree`] |

@@ -70,9 +70,10 @@ impl Needs {
             add(compiler(Arch::Aarch64));
         }
         if self.tests {
-            add(&["bash", "binutils-aarch64-linux-gnu", "cpio", "curl", "device-tree-compiler"]);
-            add(&["dnsmasq-base", "dosfstools", "e2fsprogs", "fdisk", "iproute2", "kea-dhcp4-server"]);
-            add(&["kea-dhcp6-server", "nginx-light", "openssl", "procps", "radvd", "tinyproxy-bin", "xz-utils"]);
+            add(&["avahi-daemon", "avahi-utils", "bash", "binutils-aarch64-linux-gnu", "cpio", "curl"]);
+            add(&["dbus-daemon", "device-tree-compiler", "dnsmasq-base", "dosfstools", "e2fsprogs"]);
+            add(&["fdisk", "iproute2", "kea-dhcp4-server", "kea-dhcp6-server", "nginx-light", "openssl"]);
+            add(&["procps", "radvd", "tinyproxy-bin", "xz-utils"]);
         }
         Ok(names)
     }

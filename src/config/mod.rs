@@ -132,7 +132,7 @@ pub enum Error {
     /// A value outside what the parameter takes.
     #[error("{name}={}: {expected}", printable(value))]
     Value { name: &'static str, value: String, expected: &'static str },
-    /// `phase.provider` is missing and nothing else names one.
+    /// `phase.provider` is missing, and there is nobody else who could name one.
     #[error("no provider: neither phase.provider= on the kernel command line nor --provider is given")]
     NoProvider,
     /// `ip=` and its kin.
@@ -159,7 +159,10 @@ impl Error {
             Self::Network(_) => {
                 "correct it where the boot entry sets it: docs/network.md has what is accepted"
             }
-            Self::NoProvider => "add phase.provider=http://HOST/ where the boot entry sets the command line",
+            Self::NoProvider => {
+                "add phase.provider=http://HOST/ where the boot entry sets the command line; the network may \
+                 only name one where the policy lets the command line do so"
+            }
             Self::Unreadable { .. } => "/proc must be mounted",
         }
     }

@@ -1,33 +1,30 @@
-//! Where a manifest may be, below the provider URLs: pure.
+//! Where a manifest may be, below a provider URL: pure.
 
 use crate::arch::Arch;
 
-/// Manifest URLs to ask, in order.
+/// Manifest URLs of one provider to ask, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidates(Vec<Vec<String>>);
+pub struct Candidates(Vec<String>);
 
 impl Candidates {
-    /// For each provider URL: itself if it names a `.json`; else the signed manifest of the channel
-    /// and architecture, the one `plasmd` keeps there, and one at the top.
-    pub fn new(providers: &[String], channel: &str, arch: Arch) -> Self {
-        let below = |provider: &String| {
-            let path = provider.split(['?', '#']).next().unwrap_or(provider);
-            if path.ends_with(".json") {
-                return vec![provider.clone()];
-            }
-            let top = path.trim_end_matches('/');
-            vec![
-                format!("{top}/{channel}/{arch}/manifest.signed.json"),
-                format!("{top}/{channel}/{arch}/manifest.json"),
-                format!("{top}/manifest.json"),
-            ]
-        };
-        Self(providers.iter().map(below).collect())
+    /// The provider URL itself if it names a `.json`; else the signed manifest of the channel and
+    /// architecture, the one `plasmd` keeps there, and one at the top.
+    pub fn new(provider: &str, channel: &str, arch: Arch) -> Self {
+        let path = provider.split(['?', '#']).next().unwrap_or(provider);
+        if path.ends_with(".json") {
+            return Self(vec![provider.to_owned()]);
+        }
+        let top = path.trim_end_matches('/');
+        Self(vec![
+            format!("{top}/{channel}/{arch}/manifest.signed.json"),
+            format!("{top}/{channel}/{arch}/manifest.json"),
+            format!("{top}/manifest.json"),
+        ])
     }
 
-    /// The URLs of each provider.
-    pub fn providers(&self) -> impl Iterator<Item = &[String]> {
-        self.0.iter().map(Vec::as_slice)
+    /// The URLs.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
     }
 }
 
@@ -37,17 +34,15 @@ mod tests {
 
     #[test]
     fn the_order_of_the_design() {
-        let providers = ["http://a/".to_owned(), "https://b/x.json?token=1".to_owned()];
-        let candidates = Candidates::new(&providers, "stable", Arch::Aarch64);
-        let urls: Vec<&str> = candidates.providers().flatten().map(String::as_str).collect();
+        let urls = |provider| Candidates::new(provider, "stable", Arch::Aarch64).0;
         assert_eq!(
-            urls,
+            urls("http://a/"),
             [
                 "http://a/stable/arm64/manifest.signed.json",
                 "http://a/stable/arm64/manifest.json",
                 "http://a/manifest.json",
-                "https://b/x.json?token=1",
             ]
         );
+        assert_eq!(urls("https://b/x.json?token=1"), ["https://b/x.json?token=1"]);
     }
 }

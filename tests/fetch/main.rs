@@ -28,19 +28,22 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ed25519_dalek::{Signer, SigningKey};
 use phaseboot::arch::Arch;
-use phaseboot::boot;
 use phaseboot::config::Config;
 use phaseboot::error::Exit;
 use phaseboot::fetch;
 use phaseboot::manifest::keys::{hex, key_id};
 use phaseboot::manifest::{Sightings, Trust, VerifiedManifest};
+use phaseboot::net::{self, Event, Uplink};
 use phaseboot::paths::Paths;
 use phaseboot::provider::access::Access;
 use phaseboot::provider::http::Client;
-use phaseboot::provider::{self, Candidates, Search};
+use phaseboot::provider::{Found, Search, Uplinks, race};
 use phaseboot::time::Deadline;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+/// A root that is not there and that nobody can make: nothing is kept between fetches.
+const NOWHERE: &str = "/proc/nowhere";
 
 /// What the server does with a request for one path.
 #[derive(Clone)]
@@ -276,13 +279,32 @@ impl Published {
         providers: &[String],
         client: &Client,
     ) -> Result<VerifiedManifest, phaseboot::error::Error> {
-        let config = Config { providers: providers.to_vec(), ..Config::default() };
-        boot::find(&config, &self.trust, client, Arch::X86_64, &mut Sightings::default())
+        let found = self.race(providers, &Access::default(), client.deadline(), &mut Sightings::default())?;
+        Ok(found.manifest)
+    }
+
+    /// Looks for a manifest over the one uplink that there is, the system's own way.
+    fn race(
+        &self,
+        providers: &[String],
+        access: &Access,
+        deadline: Deadline,
+        sightings: &mut Sightings,
+    ) -> Result<Found, phaseboot::error::Error> {
+        let uplinks = Uplinks::default();
+        let tell = uplinks.sink();
+        tell(Event::Up(Uplink { complete: true, ..Uplink::default() }));
+        tell(Event::Exhausted(net::Error::NoLease { links: "no other link".to_owned() }));
+        let (providers, proxy) = (providers.to_vec(), access.proxy.clone());
+        let config = Config { providers, proxy, ..Config::default() };
+        let (trust, paths) = (self.trust.clone(), access.paths.clone());
+        let search = Search { config, trust, paths, arch: Arch::X86_64, now: None, deadline };
+        race::run(search, uplinks, sightings)
     }
 
     /// Fetches from this server, and holds the kernel against what was published.
     fn fetch(&self, seconds: u64) -> Result<(), phaseboot::error::Error> {
-        self.fetch_under(Path::new("/nonexistent"), Duration::from_secs(seconds))
+        self.fetch_under(Path::new(NOWHERE), Duration::from_secs(seconds))
     }
 
     /// The same on a machine whose files are below `root`.
@@ -296,7 +318,7 @@ impl Published {
 
     /// The same from another provider that has what this one has.
     fn fetch_from(&self, provider: &str, limit: Duration) -> Result<(), phaseboot::error::Error> {
-        self.fetch_of(provider, &Access { paths: Paths::under("/nonexistent"), ..Access::default() }, limit)
+        self.fetch_of(provider, &Access { paths: Paths::under(NOWHERE), ..Access::default() }, limit)
     }
 
     fn fetch_of(
@@ -305,9 +327,9 @@ impl Published {
         access: &Access,
         limit: Duration,
     ) -> Result<(), phaseboot::error::Error> {
-        let client = Client::new(Deadline::after(limit), self.trust.tls(), access);
-        let manifest = self.find(&[provider.to_owned()], &client)?;
-        let artifacts = fetch::artifacts(&manifest, &client, &access.paths)?;
+        let providers = [provider.to_owned()];
+        let found = self.race(&providers, access, Deadline::after(limit), &mut Sightings::default())?;
+        let artifacts = fetch::artifacts(&found.manifest, &found.client, &access.paths)?;
         assert!(*artifacts.kernel.map().unwrap() == *self.kernel, "the kernel is another");
         assert_eq!(artifacts.initramfs.size(), 150_000);
         Ok(())
@@ -529,16 +551,10 @@ fn a_key_list_that_is_wrong_does_not_count_as_none() {
 fn what_was_seen_of_key_lists_is_kept_when_the_manifest_is_refused() {
     let published = published(&["kernel"]);
     let server = &published.server;
-    let client =
-        Client::new(Deadline::after(Duration::from_secs(20)), published.trust.tls(), &Access::default());
     let mut sightings = Sightings::default();
     let mut find = || {
-        let providers = [server.url("")];
-        let candidates = Candidates::new(&providers, "stable", Arch::X86_64);
-        let trust = &published.trust;
-        let search =
-            Search { candidates: &candidates, trust, arch: Arch::X86_64, channel: "stable", now: None };
-        let result = provider::find(&search, &client, &mut sightings);
+        let deadline = Deadline::after(Duration::from_secs(20));
+        let result = published.race(&[server.url("")], &Access::default(), deadline, &mut sightings);
         (result.map(drop).map_err(|error| error.exit()), sightings.all().keys_version)
     };
     server.on(KEYS, Answer::File(key_list(3, 8, &[])));

@@ -13,7 +13,7 @@ use phaseboot::provider::access::Access;
 use crate::{published, published_of};
 
 fn access(proxy: String) -> Access {
-    Access { proxy: Some(proxy), paths: Paths::under("/nonexistent"), ..Access::default() }
+    Access { proxy: Some(proxy), paths: Paths::under(crate::NOWHERE), ..Access::default() }
 }
 
 /// A proxy that serves at most 50 connections; the head of each request it got.

@@ -65,7 +65,7 @@ fn loopback_is_never_bound_to_a_device() {
 fn a_name_that_is_not_found_names_the_servers() {
     let dns = vec!["192.0.2.53".parse().unwrap(), "2001:db8::53".parse().unwrap()];
     let uplink = Some(Arc::new(Uplink { dns, ..Uplink::default() }));
-    let access = Access { uplink, proxy: None, paths: Paths::under("/nonexistent") };
+    let access = Access { uplink, proxy: None, paths: Paths::under("/proc/nowhere") };
     let error = Way::new(&access).look_up("no such name", 80, Duration::from_secs(5)).unwrap_err();
     let text = error.to_string();
     assert!(

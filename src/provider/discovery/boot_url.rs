@@ -1,0 +1,117 @@
+//! URLs from outside, before they are believed to lead to a provider. Pure.
+
+use std::net::IpAddr;
+
+use crate::net::Uplink;
+use crate::provider::url;
+
+/// In bytes.
+const MOST: usize = 2048;
+/// What firmware and boot loaders load. None of it is a manifest, or a folder of them.
+const OTHER_FILES: [&str; 14] =
+    ["0", "bin", "cfg", "efi", "gz", "img", "ipxe", "iso", "kkpxe", "kpxe", "lkrn", "pxe", "vhd", "wim"];
+
+/// Whether it is an http(s) URL of a length and characters that such a URL has, without credentials,
+/// that leads to another machine and to no file for somebody else. The error is a reason for people.
+pub(super) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
+    let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'<' | b'>' | b'\\');
+    if text.len() > MOST || !url::is_http(text) || text.bytes().any(odd) {
+        return Err("is no http or https URL");
+    }
+    let authority = text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+    let authority = authority.unwrap_or_default();
+    if authority.contains('@') {
+        return Err("holds credentials");
+    }
+    if is_this_machine(authority, uplink) {
+        return Err("is this machine itself");
+    }
+    if is_for_others(text) { Err("is a file for a boot loader") } else { Ok(()) }
+}
+
+fn is_this_machine(authority: &str, uplink: &Uplink) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    let own = |address: IpAddr| {
+        uplink.ipv4.as_ref().is_some_and(|lease| IpAddr::from(lease.address) == address)
+            || uplink
+                .ipv6
+                .iter()
+                .flat_map(|ipv6| &ipv6.addresses)
+                .any(|own| IpAddr::from(own.address) == address)
+    };
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(address) => address.is_loopback() || address.is_unspecified() || own(address),
+        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    }
+}
+
+fn is_for_others(text: &str) -> bool {
+    ending(text).is_some_and(|ending| OTHER_FILES.iter().any(|other| ending.eq_ignore_ascii_case(other)))
+}
+
+/// What follows the last dot of a file's name.
+fn ending(text: &str) -> Option<&str> {
+    let path = text.split(['?', '#']).next().unwrap_or(text);
+    let file = path.split_once("://")?.1.split_once('/')?.1.rsplit('/').next()?;
+    let (stem, ending) = file.rsplit_once('.')?;
+    // v1.0 is no pxelinux.0.
+    let is_version = ending == "0" && stem.ends_with(|last: char| last.is_ascii_digit());
+    (!is_version).then_some(ending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Address6, Ipv6, Origin6};
+    use proptest::prelude::*;
+
+    #[test]
+    fn providers_and_what_is_none() {
+        for text in [
+            "http://10.0.2.2",
+            "http://10.0.2.2:8080/boot/",
+            "https://[2001:db8::1]/a/manifest.json?token=1",
+            "http://host.img",
+            "http://host/v1.0",
+        ] {
+            assert_eq!(check(text, &Uplink::default()), Ok(()), "{text}");
+        }
+        let address = Address6 { address: "fd00::7".parse().unwrap(), prefix: 64, origin: Origin6::Slaac };
+        let ipv6 = Ipv6 { addresses: vec![address], ..Ipv6::default() };
+        let uplink = Uplink { ipv6: Some(ipv6), ..Uplink::default() };
+        for text in [
+            "",
+            "http://user:secret@a/",
+            "http://127.0.0.1:8080/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://0.0.0.0/",
+            "http://LOCALHOST:80/",
+            "http://[fd00::7]:80/",
+            "pxelinux.0",
+            "tftp://10.0.2.2/a",
+            "http://",
+            "http:///x",
+            "http://a/b c",
+            "http://a/\u{7f}",
+            "http://a/\u{e9}",
+            "http://a/\n",
+            "http://a/boot/BOOTX64.EFI",
+            "http://a/undionly.kpxe?x=1",
+            "https://a/pxelinux.0",
+            &format!("http://a/{}", "x".repeat(MOST)),
+        ] {
+            assert!(check(text, &uplink).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(https?://)?[\\PC./]{0,30}") {
+            let _ = check(&text, &Uplink::default());
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The race for a manifest: every uplink that comes up looks for providers ([`prospect`]), several of
+//! which are asked at once ([`probe`]), and the first manifest that this machine may boot wins.
+//!
+//! Each works in a thread of its own and shares nothing with the boot but what is behind one lock. A
+//! manifest is verified, and decided upon, while that is held: whoever comes later changes nothing, and
+//! is left behind.
+
+mod probe;
+mod prospect;
+mod watch;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use crate::arch::Arch;
+use crate::config::Config;
+use crate::error::Error;
+use crate::manifest::{self, Sightings, Trust, VerifiedManifest};
+use crate::net::{self, Event, Uplink};
+use crate::paths::Paths;
+use crate::provider;
+use crate::provider::http::Client;
+use crate::time::{Deadline, UnixTime};
+use probe::Asking;
+use watch::Watch;
+
+/// What a thread of the race needs at most: a TLS handshake. In bytes.
+const STACK: usize = 512 << 10;
+/// Links that are looked at, and how often one is looked at anew because something about it changed.
+const MOST_UPLINKS: usize = 64;
+const MOST_TRIES: u32 = 4;
+/// What the network gets beyond the deadline to say why nothing came up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const CHECK_PROVIDER: &str = "check phase.provider= and phase.channel=, and that the provider runs";
+
+/// What a manifest is looked for with.
+#[derive(Clone, Debug)]
+pub struct Search {
+    pub config: Config,
+    pub trust: Trust,
+    pub paths: Paths,
+    pub arch: Arch,
+    /// The time that expiry counts against; `None` where nothing expires.
+    pub now: Option<UnixTime>,
+    pub deadline: Deadline,
+}
+
+/// The winner.
+#[derive(Debug)]
+pub struct Found {
+    pub manifest: VerifiedManifest,
+    /// The way to the provider that had it.
+    pub client: Arc<Client>,
+    pub uplink: Arc<Uplink>,
+}
+
+/// The uplinks of this machine, as the network tells of them.
+#[derive(Debug)]
+pub struct Uplinks {
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+    /// What came while the first uplink was waited for.
+    heard: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Network(Box<Event>),
+    /// A prospect has come to its end.
+    Ended(Arc<Watch>),
+    /// There is a winner.
+    Won,
+}
+
+/// What became of an uplink on which no manifest was found.
+#[derive(Debug, Default)]
+struct Report {
+    missed: Vec<Missed>,
+    /// Why nobody names a provider, or no other.
+    reasons: Vec<String>,
+    /// Whether anybody does.
+    named: bool,
+}
+
+/// A URL that has brought no manifest that may boot.
+#[derive(Debug)]
+struct Missed {
+    url: String,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// Something is there that this machine may not boot.
+    Refused(manifest::Error),
+    Failed {
+        reason: String,
+        hint: Option<&'static str>,
+    },
+}
+
+/// What the threads of a race share.
+#[derive(Debug)]
+struct Shared {
+    search: Search,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sightings: Sightings,
+    found: Option<Found>,
+    is_over: bool,
+    /// No further link is expected.
+    is_last: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.state().is_over || self.search.deadline.passed()
+    }
+
+    fn is_last(&self) -> bool {
+        self.state().is_last
+    }
+}
+
+impl Default for Uplinks {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self { sender, receiver, heard: VecDeque::new() }
+    }
+}
+
+impl Uplinks {
+    /// Where the network tells what happens, also when nobody is waiting for uplinks any more.
+    pub fn sink(&self) -> impl Fn(Event) + Send + 'static + use<> {
+        let sender = self.sender.clone();
+        move |event| {
+            let Err(SendError(Message::Network(event))) = sender.send(Message::Network(Box::new(event)))
+            else {
+                return;
+            };
+            if let Event::Down(name) = *event {
+                warn!("{name} is down; transfers over it go on if it comes back in time");
+            }
+        }
+    }
+
+    /// Waits for the first one. An error if none can be expected by `deadline`.
+    pub fn first(&mut self, deadline: Deadline) -> Result<(), net::Error> {
+        let deadline = Deadline::after(deadline.remaining().saturating_add(LAST_WORDS));
+        loop {
+            let Ok(message) = self.receiver.recv_timeout(deadline.remaining()) else {
+                return Err(net::Error::NoLease { links: "no link came up in time".to_owned() });
+            };
+            let is_up = match message {
+                Message::Network(event) => match *event {
+                    Event::Exhausted(error) => return Err(error),
+                    event => {
+                        let is_up = matches!(event, Event::Up(_));
+                        self.heard.push_back(event);
+                        is_up
+                    }
+                },
+                Message::Ended(..) | Message::Won => false,
+            };
+            if is_up {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next(&mut self, within: Duration) -> Result<Message, RecvTimeoutError> {
+        match self.heard.pop_front() {
+            Some(event) => Ok(Message::Network(Box::new(event))),
+            None => self.receiver.recv_timeout(within),
+        }
+    }
+}
+
+/// The first manifest that this machine may boot, from any provider over any uplink. One that it may
+/// not boot does not keep others from being asked, but if none is better, it is the answer, because it
+/// tells more than silence elsewhere. Key lists that were met until then are noted in `sightings`,
+/// whatever became of their manifests.
+pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> Result<Found, Error> {
+    let deadline = search.deadline;
+    let state = State { sightings: sightings.clone(), ..State::default() };
+    let shared = Arc::new(Shared { search, state: Mutex::new(state) });
+    let mut field = Field { shared: shared.clone(), entrants: Vec::new() };
+    let mut exhausted = false;
+    loop {
+        let is_idle = exhausted && !field.entrants.iter().any(|entrant| entrant.runs);
+        let within = if is_idle { Duration::ZERO } else { deadline.remaining() };
+        match uplinks.next(within) {
+            Ok(Message::Network(event)) => match *event {
+                Event::Up(uplink) | Event::Changed(uplink) => field.consider(uplink, &uplinks.sender),
+                Event::Down(name) => field.drop(&name),
+                Event::Exhausted(error) => {
+                    debug!("no further uplink: {error}");
+                    exhausted = true;
+                    field.last();
+                }
+            },
+            Ok(Message::Ended(watch)) => field.ended(&watch, &uplinks.sender),
+            Ok(Message::Won) | Err(_) => break,
+        }
+    }
+    let mut state = shared.state();
+    state.is_over = true;
+    sightings.clone_from(&state.sightings);
+    let found = state.found.take();
+    drop(state);
+    // Whoever pauses is to see that it is over.
+    field.entrants.iter().for_each(|entrant| entrant.watch.wake());
+    found.ok_or_else(|| field.failure())
+}
+
+/// The uplinks that are in the race.
+struct Field {
+    shared: Arc<Shared>,
+    entrants: Vec<Entrant>,
+}
+
+struct Entrant {
+    watch: Arc<Watch>,
+    runs: bool,
+    tries: u32,
+}
+
+impl Field {
+    /// An uplink is new, or has changed.
+    fn consider(&mut self, uplink: Uplink, sender: &Sender<Message>) {
+        let is_full = self.entrants.len() == MOST_UPLINKS;
+        let known = self
+            .entrants
+            .iter_mut()
+            .find(|entrant| !entrant.watch.is_gone() && entrant.watch.latest().interface == uplink.interface);
+        match known {
+            Some(entrant) => {
+                entrant.watch.update(uplink);
+                entrant.try_again(&self.shared, sender);
+            }
+            None if !is_full => {
+                let watch = Arc::new(Watch::new(uplink));
+                let mut entrant = Entrant { watch, runs: false, tries: 0 };
+                entrant.start(&self.shared, sender);
+                self.entrants.push(entrant);
+            }
+            None => debug!("{} is one uplink too many", uplink.interface),
+        }
+    }
+
+    /// Nobody need go on for the sake of another link.
+    fn last(&self) {
+        self.shared.state().is_last = true;
+        self.entrants.iter().for_each(|entrant| entrant.watch.wake());
+    }
+
+    fn drop(&mut self, name: &str) {
+        for entrant in self.entrants.iter().filter(|entrant| entrant.watch.latest().interface == name) {
+            entrant.watch.leave();
+        }
+    }
+
+    fn ended(&mut self, watch: &Arc<Watch>, sender: &Sender<Message>) {
+        if let Some(entrant) = self.entrants.iter_mut().find(|entrant| Arc::ptr_eq(&entrant.watch, watch)) {
+            entrant.runs = false;
+            entrant.try_again(&self.shared, sender);
+        }
+    }
+
+    /// The best explanation.
+    fn failure(self) -> Error {
+        let names = self.entrants.len() > 1;
+        let (mut refused, mut reasons, mut hint) = (None, Vec::new(), None);
+        let mut named = false;
+        for Entrant { watch, runs, .. } in self.entrants {
+            let uplink = watch.latest();
+            let mut report = watch.take_report();
+            let prefix = if names { format!("{}: ", uplink.interface) } else { String::new() };
+            named |= runs || report.named;
+            let mut failures: Vec<(String, String)> = Vec::new();
+            for Missed { url, why } in report.missed {
+                match why {
+                    Why::Refused(error) => {
+                        refused.get_or_insert(error);
+                    }
+                    Why::Failed { reason, hint: better } => {
+                        hint = hint.or(better);
+                        failures.push((url, reason));
+                    }
+                }
+            }
+            if runs {
+                report.reasons.push("the time for this boot attempt is over".to_owned());
+            }
+            let of_uplink = if failures.is_empty() { report.reasons.join(", ") } else { summary(&failures) };
+            if !of_uplink.is_empty() {
+                reasons.push(format!("{prefix}{of_uplink}"));
+            }
+        }
+        let reasons = reasons.join("; ");
+        match refused {
+            Some(error) => error.into(),
+            None if named => {
+                provider::Error::NoAnswer { reasons, hint: hint.unwrap_or(CHECK_PROVIDER) }.into()
+            }
+            None => provider::Error::NotNamed { reasons }.into(),
+        }
+    }
+}
+
+impl Entrant {
+    fn start(&mut self, shared: &Arc<Shared>, sender: &Sender<Message>) {
+        self.tries += 1;
+        let (shared, watch, sender) = (shared.clone(), self.watch.clone(), sender.clone());
+        let asking = Asking { shared, watch, sender, is_given: false, is_first: self.tries == 1 };
+        let work = move || {
+            prospect::explore(&asking);
+            drop(asking.sender.send(Message::Ended(asking.watch)));
+        };
+        match spawn("uplink", Box::new(work)) {
+            Ok(()) => self.runs = true,
+            Err(error) => self.watch.report().reasons.push(format!("no thread for it: {error}")),
+        }
+    }
+
+    /// Where it has ended in vain, and something else is known since.
+    fn try_again(&mut self, shared: &Arc<Shared>, sender: &Sender<Message>) {
+        if !self.runs && self.tries < MOST_TRIES && self.watch.is_news() {
+            debug!("{} has changed: it is tried again", self.watch.latest().interface);
+            self.start(shared, sender);
+        }
+    }
+}
+
+/// Starts a thread that nobody waits for.
+fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+}
+
+/// One entry for neighbours that failed the same way.
+fn summary(failures: &[(String, String)]) -> String {
+    let mut parts: Vec<(String, &str)> = Vec::new();
+    for (url, reason) in failures {
+        match parts.last_mut() {
+            Some((urls, last)) if last == reason => {
+                urls.push_str(", ");
+                urls.push_str(url);
+            }
+            _ => parts.push((url.clone(), reason)),
+        }
+    }
+    let parts: Vec<String> = parts.into_iter().map(|(urls, reason)| format!("{urls}: {reason}")).collect();
+    parts.join("; ")
+}

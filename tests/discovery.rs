@@ -1,0 +1,355 @@
+//! Where to boot from, told by the real dnsmasq and the real avahi, in network namespaces of this
+//! test's own.
+//!
+//! Each test runs twice: outside it builds the namespaces and starts the servers, then it runs itself
+//! inside the client's (`ip netns exec`), with mounts of its own; its providers are threads that move
+//! to the servers' namespace. Without root or one of the programs it says so and does nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may panic and print"
+)]
+
+#[path = "common/provider.rs"]
+mod provider;
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use phaseboot::boot;
+use phaseboot::config::Config;
+use phaseboot::error::{Error, Exit};
+use phaseboot::manifest::Trust;
+use phaseboot::net::Caller;
+use phaseboot::paths::Paths;
+use phaseboot::rollback::Purpose;
+use phaseboot::sys::arch::NATIVE;
+use phaseboot::time::Deadline;
+use provider::{OURS, Server, good, trust_folder};
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Names the folder that stands for `/` inside the client's namespace, and the servers' namespace.
+const INSIDE: &str = "PHASEBOOT_TEST_DISCOVERY_ROOT";
+const SERVERS: &str = "PHASEBOOT_TEST_DISCOVERY_SERVERS";
+
+/// Where providers are, and the domain they are in.
+const PROVIDER: &str = "10.98.0.1:8080";
+const DOMAIN: &str = "lab.test";
+
+/// The private system bus that avahi-publish wants.
+const BUS: &str = r#"<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen>
+<auth>EXTERNAL</auth><policy context="default"><allow user="*"/><allow own="*"/><allow send_type="*"/>
+<allow send_destination="*"/><allow receive_type="*"/></policy></busconfig>"#;
+
+/// With a /run and an /etc/avahi of its own: nothing of the system is touched.
+const AVAHI: &str = r#"set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/dbus /run/avahi-daemon
+mount --bind "$FOLDER/avahi" /etc/avahi
+dbus-daemon --config-file="$FOLDER/bus.conf" --nofork --nopidfile &
+for n in $(seq 100); do test -S /run/dbus/system_bus_socket && break; sleep 0.05; done
+avahi-daemon --no-drop-root --no-rlimits --no-chroot --file=/etc/avahi/avahi-daemon.conf &
+for n in $(seq 100); do avahi-daemon --check && break; sleep 0.05; done
+"#;
+
+fn ip(arguments: &str) -> bool {
+    let status = Command::new("ip").args(arguments.split_whitespace()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn missing(programs: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    let absent = |program: &&&str| {
+        !Command::new("sh")
+            .args(["-c", &format!("command -v {program} >/dev/null")])
+            .status()
+            .unwrap()
+            .success()
+    };
+    if let Some(program) = programs.iter().find(absent) {
+        return Some(format!("no {program}"));
+    }
+    let probe = format!("pb-{}-disc-probe", std::process::id());
+    let usable = ip(&format!("netns add {probe}")) && ip(&format!("netns exec {probe} true"));
+    ip(&format!("netns del {probe}"));
+    (!usable).then(|| "no network namespaces here".to_owned())
+}
+
+/// A client with `eth0` and a server with `server0`, 10.98.0.1/24, joined by a cable.
+struct Lab {
+    client: String,
+    server: String,
+    folder: tempfile::TempDir,
+    children: Vec<Child>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("pb-{}-disc{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (client, server) = (format!("{unique}-client"), format!("{unique}-server"));
+        for arguments in [
+            format!("netns add {client}"),
+            format!("netns add {server}"),
+            format!("-n {server} link set lo up"),
+            format!("-n {server} link add server0 type veth peer name eth0 netns {client}"),
+            format!("-n {server} addr add 10.98.0.1/24 dev server0"),
+            format!("-n {server} link set server0 up"),
+        ] {
+            assert!(ip(&arguments), "ip {arguments}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        symlink("/proc", folder.path().join("proc")).unwrap();
+        symlink("/sys", folder.path().join("sys")).unwrap();
+        trust_folder(folder.path());
+        Self { client, server, folder, children: Vec::new() }
+    }
+
+    fn spawn(&mut self, name: &str, command: &[&str]) {
+        let log = File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.server])
+            .args(command)
+            .env("FOLDER", self.folder.path())
+            .process_group(0)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
+    /// DHCP, with DNS for [`DOMAIN`].
+    fn dnsmasq(&mut self, options: &[&str]) {
+        let leases = format!("--dhcp-leasefile={}/leases", self.folder.path().display());
+        let fixed = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-ping --user=root --no-resolv --no-hosts \
+                     --bind-interfaces --interface=server0 --log-facility=- --log-dhcp --log-queries --pid-file= \
+                     --dhcp-range=10.98.0.100,10.98.0.110,1h --domain=lab.test --local=/lab.test/ \
+                     --host-record=boot.lab.test,10.98.0.1";
+        let command: Vec<&str> =
+            fixed.split_whitespace().chain([leases.as_str()]).chain(options.iter().copied()).collect();
+        self.spawn("dnsmasq", &command);
+    }
+
+    /// Multicast DNS: what this shell script, run beside an avahi-daemon, announces.
+    fn avahi(&mut self, script: &str) {
+        let folder = self.folder.path();
+        fs::write(folder.join("bus.conf"), BUS).unwrap();
+        fs::create_dir_all(folder.join("avahi/services")).unwrap();
+        let conf = "[server]\nhost-name=server\nallow-interfaces=server0\nuse-ipv6=no\n[publish]\npublish-workstation=no\n";
+        fs::write(folder.join("avahi/avahi-daemon.conf"), conf).unwrap();
+        self.spawn("avahi", &["sh", "-c", &format!("{AVAHI}{script}\nwait")]);
+    }
+
+    /// Runs this very test inside the client's namespace.
+    fn run(&mut self, test: &str) {
+        let status = Command::new("ip")
+            .args(["netns", "exec", &self.client])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, self.folder.path())
+            .env(SERVERS, &self.server)
+            .status()
+            .unwrap();
+        let logs: String = ["dnsmasq.log", "avahi.log"]
+            .iter()
+            .filter_map(|name| fs::read_to_string(self.folder.path().join(name)).ok())
+            .collect();
+        assert!(status.success(), "inside the namespace: {status}\n{logs}");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for mut child in self.children.drain(..) {
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.wait();
+        }
+        ip(&format!("netns del {}", self.client));
+        ip(&format!("netns del {}", self.server));
+    }
+}
+
+/// The client, inside its namespace.
+struct Client {
+    root: PathBuf,
+}
+
+impl Client {
+    /// A provider in the servers' namespace.
+    fn serve(&self, address: &str, version: u64) -> Server {
+        let address = address.to_owned();
+        let enter = move || {
+            let name = Path::new("/run/netns").join(std::env::var_os(SERVERS).unwrap());
+            let namespace = File::open(name).unwrap();
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            Server::start(TcpListener::bind(address).unwrap(), good(version, OURS))
+        };
+        thread::spawn(enter).join().unwrap()
+    }
+
+    /// Brings the network up and looks for a manifest. The version that is found, and where.
+    fn find(&self, configure: impl FnOnce(&mut Config)) -> Result<(u64, String), Error> {
+        let (paths, trust) = (Paths::under(&self.root), Trust::read(&self.root).unwrap());
+        let mut config = Config::default();
+        configure(&mut config);
+        let deadline = Deadline::after(Duration::from_secs(30));
+        let (_, found, _network) =
+            boot::find(&config, &trust, &paths, Caller::Command, Purpose::Look, deadline)?;
+        Ok((found.manifest.manifest().manifest_version, found.manifest.url().to_owned()))
+    }
+}
+
+fn in_namespaces(
+    test: &str,
+    programs: &[&str],
+    inside: impl FnOnce(&Client),
+    outside: impl FnOnce(&mut Lab),
+) {
+    if let Some(root) = std::env::var_os(INSIDE) {
+        phaseboot::log::start();
+        let root = PathBuf::from(root);
+        // libc's resolver reads the real one; `ip netns exec` has made mounts private.
+        let status = Command::new("mount").arg("--bind").arg(root.join("etc")).arg("/etc").status().unwrap();
+        assert!(status.success());
+        inside(&Client { root });
+    } else if let Some(missing) = missing(programs) {
+        println!("{test} skipped: {missing}");
+    } else {
+        let mut lab = Lab::new();
+        outside(&mut lab);
+        lab.run(test);
+    }
+}
+
+fn manifest(address: &str) -> String {
+    format!("http://{address}/stable/{NATIVE}/manifest.signed.json")
+}
+
+#[test]
+fn dhcp_names_the_provider_in_option_67() {
+    in_namespaces(
+        "dhcp_names_the_provider_in_option_67",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve(PROVIDER, 3);
+            assert_eq!(client.find(|_| ()).unwrap(), (3, manifest(PROVIDER)));
+        },
+        |lab| {
+            lab.dnsmasq(&["--dhcp-option=67,http://10.98.0.1:8080/", "--dhcp-option=66,http://10.98.0.1:1/"])
+        },
+    );
+}
+
+#[test]
+fn a_boot_loader_in_option_67_is_passed_over_for_option_66() {
+    in_namespaces(
+        "a_boot_loader_in_option_67_is_passed_over_for_option_66",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve(PROVIDER, 3);
+            assert_eq!(client.find(|_| ()).unwrap(), (3, manifest(PROVIDER)));
+        },
+        |lab| {
+            lab.dnsmasq(&[
+                "--dhcp-option=67,http://10.98.0.1/shim.efi",
+                "--dhcp-option=66,http://10.98.0.1:8080/",
+            ]);
+        },
+    );
+}
+
+#[test]
+fn a_domain_names_providers_by_srv_and_txt() {
+    in_namespaces(
+        "a_domain_names_providers_by_srv_and_txt",
+        &["dnsmasq"],
+        |client| {
+            let started = Instant::now();
+            let _server = client.serve(PROVIDER, 4);
+            let (version, url) = client.find(|_| ()).unwrap();
+            // The first by priority is dead.
+            assert_eq!((version, url), (4, manifest("boot.lab.test:8080/tree")));
+            assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+            let error = client.find(|config| config.channel = "beta".to_owned()).unwrap_err();
+            assert_eq!(error.exit(), Exit::NoProvider);
+            assert!(error.line().to_string().contains("DNS names none for beta"), "{}", error.line());
+        },
+        |lab| {
+            let arch =
+                format!("--txt-record=_phase-image._tcp.{DOMAIN},path=/tree,channel=stable,arch={NATIVE}");
+            lab.dnsmasq(&[
+                "--srv-host=_phase-image._tcp.lab.test,boot.lab.test,81,1,0",
+                "--srv-host=_phase-image._tcp.lab.test,boot.lab.test,8080,2,0",
+                &arch,
+                "--txt-record=_phase-image._tcp.lab.test,path=/other,channel=other",
+            ]);
+        },
+    );
+}
+
+#[test]
+fn nobody_names_a_provider() {
+    in_namespaces(
+        "nobody_names_a_provider",
+        &["dnsmasq"],
+        |client| {
+            let error = client.find(|config| config.local = true).unwrap_err();
+            let line = error.line().to_string();
+            assert_eq!(error.exit(), Exit::NoProvider, "{line}");
+            for who in ["option 67", "option 66", "DNS names none in lab.test", "mDNS names none"] {
+                assert!(line.contains(who), "{who}: {line}");
+            }
+        },
+        |lab| lab.dnsmasq(&[]),
+    );
+}
+
+#[test]
+fn avahi_names_the_highest_version_first() {
+    in_namespaces(
+        "avahi_names_the_highest_version_first",
+        &["dnsmasq", "dbus-daemon", "avahi-daemon", "avahi-publish"],
+        |client| {
+            let _servers = [("10.98.0.1:8081", 1), ("10.98.0.1:8082", 2), ("10.98.0.1:8083", 3)]
+                .map(|(address, version)| client.serve(address, version));
+            let (version, url) = client.find(|config| config.local = true).unwrap();
+            assert_eq!((version, url), (2, manifest("10.98.0.1:8082")));
+            let error = client.find(|_| ()).unwrap_err();
+            assert!(error.line().to_string().contains("phase.mode=local is not set"), "{}", error.line());
+        },
+        |lab| {
+            lab.dnsmasq(&[]);
+            let publish = |name: &str, port: u16, version: &str, channel: &str, arch: &str| {
+                format!(
+                    "avahi-publish -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} \
+                     version={version} http_port={port} &\n"
+                )
+            };
+            let alias = if NATIVE.name() == "arm64" { "aarch64" } else { "x86_64" };
+            let script = [
+                publish("plasmd-one", 8081, "0.9.0", "stable", NATIVE.name()),
+                publish("plasmd. two", 8082, "0.10.0", "stable", alias),
+                publish("plasmd-three", 8083, "9.0.0", "beta", NATIVE.name()),
+                publish("plasmd-four", 8083, "9.0.0", "stable", "riscv64"),
+            ]
+            .concat();
+            lab.avahi(&script);
+            // Names are announced once nobody has objected to them: RFC 6762, section 8.
+            thread::sleep(Duration::from_secs(3));
+        },
+    );
+}
