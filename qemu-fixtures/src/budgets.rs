@@ -29,6 +29,7 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
             None => {}
         }
     }
+    cards(results);
     for built in built {
         size(&format!("payload {}", built.arch), built.payload_size, PAYLOAD_BUDGET);
     }
@@ -39,6 +40,22 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
         if let Some(largest) = largest.max() {
             size(&format!("initramfs {arch}"), largest, INITRAMFS_BUDGET);
         }
+    }
+}
+
+/// What fifteen network cards more cost: the lease, against that of the machine that is the same with one.
+fn cards(results: &Results) {
+    let lease = |name: &str| {
+        let outcome = results.outcomes.iter().find(|outcome| outcome.scenario.full_name() == name)?;
+        outcome.result.as_ref().ok()?.lease
+    };
+    let (sixteen, one) = (lease("e2e/x86_64/sixteen-nics"), lease("e2e/x86_64/debian-6.1"));
+    if let (Some(sixteen), Some(one)) = (sixteen, one) {
+        println!(
+            "{:<28} {sixteen:.2} s against {one:.2} s, ratio {}",
+            "lease, 16 cards against 1",
+            ratio(Some(sixteen), Some(one))
+        );
     }
 }
 
