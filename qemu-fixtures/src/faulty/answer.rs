@@ -68,6 +68,7 @@ pub(super) fn answer(mut stream: TcpStream, site: &Site) -> std::io::Result<()> 
         return stream.write_all(head.as_bytes());
     }
     match met.map(|met| met.fault) {
+        Some(Fault::AwayFor(seconds)) if site.first() < Duration::from_secs(seconds) => return Ok(()),
         Some(Fault::EndlessHead) => return endless_head(&mut stream),
         Some(Fault::Garbage) => return stream.write_all(&b"\x7fELF\x02\x01\x01\r\n\r\n\0".repeat(100)),
         _ => {}

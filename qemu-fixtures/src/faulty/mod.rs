@@ -5,8 +5,9 @@ mod ledger;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -43,6 +44,8 @@ pub(crate) enum Fault {
     StallAt(usize, usize),
     /// So many requests are answered with 404, then all is well.
     MissingAtFirst(usize),
+    /// For so many seconds after the first request connections are closed without a word.
+    AwayFor(u64),
     /// So many requests are answered with 503 and `Retry-After: 1`.
     Unavailable(usize),
     /// The announced length has a thousand bytes that do not come.
@@ -74,6 +77,8 @@ struct Site {
     /// How often a fault's file was asked for, and how often the fault has struck where that is counted.
     met: Vec<AtomicUsize>,
     struck: Vec<AtomicUsize>,
+    /// The first request.
+    first: OnceLock<Instant>,
     ledger: Arc<Ledger>,
 }
 
@@ -91,6 +96,11 @@ impl Site {
         let index = self.faults.iter().position(|(part, _)| name.contains(part))?;
         let before = self.met[index].fetch_add(1, Ordering::Relaxed);
         Some(Met { fault: self.faults[index].1, before, struck: &self.struck[index] })
+    }
+
+    /// Since the first request of a file that is away.
+    fn first(&self) -> Duration {
+        self.first.get_or_init(Instant::now).elapsed()
     }
 
     /// A file below the folder.
@@ -117,7 +127,14 @@ impl Faulty {
     pub(crate) fn start(folder: PathBuf, faults: Faults, address: SocketAddr) -> Result<Self> {
         let count = || faults.iter().map(|_| AtomicUsize::new(0)).collect();
         let ledger = Arc::new(Ledger::default());
-        let site = Site { folder, faults, met: count(), struck: count(), ledger: Arc::clone(&ledger) };
+        let site = Site {
+            folder,
+            faults,
+            met: count(),
+            struck: count(),
+            first: OnceLock::new(),
+            ledger: Arc::clone(&ledger),
+        };
         let listener = Listener::start(address, move |stream| {
             // A peer that goes away is a peer's business.
             let _ = answer::answer(stream, &site);

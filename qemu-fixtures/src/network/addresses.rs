@@ -1,6 +1,6 @@
 //! How addresses, names and the provider's URL are come by.
 
-use super::{ARM, DHCP, DHCP_RANGE, X86, boots, boots_with, leased, wired};
+use super::{ARM, DHCP, DHCP_RANGE, X86, boots, boots_with, fails, leased, wired};
 use crate::faulty::Fault;
 use crate::scenarios::{Check, Scenario, Serve};
 use crate::wire::{self, Manners, Misdeed};
@@ -91,6 +91,31 @@ fn named() -> Vec<Scenario> {
                 X86,
                 &[DHCP_RANGE, PROVIDER, "--dhcp-option=option:dns-server,10.77.0.66,10.77.0.1"],
                 boots(&[Check::TriedAgain(0), Check::ExecWithin(30)]),
+            )
+        },
+        // The provider has an IPv6 address at which nobody is.
+        Scenario {
+            provider: Some("http://provider.lab.test:{port}"),
+            ..wired(
+                "dead-ipv6-of-provider",
+                X86,
+                &[
+                    DHCP_RANGE,
+                    "--enable-ra",
+                    "--dhcp-range=::,constructor:lan0,ra-stateless",
+                    "--host-record=provider.lab.test,10.77.0.1,fd77::66",
+                ],
+                boots(&[Check::TriedAgain(0), Check::ExecWithin(30)]),
+            )
+        },
+        // Who can block the provider that was named must not choose another.
+        Scenario {
+            provider: Some("http://10.77.0.66:{port}"),
+            ..wired(
+                "named-provider-is-final",
+                X86,
+                &[DHCP_RANGE, "--dhcp-option=option:bootfile-name,http://10.77.0.1:{port}"],
+                fails(11, "10.77.0.66"),
             )
         },
         Scenario {

@@ -1,13 +1,17 @@
 //! Which of the links it is: many cards, late ones, blocked ports, VLANs and bonds.
 
-use super::{ARM, DHCP, X86, boots, boots_with, cards, wired};
+use super::{ARM, DHCP, DHCP_RANGE, X86, boots, boots_with, cards, wired};
+use crate::faulty::Fault;
 use crate::kernels::Id;
 use crate::machine::{Machine, Nic};
 use crate::qmp::{Event, What, When};
+use crate::scenarios::Serve;
 use crate::scenarios::{Check, Scenario};
-use crate::wire::{self, Port, Protocol, SERVERS_VLAN, SpanningTree, Tagging};
+use crate::wire::{self, Lan, Manners, Port, Protocol, SERVERS_VLAN, SpanningTree, Tagging};
 
 const TRUNK: Port = Port { tagging: Tagging::Trunk(&[7, SERVERS_VLAN]), ..Port::USUAL };
+const LEASES_ONLY: Port = Port { only_dhcp: true, ..Port::USUAL };
+const OTHER_VLAN: Port = Port { tagging: Tagging::Access(7), ..Port::USUAL };
 const MEMBER: Port = Port { aggregated: true, ..Port::USUAL };
 
 pub(super) fn all() -> Vec<Scenario> {
@@ -26,7 +30,39 @@ fn many() -> Vec<Scenario> {
         Event { when: When::Start, what: What::Unplug(14) },
         Event { when: When::Start, what: What::Unplug(15) },
     ];
+    // Two cards on one network, of which one gets no further than a lease.
+    const FIRST_USELESS: &[Nic] = &[Wire(LEASES_ONLY), Wire(Port::USUAL)];
+    const SECOND_USELESS: &[Nic] = &[Wire(Port::USUAL), Wire(LEASES_ONLY)];
+    // Two networks with the same addresses: on the first nobody answers.
+    const ELSEWHERE: &[Nic] = &[Wire(OTHER_VLAN), Wire(Port::USUAL)];
+    const IN_TIME: &[Check] = &[Check::TriedAgain(0), Check::ExecWithin(45)];
+    let two = |name, nics, dnsmasq| Scenario {
+        machine: cards(X86, nics),
+        ..wired(name, X86, dnsmasq, boots(IN_TIME))
+    };
+    const NO_CABLE: &[Event] = &[Event { when: When::Start, what: What::Unplug(0) }];
+    const SECOND_USER: &[Nic] = &[Dead, User];
     vec![
+        two("two-nics-first-useless", FIRST_USELESS, DHCP),
+        two("two-nics-second-useless", SECOND_USELESS, DHCP),
+        Scenario {
+            lan: Some(Lan {
+                dnsmasq: Some(&[DHCP_RANGE, "--host-record=provider.lab.test,10.77.0.1"]),
+                dhcp: vec![Manners { vlan: 7, ..Manners::GOOD }],
+            }),
+            provider: Some("http://provider.lab.test:{port}"),
+            ..two("two-networks-same-addresses", ELSEWHERE, DHCP)
+        },
+        // While there is hope for the card without a cable, a provider that comes back is found at once.
+        Scenario {
+            machine: Machine { events: NO_CABLE, ..cards(X86, SECOND_USER) },
+            serve: Serve::Faulty(&[("manifest", Fault::AwayFor(6))]),
+            ..Scenario::new(
+                "provider-comes-back",
+                X86,
+                vec![boots(&[Check::TriedAgain(0), Check::ExecWithin(18)])],
+            )
+        },
         Scenario {
             machine: cards(X86, FOUR),
             ..wired("four-nics", X86, DHCP, boots(&[Check::Lease("eth2"), Check::ExecWithin(30)]))

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use super::SERVERS_VLAN;
 use super::frame::{self, Datagram, Mac};
 use crate::faulty::LONG_FOLDER;
 
@@ -23,6 +24,8 @@ const RELEASE: u8 = 7;
 /// How a server behaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manners {
+    /// In which it is.
+    pub(crate) vlan: u16,
     pub(crate) misdeed: Misdeed,
     /// So many DISCOVERs are answered (or, for [`Misdeed::Naks`], REQUESTs) that way; then it is a good server.
     pub(crate) times: u32,
@@ -56,7 +59,7 @@ pub(crate) enum Misdeed {
 
 impl Manners {
     pub(crate) const GOOD: Self =
-        Self { misdeed: Misdeed::None, times: 0, lease: 3600, delay: 0, boot_url: None };
+        Self { vlan: SERVERS_VLAN, misdeed: Misdeed::None, times: 0, lease: 3600, delay: 0, boot_url: None };
 
     pub(crate) const fn at_first(times: u32, misdeed: Misdeed) -> Self {
         Self { misdeed, times, ..Self::GOOD }

@@ -106,6 +106,12 @@ impl<'a> Datagram<'a> {
     }
 }
 
+/// Whether a port on which only DHCP passes takes this frame, which has no tag: what is no IPv4, and DHCP.
+pub(super) fn passes_as_dhcp(frame: &[u8]) -> bool {
+    let dhcp = |datagram: Datagram<'_>| [67, 68].contains(&datagram.destination.1);
+    kind(frame) != Some(IPV4) || Datagram::of(frame).is_some_and(dhcp)
+}
+
 /// RFC 1071, of an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 =
@@ -157,6 +163,9 @@ mod tests {
         let frame = frame(BROADCAST, A, IPV4, &packet);
         let read = Datagram::of(&frame).unwrap();
         assert_eq!((read.source, read.destination, read.payload), (source, destination, &b"hello"[..]));
+        assert!(passes_as_dhcp(&frame));
+        let packet = Datagram { source, destination: (Ipv4Addr::BROADCAST, 53), payload: b"" }.packet();
+        assert!(!passes_as_dhcp(&super::frame(BROADCAST, A, IPV4, &packet)));
         assert!((0..frame.len()).all(|end| Datagram::of(&frame[..end]).is_none() || end >= 47));
     }
 

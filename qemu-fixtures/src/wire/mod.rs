@@ -51,6 +51,8 @@ pub(crate) struct Port {
     pub(crate) spanning_tree: Option<SpanningTree>,
     /// A member of the switch's one aggregate: it passes data when LACP has agreed on that.
     pub(crate) aggregated: bool,
+    /// Of IPv4 only DHCP passes, as on a port where somebody has yet to log in.
+    pub(crate) only_dhcp: bool,
 }
 
 /// How a port has its VLANs outside: IEEE 802.1Q.
@@ -64,8 +66,12 @@ pub(crate) enum Tagging {
 
 impl Port {
     /// Of the VLAN in which the servers are.
-    pub(crate) const USUAL: Self =
-        Self { tagging: Tagging::Access(SERVERS_VLAN), spanning_tree: None, aggregated: false };
+    pub(crate) const USUAL: Self = Self {
+        tagging: Tagging::Access(SERVERS_VLAN),
+        spanning_tree: None,
+        aggregated: false,
+        only_dhcp: false,
+    };
 }
 
 /// The VLAN of the servers' port.
@@ -138,7 +144,7 @@ impl Wire {
         ends.push((Port::USUAL, End::Tap(tap)));
         for (index, manners) in lan.dhcp.iter().enumerate() {
             let server = dhcp::Server::new(*manners, u8::try_from(index)?, port);
-            ends.push((Port::USUAL, End::Dhcp(server)));
+            ends.push((Port { tagging: Tagging::Access(manners.vlan), ..Port::USUAL }, End::Dhcp(server)));
         }
         let file = File::create(at.join(JOURNAL))?;
         let journal = Journal { started: Instant::now(), file: Arc::new(Mutex::new(file)) };

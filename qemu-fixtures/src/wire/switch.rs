@@ -107,6 +107,9 @@ impl Socket {
 
     /// The frame as this port has it outside, if it is in that VLAN at all.
     fn outside(&self, vlan: u16, frame: &[u8]) -> Option<Vec<u8>> {
+        if self.port.only_dhcp && !frame::passes_as_dhcp(frame) {
+            return None;
+        }
         match self.port.tagging {
             Tagging::Access(own) => (own == vlan).then(|| frame.to_vec()),
             Tagging::Trunk(vlans) => vlans.contains(&vlan).then(|| frame::tagged(frame, vlan)),
@@ -115,6 +118,9 @@ impl Socket {
 
     /// The VLAN of a frame from outside, and the frame without a tag.
     fn inside(&self, frame: &[u8]) -> Option<(u16, Vec<u8>)> {
+        if self.port.only_dhcp && !frame::passes_as_dhcp(frame) {
+            return None;
+        }
         match (self.port.tagging, frame::untagged(frame)) {
             (Tagging::Access(own), None) => Some((own, frame.to_vec())),
             (Tagging::Trunk(vlans), Some((vlan, frame))) if vlans.contains(&vlan) => Some((vlan, frame)),
