@@ -15,11 +15,19 @@ fn given() -> Vec<Scenario> {
         Scenario::new(
             "static-ipv4",
             X86,
-            vec![boots_with("ip=10.0.2.77::10.0.2.2:255.255.255.0:machine:eth0:off", &[])],
+            vec![boots_with(
+                "ip=10.0.2.77::10.0.2.2:255.255.255.0:machine:eth0:off",
+                &[Check::Says("10.0.2.77")],
+            )],
         ),
         Scenario {
             provider: Some("http://[fd77::1]:{port}"),
-            ..wired("static-ipv6", X86, &[], boots_with("ip=[fd77::77]::[fd77::1]:64:machine:eth0:none", &[]))
+            ..wired(
+                "static-ipv6",
+                X86,
+                &[],
+                boots_with("ip=[fd77::77]::[fd77::1]:64:machine:eth0:none", &[Check::Says("fd77::77")]),
+            )
         },
     ]
 }
@@ -134,37 +142,37 @@ fn dhcp() -> Vec<Scenario> {
     vec![
         leased("dhcp-silent-at-first", vec![Manners::at_first(3, Misdeed::Silent)], boots(LEASED)),
         leased("dhcp-naks", vec![Manners::at_first(2, Misdeed::Naks)], boots(LEASED)),
-        leased("dhcp-without-router", vec![Manners::at_first(u32::MAX, Misdeed::NoRouter)], boots(LEASED)),
-        leased("dhcp-duplicates", vec![Manners::at_first(u32::MAX, Misdeed::Duplicates)], boots(LEASED)),
-        leased("dhcp-malformed", vec![Manners::at_first(4, Misdeed::Malformed)], boots(LEASED)),
-        leased("dhcp-for-somebody-else", vec![Manners::at_first(2, Misdeed::ForeignXid)], boots(LEASED)),
+        // The one good offer comes last, and three times.
+        leased(
+            "dhcp-bad-company",
+            vec![
+                Manners::always(Misdeed::Malformed),
+                Manners::always(Misdeed::ForeignXid),
+                Manners::always(Misdeed::UselessAddress),
+                Manners { delay: 300, ..Manners::always(Misdeed::Duplicates) },
+            ],
+            boots(LEASED),
+        ),
         unnamed(Scenario {
             serve: Serve::Faulty(&[]),
             ..leased(
                 "dhcp-overlong",
-                vec![Manners { boot_url: LONG_URL, ..Manners::at_first(u32::MAX, Misdeed::Overlong) }],
+                vec![Manners { boot_url: LONG_URL, ..Manners::always(Misdeed::Overlong) }],
                 boots(LEASED),
             )
         }),
-        leased(
-            "dhcp-rogue-and-good",
-            vec![
-                Manners::at_first(u32::MAX, Misdeed::UselessAddress),
-                Manners { delay: 400, ..Manners::GOOD },
-            ],
-            boots(LEASED),
-        ),
         // The second offer is the better one.
         unnamed(leased(
             "dhcp-two-servers",
             vec![Manners::GOOD, Manners { boot_url: URL, delay: 150, ..Manners::GOOD }],
             boots(&[Check::Log(wire::JOURNAL, "dhcp 10.77.0.3: ACK"), Check::TriedAgain(0)]),
         )),
+        // A router is needed neither for the provider nor for the server that renews.
         Scenario {
             serve: Serve::Faulty(&[("kernel", Fault::Slow(1_000_000))]),
             ..leased(
                 "dhcp-renewal",
-                vec![Manners { lease: 10, ..Manners::GOOD }],
+                vec![Manners { lease: 10, ..Manners::always(Misdeed::NoRouter) }],
                 boots(&[Check::Log(wire::JOURNAL, "renewing REQUEST"), Check::TriedAgain(0)]),
             )
         },

@@ -33,8 +33,15 @@ pub(super) fn all() -> Vec<Scenario> {
             ],
             boots(WHOLE),
         ),
-        faulty("ranges-ignored", &[("kernel", Fault::IgnoresRanges)], boots(WHOLE)),
-        faulty("stalls-once", &[("kernel", Fault::StallAt(50, 1))], boots(WHOLE)),
+        faulty(
+            "weaker-server",
+            &[
+                ("manifest", Fault::Unavailable(1)),
+                ("kernel", Fault::IgnoresRanges),
+                ("initramfs", Fault::StallAt(50, 1)),
+            ],
+            boots(WHOLE),
+        ),
         faulty("flipped-bit-once", &[("kernel", Fault::FlipBitOnce)], fails(15, "kernel")),
         faulty(
             "stalls",

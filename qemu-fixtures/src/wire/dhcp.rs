@@ -61,6 +61,10 @@ impl Manners {
     pub(crate) const GOOD: Self =
         Self { vlan: SERVERS_VLAN, misdeed: Misdeed::None, times: 0, lease: 3600, delay: 0, boot_url: None };
 
+    pub(crate) const fn always(misdeed: Misdeed) -> Self {
+        Self::at_first(u32::MAX, misdeed)
+    }
+
     pub(crate) const fn at_first(times: u32, misdeed: Misdeed) -> Self {
         Self { misdeed, times, ..Self::GOOD }
     }
@@ -351,7 +355,7 @@ mod tests {
     fn misdeeds_are_what_their_names_say() {
         let offer = |misdeed| {
             let manners =
-                Manners { boot_url: Some("http://10.77.0.1:{port}/{long}"), ..Manners::at_first(9, misdeed) };
+                Manners { boot_url: Some("http://10.77.0.1:{port}/{long}"), ..Manners::always(misdeed) };
             answers(&mut Server::new(manners, 0, 80), &message(DISCOVER, &[]))
         };
         assert_eq!(offer(Misdeed::Duplicates).len(), 3);

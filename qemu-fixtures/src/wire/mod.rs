@@ -104,8 +104,9 @@ impl Journal {
 /// The network, until it is dropped; then everything that was made for it is gone.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    switch: Option<Switch>,
+    // Before its network goes.
     dnsmasq: Option<Server>,
+    switch: Option<Switch>,
     /// Until the switch has it.
     tap: Option<File>,
     namespace: Namespace,
