@@ -2,7 +2,7 @@
 
 use super::{ARM, DHCP, DHCP_RANGE, X86, boots, boots_with, fails, leased, wired};
 use crate::faulty::Fault;
-use crate::scenarios::{Check, Scenario, Serve};
+use crate::scenarios::{Check, Scenario, Serve, Step};
 use crate::wire::{self, Manners, Misdeed};
 
 pub(super) fn all() -> Vec<Scenario> {
@@ -123,7 +123,7 @@ fn named() -> Vec<Scenario> {
                 "named-provider-is-final",
                 X86,
                 &[DHCP_RANGE, "--dhcp-option=option:bootfile-name,http://10.77.0.1:{port}"],
-                fails(11, "10.77.0.66"),
+                Step { cmdline: "phase.timeout=40", ..fails(11, "10.77.0.66") },
             )
         },
         Scenario {

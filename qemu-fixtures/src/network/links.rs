@@ -119,7 +119,8 @@ fn stacked() -> Vec<Scenario> {
     const TRUNKED: &[Nic] = &[Nic::Wire(TRUNK)];
     const TWO: &[Nic] = &[Nic::Wire(Port::USUAL), Nic::Wire(Port::USUAL)];
     const MEMBERS: &[Nic] = &[Nic::Wire(MEMBER), Nic::Wire(MEMBER)];
-    const FIRST_CUT: &[Event] = &[Event { when: When::Says("] manifest: "), what: What::Unplug(0) }];
+    const FIRST_CUT: &[Event] =
+        &[Event { when: When::Says(": version 1, signed by "), what: What::Unplug(0) }];
     let stacked = |name, nics, modules, cmdline, checks| Scenario {
         machine: cards(X86, nics),
         modules,

@@ -55,3 +55,37 @@ fn leased(name: &'static str, dhcp: Vec<Manners>, step: Step) -> Scenario {
 /// dnsmasq's arguments for plain DHCP.
 const DHCP: &[&str] = &[DHCP_RANGE];
 const DHCP_RANGE: &str = "--dhcp-range=10.77.0.50,10.77.0.99,255.255.255.0,1h";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qmp::What;
+    use crate::scenarios::Serve;
+
+    #[test]
+    fn cards_are_where_their_network_is() {
+        for scenario in all() {
+            let name = scenario.name;
+            let nics = scenario.machine.nics;
+            assert_eq!(nics.iter().any(|nic| nic.port().is_some()), scenario.lan.is_some(), "{name}");
+            let later = nics.contains(&Nic::Later);
+            assert!(!later || scenario.machine.arch == Arch::X86_64, "{name}");
+            for event in scenario.machine.events {
+                let (What::Plug(nic) | What::Unplug(nic) | What::Insert(nic)) = event.what;
+                assert!(nic < nics.len(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_sent_again_is_counted_by_a_server_that_counts() {
+        let counts = |check: &Check| matches!(check, Check::SentAgain { .. });
+        for scenario in all() {
+            let asked = scenario.steps.iter().any(|step| match step.expect {
+                Expect::Boots(checks) => checks.iter().any(counts),
+                Expect::Fails { .. } => false,
+            });
+            assert!(!asked || matches!(scenario.serve, Serve::Faulty(_)), "{}", scenario.name);
+        }
+    }
+}

@@ -185,3 +185,6 @@ pub(crate) fn listen(name: &str) -> Result<UnixListener> {
     let address = SocketAddr::from_abstract_name(name)?;
     UnixListener::bind_addr(&address).with_context(|| format!("cannot listen on the socket @{name}"))
 }
+
+#[cfg(test)]
+mod tests;

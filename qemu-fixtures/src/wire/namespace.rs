@@ -27,6 +27,8 @@ pub(crate) fn missing() -> Option<&'static str> {
         Some("not root: no network namespace can be made")
     } else if File::open("/dev/net/tun").is_err() {
         Some("no /dev/net/tun")
+    } else if !Path::new("/proc/sys/net/ipv6").exists() {
+        Some("no IPv6 in this kernel")
     } else {
         programs.into_iter().find(|(program, _)| !run::have(program)).map(|(_, why)| why)
     }
