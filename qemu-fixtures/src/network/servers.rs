@@ -42,7 +42,7 @@ pub(super) fn all() -> Vec<Scenario> {
             ],
             boots(WHOLE),
         ),
-        faulty("flipped-bit-once", &[("kernel", Fault::FlipBitOnce)], fails(15, "kernel")),
+        faulty("flipped-bit-once", &[("kernel", Fault::FlipBitOnce)], boots(WHOLE)),
         faulty(
             "stalls",
             &[("kernel", Fault::StallAt(50, usize::MAX))],

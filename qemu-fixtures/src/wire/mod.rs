@@ -154,14 +154,27 @@ impl Wire {
     }
 
     fn dnsmasq(&self, arguments: &[&str], at: &Path, port: u16) -> Result<Server> {
-        let mut command = self.namespace.command("dnsmasq");
-        command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--log-facility=-"]);
-        command.args(["--user=root", "--no-resolv", "--no-hosts", "--log-dhcp", "--log-queries"]);
-        command.args(["--no-ping", "--dhcp-authoritative", "--domain=lab.test", "--bind-interfaces"]);
-        command.arg(format!("--interface={DEVICE}"));
-        command.arg(format!("--dhcp-leasefile={}", at.join("dnsmasq.leases").display()));
-        command.args(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())));
-        Server::start(&mut command, &at.join(DNSMASQ))
+        let usual = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--pid-file=",
+            "--log-facility=-",
+            "--log-dhcp",
+            "--log-queries",
+            "--user=root",
+            "--no-resolv",
+            "--no-hosts",
+            "--no-ping",
+            "--dhcp-authoritative",
+            "--domain=lab.test",
+            "--local=/lab.test/",
+            "--bind-interfaces",
+        ];
+        let mut all: Vec<String> = usual.map(str::to_owned).into();
+        all.push(format!("--interface={DEVICE}"));
+        all.push(format!("--dhcp-leasefile={}", at.join("dnsmasq.leases").display()));
+        all.extend(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())));
+        Server::start(&self.namespace, "dnsmasq", &all, &at.join(DNSMASQ))
     }
 
     /// Runs this where the servers are. What it opens stays there.

@@ -71,9 +71,13 @@ impl Namespace {
     /// A program that will run inside, and not longer than the lab.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
-        let namespace = format!("--net=/proc/{}/ns/net", self.holder.id());
-        command.args(["--pdeathsig", "KILL", "--", "nsenter", &namespace, "--"]).arg(program);
+        command.args(["--pdeathsig", "KILL", "--", "nsenter", &self.option(), "--"]).arg(program);
         command
+    }
+
+    /// nsenter's.
+    fn option(&self) -> String {
+        format!("--net=/proc/{}/ns/net", self.holder.id())
     }
 
     pub(super) fn ip(&self, arguments: &str) -> Result<()> {
@@ -88,21 +92,37 @@ impl Drop for Namespace {
     }
 }
 
-/// A server that runs until it is dropped; what it says goes into a file.
+/// A server inside that runs until it is dropped; what it says goes into a file. It ends with the lab, too: a
+/// shell waits for the end of its input and kills it then. A server that drops capabilities would not be told of
+/// its parent's death (`PR_SET_PDEATHSIG`, prctl(2)).
 #[derive(Debug)]
 pub(super) struct Server(Child);
 
 impl Server {
-    pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    pub(super) fn start(
+        namespace: &Namespace,
+        program: &str,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        Ok(Self(command.spawn().with_context(|| format!("cannot start {command:?}"))?))
+        let mut command = Command::new("nsenter");
+        command.arg(namespace.option()).args([
+            "--",
+            "sh",
+            "-c",
+            r#""$@" & read -r _; kill -KILL $!; wait"#,
+            "sh",
+        ]);
+        command.arg(program).args(arguments);
+        command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {program}"))?))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
