@@ -123,7 +123,7 @@ fn named() -> Vec<Scenario> {
                 "named-provider-is-final",
                 X86,
                 &[DHCP_RANGE, "--dhcp-option=option:bootfile-name,http://10.77.0.1:{port}"],
-                Step { cmdline: "phase.timeout=40", ..fails(11, "10.77.0.66") },
+                Step { cmdline: "phase.timeout=20", ..fails(11, "10.77.0.66") },
             )
         },
         Scenario {
@@ -169,10 +169,10 @@ fn dhcp() -> Vec<Scenario> {
         )),
         // A router is needed neither for the provider nor for the server that renews.
         Scenario {
-            serve: Serve::Faulty(&[("kernel", Fault::Slow(1_000_000))]),
+            serve: Serve::Faulty(&[("kernel", Fault::Slow(1_500_000))]),
             ..leased(
                 "dhcp-renewal",
-                vec![Manners { lease: 10, ..Manners::always(Misdeed::NoRouter) }],
+                vec![Manners { lease: 8, ..Manners::always(Misdeed::NoRouter) }],
                 boots(&[Check::Log(wire::JOURNAL, "renewing REQUEST"), Check::TriedAgain(0)]),
             )
         },

@@ -46,7 +46,7 @@ pub(super) fn all() -> Vec<Scenario> {
         faulty(
             "stalls",
             &[("kernel", Fault::StallAt(50, usize::MAX))],
-            Step { cmdline: "phase.timeout=60", ..fails(11, "kernel") },
+            Step { cmdline: "phase.timeout=25", ..fails(11, "kernel") },
         ),
         refused("length-too-long", &[("kernel", Fault::AnnouncesMore)], 15, "kernel"),
         refused("length-too-short", &[("kernel", Fault::AnnouncesLess)], 15, "kernel"),
