@@ -296,17 +296,17 @@ impl Server {
 /// Each time in another way.
 fn spoil(reply: &mut Vec<u8>, count: u32) {
     match count % 4 {
-        // Options that promise more than there is.
-        1 => {
-            reply.pop();
-            reply.extend([6, 250, 10, 77]);
-        }
-        2 => reply.truncate(200),
-        3 => reply[236..240].fill(0),
+        1 => reply.truncate(200),
+        2 => reply[236..240].fill(0),
         // An address of 250 bytes for the hardware, and options that end in the middle of one.
-        _ => {
+        3 => {
             reply[2] = 250;
             reply.truncate(OPTIONS + 4);
+        }
+        // Options that promise more than there is.
+        _ => {
+            reply.pop();
+            reply.extend([6, 250, 10, 77]);
         }
     }
 }
