@@ -29,6 +29,9 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
             None => {}
         }
     }
+    compare(results, "lease, 16 cards against 1", ["sixteen-nics", "debian-6.1"], |times| times.lease);
+    let fetch = |times: &Times| times.verified.zip(times.lease).map(|(verified, lease)| verified - lease);
+    compare(results, "lease to verified, dead first DNS server", ["dead-first-dns", "debian-6.1"], fetch);
     for built in built {
         size(&format!("payload {}", built.arch), built.payload_size, PAYLOAD_BUDGET);
     }
@@ -39,6 +42,19 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
         if let Some(largest) = largest.max() {
             size(&format!("initramfs {arch}"), largest, INITRAMFS_BUDGET);
         }
+    }
+}
+
+/// What costs time only if something is wrong: a figure of one scenario against the same of another.
+fn compare(results: &Results, what: &str, names: [&str; 2], figure: fn(&Times) -> Option<f64>) {
+    let of = |name: &&str| {
+        let full = format!("e2e/x86_64/{name}");
+        let outcome = results.outcomes.iter().find(|outcome| outcome.scenario.full_name() == full)?;
+        figure(outcome.result.as_ref().ok()?)
+    };
+    if let [Some(one), Some(other)] = names.each_ref().map(of) {
+        let ratio = ratio(Some(one), Some(other));
+        println!("{what}: {one:.2} s in {}, {other:.2} s in {}, ratio {ratio}", names[0], names[1]);
     }
 }
 

@@ -78,13 +78,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         publish.arg("--key").arg(&key.private).arg(format!("--cmdline=lab.demo=1 {PANIC}"));
         run::quiet(&mut publish)
     })?;
-    let server = stage.serve(None)?;
+    let server = stage.serve(None, None)?;
     let initramfs = steps.time("pack phaseboot, key and modules", || {
         stage.initramfs(id, &Packing { keys: vec![key], ..Packing::default() })
     })?;
     let url = format!("http://{HOST}:{}", server.port());
     println!("\n== start a machine ({arch}); its serial console:\n");
-    let boot = Boot { kernel: kernel.image.clone(), initramfs, cmdline: cmdline(arch, &url, "") };
+    let boot = Boot {
+        kernel: kernel.image.clone(),
+        initramfs,
+        cmdline: cmdline(arch, &url, ""),
+        name: format!("phaseboot-lab-{}-demo", std::process::id()),
+    };
     let log = stage.path("serial.log");
     let run = Machine::new(arch).run(&boot, &log, LIMIT, true)?;
     let report = judge(&run.transcript, run.end, &secret, &log)?;

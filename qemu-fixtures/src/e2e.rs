@@ -1,22 +1,25 @@
 //! Running scenarios: each is staged, booted as often as it says, and each of its boots judged.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
 use crate::certificates::Certificates;
-use crate::faulty::Faulty;
+use crate::faulty::{self, Faulty, Ledger};
 use crate::judge::{self, Kept, Published};
+use crate::listener::Listener;
 use crate::machine::{self, Boot, HOST};
 use crate::publish::Content;
 use crate::scenarios::{Initramfs, Scenario, Serve, Step};
 use crate::serial::{Record, Transcript};
 use crate::stage::{Packing, Served, Stage, Tools};
-use crate::{folders, peer};
+use crate::wire::{self, Wire};
+use crate::{folders, peer, proxy};
 
 /// A machine that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -32,6 +35,8 @@ pub(crate) const PANIC: &str = "panic=-1";
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) result: Result<Times>,
+    /// Why it was not run, if it was not.
+    pub(crate) skipped: Option<&'static str>,
 }
 
 /// The way of a successful boot in seconds since PID 1 started, by the host's clock.
@@ -122,6 +127,10 @@ fn at_a_time(count: usize, scenarios: Vec<Scenario>, tools: &Tools, folder: &Pat
 }
 
 fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
+    if let Some(why) = scenario.lan.as_ref().and_then(|_| wire::missing()) {
+        println!("{:<44} skipped: {why}", scenario.full_name());
+        return Outcome { scenario, result: Ok(Times::default()), skipped: Some(why) };
+    }
     let started = Instant::now();
     let mut remains = Remains::default();
     let result = boot(&scenario, tools, folder, &mut remains);
@@ -132,7 +141,7 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
             "{:<44} FAILED  {:>5.1} s\n    {error:#}\n    {}",
             scenario.full_name(),
             took.as_secs_f64(),
-            remains.log.display()
+            remains.files(folder)
         ),
     };
     if result.is_err() {
@@ -142,42 +151,103 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
         }
     }
     println!("{text}");
-    Outcome { scenario, result }
+    Outcome { scenario, result, skipped: None }
 }
 
-/// The server of a scenario, until it is dropped.
+/// The server of a scenario.
 enum Server {
     Phasectl(Served, Option<Certificates>),
     Faulty(Faulty),
 }
 
-impl Server {
+/// Everything that a scenario's machine can reach, until it is dropped.
+struct Servers {
+    server: Server,
+    proxy: Option<Listener>,
+    wire: Option<Wire>,
+}
+
+impl Servers {
     fn start(scenario: &Scenario, stage: &Stage<'_>) -> Result<Self> {
-        Ok(match scenario.serve {
-            Serve::Phasectl => Self::Phasectl(stage.serve(None)?, None),
+        let mut wire = scenario.lan.as_ref().map(|_| Wire::new()).transpose()?;
+        let server = match scenario.serve {
+            Serve::Phasectl | Serve::Proxied => Server::Phasectl(stage.serve(None, wire.as_ref())?, None),
             Serve::Tls => {
                 let certificates = Certificates::make(&stage.path(""))?;
-                Self::Phasectl(stage.serve(Some(&certificates))?, Some(certificates))
+                Server::Phasectl(stage.serve(Some(&certificates), wire.as_ref())?, Some(certificates))
             }
-            Serve::Faulty(faults) => Self::Faulty(Faulty::start(stage.site(), faults)?),
-        })
+            Serve::Faulty(faults) => Server::Faulty(match &wire {
+                Some(wire) => wire.inside(|| Faulty::start(stage.site(), faults, faulty::ANYWHERE))?,
+                None => Faulty::start(stage.site(), faults, (Ipv4Addr::LOCALHOST, 0).into())?,
+            }),
+        };
+        let proxy = match scenario.serve {
+            Serve::Proxied => Some(proxy::start(server.port())?),
+            _ => None,
+        };
+        if let (Some(wire), Some(lan)) = (&mut wire, &scenario.lan) {
+            let ports: Vec<_> = scenario.machine.nics.iter().map(|nic| nic.port()).collect();
+            wire.open(lan, &ports, &sockets(scenario), &stage.path(""), server.port())?;
+        }
+        Ok(Self { server, proxy, wire })
     }
 
-    /// As the machine reaches it.
-    fn url(&self) -> String {
-        match self {
-            Self::Phasectl(server, None) => format!("http://{HOST}:{}", server.port()),
-            Self::Phasectl(server, Some(_)) => format!("https://{HOST}:{}", server.port()),
-            Self::Faulty(server) => format!("http://{HOST}:{}", server.port()),
+    /// The provider's URL as the machine reaches it, or whatever the scenario says instead.
+    fn provider(&self, scenario: &Scenario) -> String {
+        let scheme = if matches!(self.server, Server::Phasectl(_, Some(_))) { "https" } else { "http" };
+        let host = if self.wire.is_some() { wire::SERVERS } else { HOST };
+        self.fill(scenario.provider.unwrap_or(&format!("{scheme}://{host}:{{port}}")))
+    }
+
+    /// Ports into a text that leaves them open.
+    fn fill(&self, text: &str) -> String {
+        let proxy = self.proxy.as_ref().map_or(0, Listener::port);
+        text.replace("{port}", &self.server.port().to_string()).replace("{proxy}", &proxy.to_string())
+    }
+
+    fn ledger(&self) -> Option<Arc<Ledger>> {
+        match &self.server {
+            Server::Phasectl(..) => None,
+            Server::Faulty(faulty) => Some(faulty.ledger()),
         }
     }
 }
+
+impl Server {
+    fn port(&self) -> u16 {
+        match self {
+            Self::Phasectl(server, _) => server.port(),
+            Self::Faulty(server) => server.port(),
+        }
+    }
+}
+
+/// What the sockets of its machine are named after.
+fn sockets(scenario: &Scenario) -> String {
+    format!("phaseboot-lab-{}-{}", std::process::id(), scenario.slug())
+}
+
+/// Logs of servers, and what was on the wire.
+const LOGS: [&str; 6] = ["requests.log", "serve.log", LEDGER, wire::DNSMASQ, wire::JOURNAL, wire::FRAMES];
+/// What a faulty server has counted.
+const LEDGER: &str = "faulty.log";
 
 /// Where a failed scenario can be looked into.
 #[derive(Debug, Default)]
 struct Remains {
     log: PathBuf,
     said: Transcript,
+}
+
+impl Remains {
+    /// The serial log, and what else there is in `folder`.
+    fn files(&self, folder: &Path) -> String {
+        let filled = |name: &&str| folder.join(name).metadata().is_ok_and(|file| file.len() > 0);
+        let others: Vec<&str> = LOGS.into_iter().filter(filled).collect();
+        let beside =
+            if others.is_empty() { String::new() } else { format!("; beside it {}", others.join(", ")) };
+        format!("{}{beside}", self.log.display())
+    }
 }
 
 /// Boots the machine of a scenario as often as it says; the times are those of its last boot.
@@ -190,14 +260,17 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     if scenario.padding > 0 {
         next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
     }
-    let content = Content { kernel: scenario.published_kernel(), initramfs: target, cmdline: next };
-    let published = Published { secret, mark, release: tools.kernel(content.kernel)?.release.clone() };
+    let release = tools.kernel(scenario.published_kernel())?.release.clone();
+    let published = Published { secret, mark, release };
     if let Some(disk) = scenario.machine.disk {
         disk.make(&stage.path(machine::DISK))?;
     }
-    let server = Server::start(scenario, &stage)?;
-    let initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &server)?)?;
-    let machine = Ready { scenario, stage: &stage, content, published, url: server.url(), initramfs };
+    let servers = Servers::start(scenario, &stage)?;
+    let mirrors = scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect();
+    let kernel = scenario.published_kernel();
+    let content = Content { kernel, initramfs: target, cmdline: next, mirrors };
+    let initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
+    let machine = Ready { scenario, stage: &stage, content, published, servers, initramfs };
     let mut times = Times::default();
     for (index, step) in scenario.steps.iter().enumerate() {
         let log = stage.path(&format!("serial-{}.log", index + 1));
@@ -217,7 +290,7 @@ struct Ready<'a> {
     stage: &'a Stage<'a>,
     content: Content,
     published: Published,
-    url: String,
+    servers: Servers,
     initramfs: PathBuf,
 }
 
@@ -232,11 +305,19 @@ impl Ready<'_> {
         let boot = Boot {
             kernel: self.stage.kernel(self.scenario.kernel)?.image.clone(),
             initramfs: self.initramfs.clone(),
-            cmdline: cmdline(machine.arch, &self.url, step.cmdline),
+            cmdline: cmdline(
+                machine.arch,
+                &self.servers.provider(self.scenario),
+                &self.servers.fill(step.cmdline),
+            ),
+            name: sockets(self.scenario),
         };
         let folder = self.stage.path("");
-        let kept = Kept::before(machine, &folder)?;
+        let kept = Kept::before(machine, &folder, self.servers.ledger())?;
         let run = machine.run(&boot, &remains.log, LIMIT, false)?;
+        if let Some(ledger) = self.servers.ledger() {
+            std::fs::write(self.stage.path(LEDGER), ledger.text())?;
+        }
         let judged = judge::judge(machine, step, &run, &self.published, &kept);
         let times = Times::of(&run.transcript, &self.initramfs);
         remains.said = run.transcript;
@@ -248,7 +329,7 @@ fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Pa
     let mut packing = Packing {
         keys: scenario.keys.iter().map(|name| stage.key(name)).collect::<Result<_>>()?,
         policy: scenario.policy.map(str::to_owned),
-        modules: scenario.machine.modules(),
+        modules: [scenario.machine.modules(), scenario.modules].concat(),
         no_device_nodes: scenario.initramfs == Initramfs::NoDeviceNodes,
         ..Packing::default()
     };
@@ -262,9 +343,10 @@ fn packing(scenario: &Scenario, stage: &Stage<'_>, server: &Server) -> Result<Pa
     Ok(packing)
 }
 
-/// The first kernel's command line.
+/// The first kernel's command line; without a provider it names none.
 pub(crate) fn cmdline(arch: Arch, provider: &str, more: &str) -> String {
     let console = arch.console();
-    let line = format!("console={console} {PANIC} phase.provider={provider} phase.onfail=poweroff {more}");
+    let provider = if provider.is_empty() { String::new() } else { format!(" phase.provider={provider}") };
+    let line = format!("console={console} {PANIC}{provider} phase.onfail=poweroff {more}");
     line.trim_end().to_owned()
 }

@@ -1,11 +1,13 @@
 //! What a boot has to show: the second kernel's report, phaseboot's log, and what the machine keeps.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::disk;
+use crate::faulty::Ledger;
 use crate::machine::{self, End, Machine, Run};
 use crate::publish::release_mark;
 use crate::scenarios::{Check, Expect, Step};
@@ -22,19 +24,24 @@ pub(crate) struct Published {
     pub(crate) release: String,
 }
 
-/// What a machine keeps when it is switched off.
+/// What is left when a machine is switched off: what it keeps, and what its servers have seen.
 #[derive(Debug)]
 pub(crate) struct Kept<'a> {
     machine: &'a Machine,
     folder: &'a Path,
     /// The SHA-256 of its disk before the boot.
     disk_before: Option<String>,
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl<'a> Kept<'a> {
-    /// What `machine` has in `folder` before it is started.
-    pub(crate) fn before(machine: &'a Machine, folder: &'a Path) -> Result<Self> {
-        let mut kept = Self { machine, folder, disk_before: None };
+    /// What `machine` has in `folder` before it is started; its servers have their logs there.
+    pub(crate) fn before(
+        machine: &'a Machine,
+        folder: &'a Path,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Result<Self> {
+        let mut kept = Self { machine, folder, disk_before: None, ledger };
         if machine.disk.is_some() {
             kept.disk_before = Some(disk::checksum(&kept.disk())?);
         }
@@ -70,6 +77,9 @@ pub(crate) fn judge(
             ensure!(targets.len() == 1, "the second kernel reported {} times", targets.len());
             let (_, report) = targets.first().context("no report")?;
             common(machine, report, published)?;
+            if let Some(event) = run.missed.first() {
+                bail!("there was no occasion for {event:?}");
+            }
             checks.iter().try_for_each(|check| check.hold(said, report, kept))
         }
         Expect::Fails { code, says } => {
@@ -153,6 +163,17 @@ impl Check {
             Self::FirmwareKeeps(name) => {
                 let found = disk::has_variable(&kept.folder.join(machine::VARIABLES), name)?;
                 ensure!(found, "the firmware has no variable {name}");
+            }
+            Self::Log(name, words) => {
+                let text = std::fs::read_to_string(kept.folder.join(name))
+                    .with_context(|| format!("there is no {name}"))?;
+                ensure!(text.contains(words), "no word of {words:?} in {name}");
+            }
+            Self::SentAgain { file, most } => {
+                let ledger = kept.ledger.as_ref().context("a server that counts nothing")?;
+                let (requests, again) = ledger.of(file);
+                ensure!(requests > 1, "{file} was asked for {requests} times: nothing was cut");
+                ensure!(again <= most, "{again} bytes of {file} were sent again, more than {most}");
             }
             Self::DiskUntouched => {
                 let now = disk::checksum(&kept.disk())?;

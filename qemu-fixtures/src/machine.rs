@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::disk::{Disk, Format};
+use crate::qmp::{self, Event, Script};
 use crate::serial::{Line, Splitter, Transcript};
+use crate::wire::{self, Port};
 
 /// What the machine starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub(crate) enum Nic {
     User,
     /// Has carrier, and nobody behind it.
     Dead,
+    /// As [`Self::User`], but the card is not there before an event inserts it. On x86_64.
+    Later,
+    /// A port of the lab's own network.
+    Wire(Port),
 }
 
 /// The host's 127.0.0.1, seen from a machine with [`Nic::User`].
@@ -57,6 +63,8 @@ pub(crate) struct Machine {
     pub(crate) disk: Option<Disk>,
     /// What its clock says when it is started, as QEMU takes it, where that is not the time.
     pub(crate) clock: Option<&'static str>,
+    /// What happens to it while it runs.
+    pub(crate) events: &'static [Event],
 }
 
 impl Machine {
@@ -77,6 +85,7 @@ impl Machine {
             rng: true,
             disk: None,
             clock: None,
+            events: &[],
         }
     }
 }
@@ -109,6 +118,8 @@ pub(crate) struct Boot {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) cmdline: String,
+    /// Of its sockets: no other machine of this host has it.
+    pub(crate) name: String,
 }
 
 /// How a run ended.
@@ -125,6 +136,8 @@ pub(crate) enum End {
 pub(crate) struct Run {
     pub(crate) transcript: Transcript,
     pub(crate) end: End,
+    /// Events for which the machine gave no occasion.
+    pub(crate) missed: Vec<Event>,
 }
 
 /// Kills QEMU when nobody waits for it any more.
@@ -144,6 +157,10 @@ impl Machine {
     pub(crate) fn run(&self, boot: &Boot, log: &Path, limit: Duration, shown: bool) -> Result<Run> {
         let mut file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut command = self.command(boot, log)?;
+        let control = match self.events {
+            [] => None,
+            _ => Some(wire::listen(&qmp::socket(&boot.name))?),
+        };
         writeln!(file, "# {command:?}")?;
         let errors = File::create(log.with_extension("stderr"))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -151,13 +168,18 @@ impl Machine {
         let mut qemu = Running(command.spawn().context("cannot run QEMU; run: cargo lab setup")?);
         let serial = qemu.0.stdout.take().context("QEMU has no output")?;
 
+        let mut script = match control {
+            Some(listener) => Some(Script::begin(&listener, self.events).with_context(|| words_of(log))?),
+            None => None,
+        };
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || pump(serial, &sender));
         let mut splitter = Splitter::default();
         let mut transcript = Transcript::default();
         let end = loop {
             let left = limit.saturating_sub(started.elapsed());
-            match receiver.recv_timeout(left) {
+            let next = script.as_ref().and_then(Script::next).unwrap_or(left);
+            match receiver.recv_timeout(left.min(next)) {
                 Ok(bytes) => {
                     if shown {
                         let mut out = std::io::stdout().lock();
@@ -166,8 +188,14 @@ impl Machine {
                     for text in splitter.push(&bytes) {
                         let line = Line { at: started.elapsed(), text };
                         writeln!(file, "[{:8.3}] {}", line.at.as_secs_f64(), line.text)?;
+                        if let Some(script) = &mut script {
+                            script.heard(&line.text)?;
+                        }
                         transcript.lines.push(line);
                     }
+                }
+                Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
+                    script.as_mut().map_or(Ok(()), Script::tick)?;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     qemu.0.kill().context("cannot end QEMU")?;
@@ -184,10 +212,10 @@ impl Machine {
         if let End::Exited(status) = end
             && !status.success()
         {
-            let words = std::fs::read_to_string(log.with_extension("stderr")).unwrap_or_default();
-            bail!("QEMU failed ({status}): {}", words.trim().replace('\n', " / "));
+            bail!("QEMU failed ({status}): {}", words_of(log));
         }
-        Ok(Run { transcript, end })
+        let missed = script.map(|script| script.left().to_vec()).unwrap_or_default();
+        Ok(Run { transcript, end, missed })
     }
 
     fn command(&self, boot: &Boot, log: &Path) -> Result<Command> {
@@ -207,13 +235,13 @@ impl Machine {
             command.args(uefi(self.arch, log)?);
         }
         for (index, nic) in self.nics.iter().enumerate() {
-            let netdev = match nic {
-                Nic::User => format!("user,id=net{index}"),
-                Nic::Dead => format!("hubport,id=net{index},hubid={index}"),
-            };
-            // No option ROM: the kernel comes from QEMU itself.
-            let device = format!("virtio-net-pci,netdev=net{index},romfile=");
-            command.args(["-netdev", &netdev, "-device", &device]);
+            command.args(["-netdev", &nic.netdev(index, &boot.name), "-device", &nic.device(index)]);
+        }
+        if !self.events.is_empty() {
+            let socket = qmp::socket(&boot.name);
+            command.args(["-chardev", &format!("socket,id=control,path={socket},abstract=on")]);
+            // Stopped until whoever is behind the socket has it run.
+            command.args(["-mon", "chardev=control,mode=control", "-S"]);
         }
         if self.rng {
             command.args(["-device", "virtio-rng-pci"]);
@@ -229,6 +257,43 @@ impl Machine {
         command.arg("-kernel").arg(&boot.kernel).arg("-initrd").arg(&boot.initramfs);
         command.args(["-append", &boot.cmdline]);
         Ok(command)
+    }
+}
+
+/// What QEMU has complained of.
+fn words_of(log: &Path) -> String {
+    let words = std::fs::read_to_string(log.with_extension("stderr")).unwrap_or_default();
+    words.trim().replace('\n', " / ")
+}
+
+impl Nic {
+    fn netdev(self, index: usize, name: &str) -> String {
+        match self {
+            Self::User | Self::Later => format!("user,id=net{index}"),
+            Self::Dead => format!("hubport,id=net{index},hubid={index}"),
+            Self::Wire(_) => {
+                let socket = wire::socket(name, index);
+                format!("stream,id=net{index},server=off,addr.type=unix,addr.path={socket},addr.abstract=on")
+            }
+        }
+    }
+
+    fn device(self, index: usize) -> String {
+        // No option ROM: the kernel comes from QEMU itself.
+        let card = format!("virtio-net-pci,netdev=net{index},id=nic{index},romfile=");
+        match self {
+            Self::User | Self::Dead => card,
+            // Without a speed no member of an aggregate is used.
+            Self::Wire(_) => format!("{card},speed=1000,duplex=full"),
+            Self::Later => format!("pcie-root-port,id=slot{index},chassis={}", index + 1),
+        }
+    }
+
+    pub(crate) fn port(self) -> Option<Port> {
+        match self {
+            Self::Wire(port) => Some(port),
+            Self::User | Self::Dead | Self::Later => None,
+        }
     }
 }
 

@@ -14,9 +14,13 @@ mod faulty;
 mod folders;
 mod judge;
 mod kernels;
+mod listener;
 mod machine;
+mod network;
 mod peer;
+mod proxy;
 mod publish;
+mod qmp;
 mod run;
 mod scenarios;
 mod serial;
@@ -25,6 +29,7 @@ mod stage;
 mod test;
 mod toolchain;
 mod trust;
+mod wire;
 
 use std::process::ExitCode;
 

@@ -51,6 +51,8 @@ pub(crate) struct Content {
     pub(crate) kernel: Id,
     pub(crate) initramfs: PathBuf,
     pub(crate) cmdline: String,
+    /// Where the tree can be had, if manifests have to say so: URLs, the first one first.
+    pub(crate) mirrors: Vec<String>,
 }
 
 /// The parameter on the next kernel's command line that tells a release.
@@ -114,6 +116,9 @@ impl Tree<'_> {
         let keys = keys.iter().map(|name| self.stage.key(name)).collect::<Result<Vec<_>>>()?;
         let mark = version.map(|version| format!(" {}", release_mark(version))).unwrap_or_default();
         let mut publish = self.stage.publish(content.kernel, &content.initramfs)?;
+        for mirror in &content.mirrors {
+            publish.args(["--url-base", mirror]);
+        }
         for key in &keys {
             publish.arg("--key").arg(&key.private);
         }

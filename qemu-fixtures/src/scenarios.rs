@@ -5,7 +5,8 @@ use crate::faulty::{Fault, Faults};
 use crate::kernels::Id;
 use crate::machine::{Firmware, Machine, Nic};
 use crate::publish::Change;
-use crate::trust;
+use crate::wire::Lan;
+use crate::{network, trust};
 
 /// One machine, and its boots: its disk and the variables of its firmware stay from one to the next.
 #[derive(Clone, Debug)]
@@ -20,6 +21,15 @@ pub(crate) struct Scenario {
     /// Bytes of a useless file in the published initramfs.
     pub(crate) ballast: usize,
     pub(crate) serve: Serve,
+    /// Who else is on the lab's own network; without one the machine has QEMU's.
+    pub(crate) lan: Option<Lan>,
+    /// What `phase.provider` says, if not just where the server is; nothing: there is none. `{port}` is the
+    /// server's.
+    pub(crate) provider: Option<&'static str>,
+    /// Where the manifests say that artifacts are, in the same form.
+    pub(crate) mirrors: &'static [&'static str],
+    /// Modules besides those of the machine's devices.
+    pub(crate) modules: &'static [&'static str],
     pub(crate) initramfs: Initramfs,
     /// The keys that are packed into the first initramfs.
     pub(crate) keys: &'static [&'static str],
@@ -35,7 +45,8 @@ pub(crate) struct Scenario {
 pub(crate) struct Step {
     /// What happens to the published tree before.
     pub(crate) publish: &'static [Change],
-    /// More for the first kernel's command line, which asks for `phase.onfail=poweroff` before.
+    /// More for the first kernel's command line, which asks for `phase.onfail=poweroff` before. `{port}` is the
+    /// server's, `{proxy}` the proxy's.
     pub(crate) cmdline: &'static str,
     pub(crate) expect: Expect,
 }
@@ -51,6 +62,8 @@ pub(crate) enum Serve {
     Phasectl,
     /// phasectl with a certificate of a private authority, which is in the first initramfs.
     Tls,
+    /// phasectl, which only a proxy knows.
+    Proxied,
     Faulty(Faults),
 }
 
@@ -101,6 +114,13 @@ pub(crate) enum Check {
     FirmwareKeeps(&'static str),
     /// Not a byte of the disk is another than before this boot.
     DiskUntouched,
+    /// A server's log has these words.
+    Log(&'static str, &'static str),
+    /// Files with this in their name were asked for more than once, and no more bytes of them sent again.
+    SentAgain {
+        file: &'static str,
+        most: usize,
+    },
 }
 
 impl Step {
@@ -124,6 +144,10 @@ impl Scenario {
             padding: 0,
             ballast: 0,
             serve: Serve::Phasectl,
+            lan: None,
+            provider: None,
+            mirrors: &[],
+            modules: &[],
             initramfs: Initramfs::Usual,
             keys: TRUSTED,
             policy: None,
@@ -139,7 +163,7 @@ impl Scenario {
 
     /// Whether its times are compared with those of the peer on this architecture.
     pub(crate) fn compares(&self, arch: Arch) -> bool {
-        self.timed && self.kernel == Id::Debian61(arch)
+        self.timed && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1
     }
 
     /// The folder name of its remains.
@@ -167,6 +191,7 @@ impl Scenario {
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = limits();
     all.extend(trust::all());
+    all.extend(network::all());
     all.extend(boots());
     for arch in Arch::ALL {
         all.extend(refusals(Id::Debian61(arch)));

@@ -16,6 +16,7 @@ use crate::arch::Arch;
 use crate::build::{self, Built};
 use crate::certificates::Certificates;
 use crate::kernels::{self, Id, Kernel};
+use crate::wire::Wire;
 use crate::{folders, run};
 
 /// What was built and fetched, once for all machines.
@@ -103,7 +104,7 @@ pub(crate) struct Packing {
     /// policy.json, if there is one.
     pub(crate) policy: Option<String>,
     /// Modules besides [`MODULES`].
-    pub(crate) modules: &'static [&'static str],
+    pub(crate) modules: Vec<&'static str>,
     /// The authority that the policy names, if it names one.
     pub(crate) tls_root: Option<PathBuf>,
     /// When it was built, if not now.
@@ -190,7 +191,7 @@ impl<'a> Stage<'a> {
         command.arg("--payload").arg(&self.tools.built(kernel.arch())?.payload);
         if let Some(modules) = &self.kernel(kernel)?.modules {
             command.arg("--modules").arg(modules);
-            for module in MODULES.iter().chain(packing.modules) {
+            for module in MODULES.iter().chain(&packing.modules) {
                 command.args(["--module", module]);
             }
         }
@@ -219,12 +220,20 @@ impl<'a> Stage<'a> {
         Ok(out)
     }
 
-    /// Serves the published tree with `phasectl serve`, over TLS if there are certificates.
-    pub(crate) fn serve(&self, tls: Option<&Certificates>) -> Result<Served> {
+    /// Serves the published tree with `phasectl serve`, over TLS if there are certificates: on every address
+    /// of `wire` if there is one, else on 127.0.0.1.
+    pub(crate) fn serve(&self, tls: Option<&Certificates>, wire: Option<&Wire>) -> Result<Served> {
         let log = File::create(self.path("serve.log"))?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.tools.phasectl).arg("serve").arg(self.site());
-        command.args(["--listen", "127.0.0.1:0"]);
+        let phasectl = &self.tools.phasectl;
+        let (mut command, listen) = match wire {
+            Some(wire) => (wire.command(phasectl), "[::]:0"),
+            None => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "--"]).arg(phasectl);
+                (command, "127.0.0.1:0")
+            }
+        };
+        command.arg("serve").arg(self.site()).args(["--listen", listen]);
         if let Some(tls) = tls {
             command.arg("--tls-cert").arg(&tls.chain).arg("--tls-key").arg(&tls.key);
         }

@@ -60,10 +60,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         .filter(|outcome| outcome.result.is_err())
         .map(|outcome| outcome.scenario.full_name())
         .collect();
-    passed += results.outcomes.len() - broken.len();
+    let skipped: Vec<&e2e::Outcome> =
+        results.outcomes.iter().filter(|outcome| outcome.skipped.is_some()).collect();
+    passed += results.outcomes.len() - broken.len() - skipped.len();
     failed += broken.len();
     if !broken.is_empty() {
         println!("\nfailed: {}", broken.join(", "));
+    }
+    if let Some(why) = skipped.first().and_then(|outcome| outcome.skipped) {
+        println!("\n{} skipped: {why}", skipped.len());
     }
     println!("\n{passed} passed, {failed} failed");
     Ok(failed == 0)

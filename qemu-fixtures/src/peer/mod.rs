@@ -32,7 +32,7 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
     let (target, secret) = stage.target_initramfs(arch, 0)?;
     publish(&stage.site(), &kernel.image, &target)?;
-    let server = stage.serve(None)?;
+    let server = stage.serve(None, None)?;
     let url = format!("http://{HOST}:{}", server.port());
     let console = arch.console();
     let initramfs = initramfs(&stage, kernel, &url, &format!("console={console} {PANIC}"))?;
@@ -40,6 +40,7 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
         kernel: kernel.image.clone(),
         initramfs: initramfs.clone(),
         cmdline: format!("console={console} {PANIC}"),
+        name: format!("phaseboot-lab-{}-peer", std::process::id()),
     };
     let run = Machine::new(arch).run(&boot, &stage.path("serial.log"), LIMIT, false)?;
     let said = run.transcript;
