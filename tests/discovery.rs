@@ -134,14 +134,19 @@ impl Lab {
 
     /// DHCP, with DNS for [`DOMAIN`].
     fn dnsmasq(&mut self, options: &[&str]) {
-        let leases = format!("--dhcp-leasefile={}/leases", self.folder.path().display());
-        let fixed = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-ping --user=root --no-resolv --no-hosts \
-                     --bind-interfaces --interface=server0 --log-facility=- --log-dhcp --log-queries --pid-file= \
-                     --dhcp-range=10.98.0.100,10.98.0.110,1h --domain=lab.test --local=/lab.test/ \
-                     --host-record=boot.lab.test,10.98.0.1";
-        let command: Vec<&str> =
-            fixed.split_whitespace().chain([leases.as_str()]).chain(options.iter().copied()).collect();
-        self.spawn("dnsmasq", &command);
+        self.dnsmasq_on(0, options);
+    }
+
+    fn dnsmasq_on(&mut self, link: u8, options: &[&str]) {
+        let fixed = format!(
+            "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-ping --user=root --no-resolv --no-hosts \
+             --bind-interfaces --except-interface=lo --interface=server{link} --log-facility=- --log-dhcp \
+             --log-queries --pid-file= --dhcp-range=10.98.{link}.100,10.98.{link}.110,1h --domain=lab.test \
+             --local=/lab.test/ --host-record=boot.lab.test,10.98.{link}.1 --dhcp-leasefile={}/leases{link}",
+            self.folder.path().display()
+        );
+        let command: Vec<&str> = fixed.split_whitespace().chain(options.iter().copied()).collect();
+        self.spawn(&format!("dnsmasq{link}"), &command);
     }
 
     /// Multicast DNS: what this shell script, run beside an avahi-daemon, announces.
@@ -164,7 +169,7 @@ impl Lab {
             .env(SERVERS, &self.server)
             .status()
             .unwrap();
-        let logs: String = ["dnsmasq.log", "avahi.log"]
+        let logs: String = ["dnsmasq0.log", "dnsmasq1.log", "avahi.log"]
             .iter()
             .filter_map(|name| fs::read_to_string(self.folder.path().join(name)).ok())
             .collect();
