@@ -76,6 +76,10 @@ fn target_env(command: &mut Command, arch: Arch, linker: &Path, flags: &[String]
         .env(format!("CARGO_TARGET_{big}_RUSTFLAGS"), flags.join(" "));
 }
 
+/// The functions of ring that src/sys/ring.rs stands in for, tables and all.
+const TABLED: [&str; 3] =
+    ["p256_point_mul_base", "p256_point_mul_base_vartime", "x25519_public_from_private_generic_masked"];
+
 /// Flags of both ways: a static executable at a fixed address, without this machine's folders in it.
 /// Nothing unwinds through `panic=abort`, so the tables for it (a tenth of the file) are left out.
 fn flags() -> Vec<String> {
@@ -85,6 +89,7 @@ fn flags() -> Vec<String> {
         "-Cforce-unwind-tables=no".to_owned(),
         format!("--remap-path-prefix={}=phaseboot", folders::workspace().display()),
     ];
+    flags.extend(TABLED.map(|name| format!("-Clink-arg=-Wl,--wrap=ring_core_0_17_14__{name}")));
     if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
         let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
         flags.push(format!("--remap-path-prefix={}=crates", cargo.join("registry/src").display()));
