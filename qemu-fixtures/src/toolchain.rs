@@ -82,8 +82,10 @@ const TABLED: [&str; 3] =
 
 /// Flags of both ways: a static executable at a fixed address, without this machine's folders in it.
 /// Nothing unwinds through `panic=abort`, so the tables for it (a tenth of the file) are left out.
+/// A boot verifies a few signatures, and does without a second implementation of the curve for AVX2.
 fn flags() -> Vec<String> {
     let mut flags = vec![
+        "--cfg=curve25519_dalek_backend=\"serial\"".to_owned(),
         "-Crelocation-model=static".to_owned(),
         "-Ctarget-feature=+crt-static".to_owned(),
         "-Cforce-unwind-tables=no".to_owned(),
