@@ -134,7 +134,8 @@ impl Policy {
         if !text.trim_ascii_start().starts_with('{') {
             return Err("it is no JSON object".to_owned());
         }
-        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        // From bytes, as all JSON here: text would bring a second parser into the payload.
+        let policy: Self = serde_json::from_slice(text.as_bytes()).map_err(|error| error.to_string())?;
         if policy.threshold == 0 {
             return Err("threshold is 0; a manifest needs at least one signature".to_owned());
         }

@@ -9,4 +9,5 @@ pub mod memfd;
 pub mod packet;
 pub mod process;
 pub mod random;
+mod ring;
 pub mod tty;
