@@ -19,6 +19,9 @@ const MOST_WINNERS: usize = 64;
 pub(super) struct Journal {
     #[serde(skip)]
     path: PathBuf,
+    /// Somebody was told that it cannot be written.
+    #[serde(skip)]
+    warned: bool,
     pub(super) links: Vec<Record>,
     /// The links over which attempts went, the latest first.
     winners: Vec<String>,
@@ -95,9 +98,12 @@ impl Journal {
         }
     }
 
-    fn write(&self) {
+    fn write(&mut self) {
         let json = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        if let Err(error) = json.and_then(|json| replace(&self.path, &json)) {
+        let written = json.and_then(|json| replace(&self.path, &json));
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.warned, true)
+        {
             log::warn!("cannot write {}: {error}", self.path.display());
         }
     }

@@ -185,7 +185,7 @@ mod tests {
         };
         assert_eq!(
             [0x10, 0x20, 0x40, 0x80].map(flag),
-            [[true, false, false], [false; 3], [false, true, false], [false, false, true],]
+            [[false; 3], [true, false, false], [false, true, false], [false, false, true]]
         );
         let mut bridge = bytes(ADVERTISED);
         bridge[0] = 7;

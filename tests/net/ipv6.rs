@@ -156,3 +156,30 @@ fn an_ipv6_network_of_somebody_else_is_used_as_it_is() {
         || Lab::new(1).run(name, |_| {}),
     );
 }
+
+/// Flag O is set, and nobody is there to tell.
+#[test]
+fn a_router_that_promises_a_server_is_used_without_it() {
+    let name = "ipv6::a_router_that_promises_a_server_is_used_without_it";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 30);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert!(router(&uplink) && uplink.dns.is_empty() && !uplink.complete, "{uplink:?}");
+            assert!(watched.until(|uplink| uplink.complete).dns.is_empty());
+            let error = watched.exhausted().to_string();
+            assert!(
+                error.contains("DHCP discovers") && error.contains("DHCPv6 information requests"),
+                "{error}"
+            );
+        },
+        || {
+            if has(name, "radvd", "radvd") {
+                let mut lab = Lab::new(1);
+                lab.radvd("AdvOtherConfigFlag on;");
+                lab.run(name, |_| {});
+            }
+        },
+    );
+}

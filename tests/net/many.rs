@@ -1,5 +1,7 @@
 //! Several links under one thread: which come up, in which order, and what is left when one carries.
 
+use std::net::SocketAddrV4;
+use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
@@ -169,6 +171,54 @@ fn hope_ends_with_the_last_link_and_each_tells_its_story() {
             let mut lab = Lab::new(2);
             lab.serve(0, &[]);
             lab.cable(1, "down");
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Both answer on a network of their own as far as they know: neither may answer for the other, and what
+/// is sent over one comes back over it.
+#[test]
+fn two_links_in_one_network_are_both_of_use() {
+    let name = "many::two_links_in_one_network_are_both_of_use";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            while !["up eth0", "up eth1"].iter().all(|up| watched.told.iter().any(|told| told == up)) {
+                watched.next();
+            }
+            for device in ["eth0", "eth1", "eth0", "eth1"] {
+                let socket = rustix::net::socket(
+                    rustix::net::AddressFamily::INET,
+                    rustix::net::SocketType::STREAM,
+                    None,
+                )
+                .unwrap();
+                phaseboot::sys::packet::bind_to_device(socket.as_fd(), device).unwrap();
+                let server: SocketAddrV4 = "10.99.0.1:5300".parse().unwrap();
+                rustix::net::connect(&socket, &server).unwrap();
+                let own = rustix::net::getsockname(&socket).unwrap();
+                let own = SocketAddrV4::try_from(own).unwrap();
+                let addresses = show(&format!("-4 addr show dev {device}"));
+                assert_eq!(addresses[0]["addr_info"][0]["local"], own.ip().to_string());
+            }
+        },
+        || {
+            let mut lab = Lab::new(0);
+            lab.server_ip("link add server0 type bridge forward_delay 0");
+            lab.server_ip("addr add 10.99.0.1/24 dev server0");
+            for n in [0, 1] {
+                lab.server_ip(&format!("link add port{n} type veth peer name eth{n} netns {}", lab.client));
+                lab.server_ip(&format!("link set port{n} master server0"));
+                lab.server_ip(&format!("link set port{n} up"));
+            }
+            lab.server_ip("link set server0 up");
+            lab.serve(0, &[]);
+            // Something to connect to.
+            let names = "--keep-in-foreground --conf-file=/dev/null --pid-file= --user=root --bind-interfaces \
+                         --port=5300 --no-resolv --listen-address=10.99.0.1";
+            lab.spawn("names", "dnsmasq", &names.split(' ').collect::<Vec<_>>());
             lab.run(name, |_| {});
         },
     );

@@ -61,7 +61,11 @@ impl Engine {
         for incoming in &found {
             self.learn(incoming, now)?;
         }
-        self.list_flags(now)
+        self.list_flags(now)?;
+        for runner in &mut self.runners {
+            runner.listed(&mut self.kernel, &mut self.setup, now);
+        }
+        Ok(())
     }
 
     /// What routers have said of DHCPv6.

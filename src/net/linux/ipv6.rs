@@ -176,12 +176,18 @@ impl Ipv6 {
             return self.set_given(context);
         }
         if self.gathered.flags.received {
-            // Nobody has listened when its names were told.
-            self.unheard = true;
             self.hurry(context, now);
         }
         self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
         self.consider_dhcp(context, now)
+    }
+
+    /// The kernel's lists were read. What a router told before anybody listened it is asked for again.
+    pub(super) fn listed(&mut self, context: &mut Context<'_>, now: Instant) {
+        if self.asks_routers() && self.gathered.flags.received && !self.knows_names(now) {
+            self.unheard = true;
+            self.hurry(context, now);
+        }
     }
 
     /// Carrier has gone, and may come back. The kernel keeps what routers said.
@@ -467,7 +473,13 @@ impl Ipv6 {
             (Mode::Off, None, ..) => None,
             (_, Some(trouble), ..) => Some(trouble.clone()),
             (_, None, Some(duplicate), _) => Some(format!("somebody else has the address {duplicate}")),
-            _ if self.gathered.is_usable() => None,
+            _ if self.gathered.is_usable() => {
+                let side = self.gathered.ipv6(self.lease.as_ref(), now);
+                let unanswered = self.client.as_ref().filter(|_| self.lease.is_none());
+                let told =
+                    unanswered.map(|(client, _)| format!(", {}", client.story(now))).unwrap_or_default();
+                side.addresses.first().map(|own| format!("address {}{told}", own.address))
+            }
             (_, None, None, Some((client, _))) => Some(client.story(now)),
             (Mode::Given, ..) => None,
             _ if self.gathered.flags.received => Some("no IPv6 address from its router".to_owned()),

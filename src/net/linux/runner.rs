@@ -297,6 +297,13 @@ impl Runner {
         Ok(())
     }
 
+    /// The kernel's lists were read.
+    pub(super) fn listed(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        if self.forwarding.is_some() {
+            self.ipv6.listed(context!(self, kernel, setup), now);
+        }
+    }
+
     pub(super) fn standing(&self, now: Instant) -> Standing {
         let view = View {
             idle_since: self.idle_since,
