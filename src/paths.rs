@@ -88,6 +88,8 @@ paths! {
     active_consoles = "sys/class/tty/console/active";
     /// The IPv4 routing table: proc_pid_net(5).
     routes = "proc/net/route";
+    /// What the kernel's own configuration learnt: Documentation/admin-guide/nfs/nfsroot.rst.
+    pnp = "proc/net/pnp";
     /// The IPv6 routing table: proc_pid_net(5).
     routes6 = "proc/net/ipv6_route";
     /// The kernel log.

@@ -1,6 +1,7 @@
 //! A network that somebody else has brought up already: another init, or the kernel itself.
 
 use std::fs;
+use std::net::IpAddr;
 
 use log::info;
 
@@ -28,8 +29,12 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
     let (ipv4, ipv6) = (read(paths.routes()), read(paths.routes6()));
     let routed = routed_interface(&ipv4).or_else(|| routed_interface6(&ipv6));
     let distrusted = caller == Caller::Init && paths.links().exists();
+    let (dns, search) = told(&read(paths.pnp()));
     let uplink = |interface: &str| Uplink {
         interface: interface.to_owned(),
+        // Whoever runs a command has its resolver set up.
+        dns: if caller == Caller::Init { dns.clone() } else { Vec::new() },
+        search: if caller == Caller::Init { search.clone() } else { Vec::new() },
         complete: true,
         bound: false,
         ..Uplink::default()
@@ -44,6 +49,15 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
             uplink(other.unwrap_or_default())
         }),
     }
+}
+
+/// Servers for names, and domains, of /proc/net/pnp.
+fn told(pnp: &str) -> (Vec<IpAddr>, Vec<String>) {
+    let values =
+        |key: &'static str| pnp.lines().filter_map(move |line| line.strip_prefix(key)).map(str::trim);
+    let servers = values("nameserver ").filter_map(|server| server.parse().ok());
+    let servers = servers.filter(|server: &IpAddr| !server.is_unspecified()).collect();
+    (servers, values("domain ").map(str::to_owned).collect())
 }
 
 /// The first interface but loopback with a route in /proc/net/route.
@@ -86,6 +100,17 @@ mod tests {
         assert_eq!(with("eth0\t00000000\t0202000A\t0200\t0\t0\t0\t00000000\t0\t0\t0\n"), None);
         assert_eq!(with("eth0 nonsense\n"), None);
         assert_eq!(routed_interface(""), None);
+    }
+
+    #[test]
+    fn what_the_kernel_learnt_is_used() {
+        let (dns, search) = told(
+            "#PROTO: DHCP\ndomain example.org\nnameserver 10.0.2.3\nnameserver 0.0.0.0\nbootserver 10.0.2.2\n",
+        );
+        assert_eq!(
+            (dns.len(), dns[0].to_string(), search),
+            (1, "10.0.2.3".into(), vec!["example.org".to_owned()])
+        );
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub(super) struct Record {
     pub(super) made: bool,
     /// IFF_UP.
     pub(super) raised: bool,
+    /// When an attempt first saw it: milliseconds of CLOCK_BOOTTIME.
+    #[serde(default)]
+    pub(super) first_seen: Option<u64>,
     /// With their prefixes, in bits.
     pub(super) addresses: Vec<(IpAddr, u8)>,
     /// In bytes, before and after.

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::files::replace;
 use super::uplink::Uplink;
@@ -21,27 +21,78 @@ const MOST_SEARCH_BYTES: usize = 255;
 const HEADER: &str = "# phaseboot\n";
 
 /// musl asks all servers at once, `timeout` is for all of it and `attempts` for how often they are asked
-/// within (`res_msend.c`); glibc asks one after the other, each for `timeout` (resolv.conf(5)).
-const OPTIONS: &str = if cfg!(target_env = "musl") {
-    "options timeout:5 attempts:5\n"
-} else {
-    "options timeout:1 attempts:3\n"
-};
+/// within (`res_msend.c`): 2 s a name, so that dead links do not keep the others waiting. glibc asks one
+/// after the other, each for `timeout` (resolv.conf(5)).
+const OPTIONS: &str = "options timeout:2 attempts:2\n";
 
-static TURN: Mutex<()> = Mutex::new(());
+static TURNS: Turns =
+    Turns { state: Mutex::new(State { next: 0, serving: 0, settled: None }), changed: Condvar::new() };
+
+/// First come, first served: a mutex of std may let the same thread in again and again.
+#[derive(Debug)]
+struct Turns {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Tickets: of who comes next, and of whose turn it is.
+    next: u64,
+    serving: u64,
+    /// The link that carries the boot.
+    settled: Option<String>,
+}
 
 /// While it is held, names resolve by the servers of one link.
 #[must_use]
 #[derive(Debug)]
 pub struct Guard {
-    _turn: MutexGuard<'static, ()>,
+    has_turn: bool,
 }
 
-/// Waits for its turn and writes `resolv.conf` for this link, unless it says that already.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.has_turn {
+            let mut state = TURNS.state();
+            state.serving = state.serving.wrapping_add(1);
+            drop(state);
+            TURNS.changed.notify_all();
+        }
+    }
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for its turn and writes `resolv.conf` for this link, unless it says that already. Once another
+/// link carries the boot, nothing is written: whoever looks up then has lost.
 pub fn for_uplink(paths: &Paths, uplink: &Uplink) -> Guard {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    write(paths, uplink);
-    Guard { _turn: turn }
+    let mut state = TURNS.state();
+    let ticket = state.next;
+    state.next = state.next.wrapping_add(1);
+    while state.serving != ticket {
+        state = TURNS.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+    let lost = state.settled.as_ref().is_some_and(|settled| *settled != uplink.interface);
+    drop(state);
+    if !lost {
+        write(paths, uplink);
+    }
+    Guard { has_turn: true }
+}
+
+/// From now on names resolve by the servers of this link alone.
+pub(super) fn settle(interface: &str) {
+    TURNS.state().settled = Some(interface.to_owned());
+}
+
+/// Another network begins.
+pub(super) fn unsettle() {
+    TURNS.state().settled = None;
 }
 
 /// A link without servers for names empties what another link has left, and leaves alone what

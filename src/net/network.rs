@@ -20,6 +20,9 @@ use crate::time::Deadline;
 /// What handing over may cost: a release is one packet a link.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
+/// In bytes. Its buffers are on the heap.
+const STACK: usize = 512 * 1024;
+
 /// The thread ends within a round of its loop.
 const END: Duration = Duration::from_millis(200);
 
@@ -105,9 +108,10 @@ impl Network {
             sink(Event::Exhausted(Error::NoLease { links: "the network is used as it is".to_owned() }));
             return Ok(Self { commands, wake, alive });
         }
+        super::names::unsettle();
         let ends = (received, Arc::clone(&wake));
         let engine = Engine::open(paths, settings, caller, deadline, ends, sink)?;
-        let spawned = thread::Builder::new().name("network".to_owned()).spawn(move || {
+        let spawned = thread::Builder::new().name("network".to_owned()).stack_size(STACK).spawn(move || {
             engine.run();
             drop(living);
         });

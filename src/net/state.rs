@@ -9,7 +9,7 @@ use super::stp::{Bpdu, PortState};
 pub(super) const CARRIER_WAIT: Duration = Duration::from_secs(15);
 
 /// How long a link that forwards is asked before it is given up.
-pub(super) const DISCOVERY: Duration = Duration::from_secs(30);
+pub(super) const DISCOVERY: Duration = Duration::from_secs(25);
 
 /// How long a port may be blocked: twice the longest forward delay (IEEE 802.1D, 17.14), less what the
 /// whole network has left for an answer.
@@ -254,8 +254,8 @@ mod tests {
         let asking = view(start, Asking, Asking);
         for (what, view, seconds) in [
             ("no carrier", View { carrier: None, forwarding: None, ..asking }, 15),
-            ("no answer", asking, 30),
-            ("forwarding later", View { forwarding: Some(start + 20 * S), ..asking }, 50),
+            ("no answer", asking, 25),
+            ("forwarding later", View { forwarding: Some(start + 20 * S), ..asking }, 45),
             ("blocked", View { forwarding: None, ..asking }, 50),
             ("nothing to ask for", view(start, Off, Off), 0),
         ] {

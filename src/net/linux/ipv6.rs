@@ -11,6 +11,7 @@ use super::runner::{Context, routes_given};
 use super::setup::seed;
 use super::transport::{self, Port6};
 use crate::config::network::{Ipv6Mode, StaticAddress};
+use crate::net::Caller;
 use crate::net::address::{DefaultRoute, LinkAddress};
 use crate::net::dhcp6::{Client6, Need, Reaction6};
 use crate::net::lease6::Lease6;
@@ -38,8 +39,6 @@ pub(super) struct Ipv6 {
     /// In [`Mode::Either`]: when routers have had their time, and whether they have.
     fallback: Option<Instant>,
     given_up: bool,
-    /// How long an address alone is not enough, once DHCPv6 is asked.
-    names_by: Option<Instant>,
     /// A router spoke before anybody listened, and has not told its names again.
     unheard: bool,
     /// The link-local address can be sent from.
@@ -65,17 +64,14 @@ enum Mode {
     Given,
 }
 
-/// How long DHCPv6 has to tell who is asked for names, before a link is used without.
-const NAMES_WAIT: Duration = Duration::from_secs(3);
-
 /// How long routers have before DHCPv6 is asked without them, in [`Mode::Either`].
 const ROUTERS_FIRST: Duration = Duration::from_secs(3);
 
 impl Ipv6 {
     /// Before the link is raised: how the kernel is to deal with routers here. What Linux does by itself,
     /// with these differences (Documentation/networking/ip-sysctl.rst): no temporary addresses; the first
-    /// solicitation at once, and none more than 4 s after the last; 250 ms instead of a second for
-    /// duplicate address detection, which a card on the same wire answers within milliseconds.
+    /// solicitation at once, and none more than 4 s after the last; no address of another link; no wait for
+    /// duplicate address detection.
     pub(super) fn prepare(&mut self, context: &mut Context<'_>) {
         let given: Vec<Ipv6Addr> = given(context).filter_map(|given| ipv6(given.address)).collect();
         self.mode = match context.plan.ipv6 {
@@ -100,6 +96,7 @@ impl Ipv6 {
         for (setting, value) in [
             ("disable_ipv6", "0"),
             ("use_tempaddr", "0"),
+            ("use_oif_addrs_only", "1"),
             ("router_solicitation_delay", "0"),
             ("router_solicitation_interval", "1"),
             ("router_solicitation_max_interval", "4"),
@@ -107,7 +104,13 @@ impl Ipv6 {
         ] {
             context.kernel.sysctl("net/ipv6/conf", name, setting, value);
         }
-        context.kernel.sysctl("net/ipv6/neigh", name, "retrans_time_ms", "250");
+        // A machine that boots has a second less than duplicate address detection takes; in a system of
+        // somebody else addresses are used while it goes on (RFC 4429).
+        let detection = match context.setup.caller {
+            Caller::Init => ("dad_transmits", "0"),
+            Caller::Command => ("optimistic_dad", "1"),
+        };
+        context.kernel.sysctl("net/ipv6/conf", name, detection.0, detection.1);
     }
 
     fn asks_routers(&self) -> bool {
@@ -119,18 +122,11 @@ impl Ipv6 {
         self.port.as_ref().map(Port6::as_fd)
     }
 
-    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        let names = self.names_by.filter(|&until| now < until);
-        self.client
-            .as_ref()
-            .map(|(client, _)| client.due())
-            .into_iter()
-            .chain(self.fallback)
-            .chain(names)
-            .min()
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.client.as_ref().map(|(client, _)| client.due()).into_iter().chain(self.fallback).min()
     }
 
-    pub(super) fn family(&self, now: Instant) -> Family {
+    pub(super) fn family(&self) -> Family {
         let held = |lease: &Lease6| lease.addresses.iter().all(|(address, ..)| self.gathered.has(*address));
         let waits = self.client.is_some() && !self.lease.as_ref().is_some_and(held);
         match self.mode {
@@ -139,14 +135,9 @@ impl Ipv6 {
             Mode::Auto | Mode::Either if self.gathered.is_usable() && self.unheard => Family::Usable,
             Mode::Auto | Mode::Either if self.gathered.is_usable() && !waits => Family::Settled,
             Mode::Dhcp if self.gathered.is_usable() && self.client.is_some() && !waits => Family::Settled,
-            // DHCPv6 has more to tell: without it there may be nobody to ask for names.
-            Mode::Auto | Mode::Either
-                if self.gathered.is_usable()
-                    && (self.knows_names(now) || self.names_by.is_none_or(|until| until <= now)) =>
-            {
-                Family::Usable
-            }
-            Mode::Auto | Mode::Either | Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
+            // DHCPv6 has more to tell.
+            Mode::Auto | Mode::Either if self.gathered.is_usable() => Family::Usable,
+            Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
             // Without a router the servers of the link itself are reached.
             Mode::Either | Mode::Dhcp if self.lease.is_some() && self.has_address() => Family::Usable,
             _ if self.gathered.flags.received => Family::Advertised,
@@ -294,7 +285,6 @@ impl Ipv6 {
         }
         let wishes = context.setup.settings.wants_boot_url;
         let seed = seed(device.mac);
-        self.names_by = Some(now + NAMES_WAIT);
         self.client = Some((Client6::new(device, need, wishes, seed, now), need));
         self.tick(context, now)
     }

@@ -1,6 +1,7 @@
 //! What is asked of the kernel about one link, with a note of how it was before: links.json.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
@@ -29,6 +30,17 @@ impl Kernel {
             self.journal.change(link.name(), |record| record.raised = true);
         }
         self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[])
+    }
+
+    /// Since when carrier is waited for: over all attempts, so that only the first waits for a cable that
+    /// is not there.
+    pub(super) fn raised_since(&mut self, link: &Link, now: Instant) -> Instant {
+        let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
+        let millis = seconds.saturating_mul(1000) + u64::try_from(clock.tv_nsec / 1_000_000).unwrap_or(0);
+        self.journal.change(link.name(), |record| record.first_seen = record.first_seen.or(Some(millis)));
+        let first = self.journal.find(link.name()).and_then(|record| record.first_seen).unwrap_or(millis);
+        now.checked_sub(Duration::from_millis(millis.saturating_sub(first))).unwrap_or(now)
     }
 
     pub(super) fn lower(&mut self, link: &Link) -> Result<(), Errno> {
@@ -171,9 +183,9 @@ impl Kernel {
             }
             self.restore_sysctls(name, "");
         }
-        let lease = record.lease;
+        let Record { lease, first_seen, .. } = record;
         self.journal.change(name, |record| {
-            *record = Record { interface: name.to_owned(), lease, ..Record::default() };
+            *record = Record { interface: name.to_owned(), lease, first_seen, ..Record::default() };
         });
     }
 }

@@ -25,7 +25,7 @@ use super::files::{self, Journal};
 use super::link::Link;
 use super::network::{Event, Settings};
 use super::state::{self, Standing};
-use super::{Error, stories};
+use super::{BUDGET, Error, names, stories};
 use crate::paths::Paths;
 use crate::time::Deadline;
 use devices::Devices;
@@ -37,6 +37,11 @@ use setup::Setup;
 /// How long drivers may take to make further links appear, once all that are there are decided. A
 /// command runs in a system whose drivers are loaded.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// How long a link that was of use may be without carrier before it is given up: a cable that is moved;
+/// and the link that carries the boot, which has no other.
+const FLAP: Duration = Duration::from_secs(3);
+const LONG_FLAP: Duration = Duration::from_secs(30);
 
 /// Of the routes of the first link; the next has one more.
 const FIRST_METRIC: u32 = 100;
@@ -103,12 +108,13 @@ impl Engine {
             kernel,
             // Listening before listing: what changes in between is heard.
             events: Netlink::listen().map_err(refused("open a netlink socket"))?,
-            setup: Setup::new(settings, paths),
+            setup: Setup::new(settings, caller, paths),
             sink,
             commands,
             wake,
             started: Instant::now(),
-            deadline,
+            // The attempt goes on while renewals are due; links have had their chance long before.
+            deadline: deadline.or_after(BUDGET),
             settling: if caller == Caller::Init { SETTLING } else { Duration::ZERO },
             links: Vec::new(),
             runners: Vec::new(),
@@ -142,7 +148,8 @@ impl Engine {
             runner.tick(&mut self.kernel, &mut self.setup, now).map_err(refused("send from a link"))?;
         }
         self.tell(now);
-        let due = self.runners.iter().filter_map(|runner| runner.due(now));
+        let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
+        let due = self.runners.iter().filter_map(|runner| runner.due(now, flap));
         let hopes = !self.told_exhausted && self.settled.is_none();
         let end = if hopes { [self.hope_until(now), Some(self.deadline.instant())] } else { [None; 2] };
         let wake = due.chain(end.into_iter().flatten()).min();
@@ -151,8 +158,9 @@ impl Engine {
 
     /// Tells of every link that has changed, and when there is no hope for another.
     fn tell(&mut self, now: Instant) {
+        let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
         for runner in &mut self.runners {
-            let current = runner.uplink(&self.setup, now);
+            let current = runner.uplink(&self.setup, now, flap);
             if runner.told == current {
                 continue;
             }
@@ -285,6 +293,7 @@ impl Engine {
             }
         }
         self.kernel.journal.add_winner(interface);
+        names::settle(interface);
         if let Some(uplink) = self.runners.first().and_then(|runner| runner.told.as_ref()) {
             files::write_lease(&self.kernel.paths, uplink);
         }

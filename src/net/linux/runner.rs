@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -28,6 +28,8 @@ pub(super) struct Runner {
     /// Of its routes: several links may be up at once.
     metric: u32,
     idle_since: Instant,
+    /// When carrier went, if it was ever there.
+    lost: Instant,
     /// While there is carrier.
     forwarding: Option<Forwarding>,
     ipv4: Ipv4,
@@ -92,11 +94,13 @@ impl Runner {
         setup: &mut Setup,
         now: Instant,
     ) -> Result<Self, Errno> {
+        let idle_since = kernel.raised_since(&link, now);
         let mut runner = Self {
             link,
             plan,
             metric,
-            idle_since: now,
+            idle_since,
+            lost: now,
             forwarding: None,
             ipv4: Ipv4::default(),
             ipv6: Ipv6::default(),
@@ -169,8 +173,8 @@ impl Runner {
         let name = self.link.name();
         match (self.link.flags.carrier, self.forwarding) {
             (true, None) => {
-                let waited = now.saturating_duration_since(started).as_secs_f64();
-                log::info!("{name} up, carrier after {waited:.2} s");
+                let waited = now.saturating_duration_since(started).as_millis();
+                log::info!("{name} up, carrier after {}.{:02} s", waited / 1000, waited % 1000 / 10);
                 (self.had_carrier, self.trouble) = (true, None);
                 self.forwarding = Some(Forwarding::new(now));
                 // Without AF_PACKET a link is taken to forward.
@@ -181,7 +185,7 @@ impl Runner {
             (false, Some(_)) => {
                 log::info!("{name} has lost carrier");
                 self.trouble = Some(format!("carrier lost, {}", self.story(now)));
-                (self.forwarding, self.idle_since) = (None, now);
+                (self.forwarding, self.idle_since, self.lost) = (None, now, now);
                 (self.bridges, self.traffic) = (None, None);
                 self.ipv4.pause();
                 self.ipv6.pause();
@@ -203,12 +207,12 @@ impl Runner {
         .filter_map(|(socket, open)| Some((socket, open?)))
     }
 
-    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        let forwarding = self.forwarding.and_then(|forwarding| forwarding.due());
-        [self.ipv4.due(), self.ipv6.due(now), forwarding, self.standing(now).until]
-            .into_iter()
-            .flatten()
-            .min()
+    pub(super) fn due(&self, now: Instant, flap: Duration) -> Option<Instant> {
+        let forwarding = match self.forwarding {
+            Some(forwarding) => forwarding.due(),
+            None => self.told.as_ref().map(|_| self.lost + flap).filter(|&end| now < end),
+        };
+        [self.ipv4.due(), self.ipv6.due(), forwarding, self.standing(now).until].into_iter().flatten().min()
     }
 
     pub(super) fn tick(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) -> Result<(), Errno> {
@@ -310,13 +314,16 @@ impl Runner {
             carrier: self.forwarding.map(|forwarding| forwarding.carrier()),
             forwarding: self.forwarding.and_then(|forwarding| forwarding.since()),
             ipv4: self.ipv4.family(),
-            ipv6: self.ipv6.family(now),
+            ipv6: self.ipv6.family(),
         };
         view.standing(now)
     }
 
     /// What it offers, if servers can be reached.
-    pub(super) fn uplink(&self, setup: &Setup, now: Instant) -> Option<Uplink> {
+    pub(super) fn uplink(&self, setup: &Setup, now: Instant, flap: Duration) -> Option<Uplink> {
+        if self.forwarding.is_none() && now < self.lost + flap {
+            return self.told.clone();
+        }
         let standing = self.standing(now);
         let given = &setup.settings.given;
         standing.usable.then(|| {

@@ -1,5 +1,7 @@
 //! What is the same for every link of one start: the settings, and what this machine is called.
 
+use std::path::PathBuf;
+
 use netlink_packet_route::link::LinkFlags;
 use rustix::io::Errno;
 
@@ -7,6 +9,7 @@ use super::kernel::Kernel;
 use super::netlink::attribute;
 use crate::config::ClientId;
 use crate::config::network::{Device, Ipv6Mode, LinkPlan};
+use crate::net::Caller;
 use crate::net::dhcp4;
 use crate::net::dhcp6::Device6;
 use crate::net::identity;
@@ -18,15 +21,23 @@ use crate::sys::random;
 
 pub(super) struct Setup {
     pub(super) settings: Settings,
+    pub(super) caller: Caller,
+    interfaces: PathBuf,
     uuid: Option<[u8; 16]>,
     /// One for all links, from the first of them that needs it.
     duid: Option<Vec<u8>>,
 }
 
 impl Setup {
-    pub(super) fn new(settings: Settings, paths: &Paths) -> Self {
+    pub(super) fn new(settings: Settings, caller: Caller, paths: &Paths) -> Self {
         let uuid = std::fs::read_to_string(paths.product_uuid()).ok();
-        Self { settings, uuid: uuid.and_then(|text| identity::uuid(&text)), duid: None }
+        Self {
+            settings,
+            caller,
+            interfaces: paths.interfaces(),
+            uuid: uuid.and_then(|text| identity::uuid(&text)),
+            duid: None,
+        }
     }
 
     /// What to do with a link; None if it takes no part.
@@ -42,7 +53,13 @@ impl Setup {
                 LinkPlan { used: true, raised: true, dhcp4: true, ipv6: Ipv6Mode::Auto, ..plan.clone() };
             return chosen.then_some(if plan.used { plan } else { default });
         }
-        (plan.used && (link.is_card() || self.names(link))).then_some(plan)
+        (plan.used && (self.is_wired(link) || self.names(link))).then_some(plan)
+    }
+
+    /// Wireless cards look like Ethernet, and have no carrier without a supplicant.
+    fn is_wired(&self, link: &Link) -> bool {
+        let folder = self.interfaces.join(link.name());
+        link.is_card() && !["phy80211", "wireless"].iter().any(|sign| folder.join(sign).exists())
     }
 
     /// Whether a VLAN stands on the link.
