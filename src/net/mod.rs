@@ -15,7 +15,6 @@ mod identity;
 mod lease;
 mod link;
 mod linux;
-pub mod names;
 mod network;
 mod random;
 #[allow(dead_code, reason = "not every command needs all of it")]
