@@ -354,7 +354,12 @@ fn avahi_names_the_highest_version_first() {
             .concat();
             lab.avahi(&script);
             // Names are announced once nobody has objected to them: RFC 6762, section 8.
-            thread::sleep(Duration::from_secs(3));
+            let log = lab.folder.path().join("avahi.log");
+            let established = || fs::read_to_string(&log).unwrap().matches("Established under").count();
+            assert!((0..200).any(|_| {
+                thread::sleep(Duration::from_millis(50));
+                established() == 4
+            }));
         },
     );
 }
