@@ -186,10 +186,7 @@ mod tests {
         let mut line = Line::new("kernel", 10_000_000);
         let start = line.samples[0].0;
         line.note(start + Duration::from_secs(2), 5_000_000);
-        assert_eq!(
-            line.drawn(),
-            "kernel    [########........]  50%, 5.0 MB of 10.0 MB, 2.5 MB/s, 2 s left"
-        );
+        assert_eq!(line.drawn(), "kernel    [########........]  50%, 5.0 MB of 10.0 MB, 2.5 MB/s, 2 s left");
         assert_eq!(line.text(), "kernel 50%, 5.0 MB of 10.0 MB, 2.5 MB/s, 2 s left");
         let object: serde_json::Value = serde_json::from_str(&line.object(Duration::from_secs(1))).unwrap();
         assert_eq!((&object["event"], &object["done"]), (&json!("progress"), &json!(5_000_000)));

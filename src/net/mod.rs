@@ -18,6 +18,7 @@ mod lease;
 mod lease6;
 mod link;
 mod linux;
+pub mod names;
 mod network;
 mod ra;
 mod random;
