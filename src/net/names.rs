@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::files::replace;
+use super::linux::Ways;
 use super::uplink::Uplink;
 use crate::paths::Paths;
 
@@ -25,8 +26,10 @@ const HEADER: &str = "# phaseboot\n";
 /// after the other, each for `timeout` (resolv.conf(5)).
 const OPTIONS: &str = "options timeout:2 attempts:2\n";
 
-static TURNS: Turns =
-    Turns { state: Mutex::new(State { next: 0, serving: 0, settled: None }), changed: Condvar::new() };
+static TURNS: Turns = Turns {
+    state: Mutex::new(State { next: 0, serving: 0, settled: None, first: None, ways: None }),
+    changed: Condvar::new(),
+};
 
 /// First come, first served: a mutex of std may let the same thread in again and again.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ struct State {
     serving: u64,
     /// The link that carries the boot.
     settled: Option<String>,
+    /// The link that looked up first, and the ways that were set for the latest, if it is another.
+    first: Option<String>,
+    ways: Option<(String, Ways)>,
 }
 
 /// While it is held, names resolve by the servers of one link.
@@ -68,6 +74,24 @@ impl Turns {
     }
 }
 
+impl State {
+    /// Makes lookups go over this link, where another has looked up, too.
+    fn lead(&mut self, uplink: &Uplink) {
+        let name = &uplink.interface;
+        let alone = self.first.get_or_insert_with(|| name.clone()) == name && self.ways.is_none();
+        if !uplink.bound || alone {
+            return;
+        }
+        if let Some((_, ways)) = self.ways.take_if(|(latest, _)| latest != name) {
+            ways.remove();
+        }
+        match Ways::set(uplink, MOST_NAMESERVERS) {
+            Ok(ways) => self.ways = Some((name.clone(), ways)),
+            Err(errno) => log::debug!("{name}: lookups go the system's way: {errno}"),
+        }
+    }
+}
+
 /// Waits for its turn and writes `resolv.conf` for this link, unless it says that already. Once another
 /// link carries the boot, nothing is written: whoever looks up then has lost.
 pub fn for_uplink(paths: &Paths, uplink: &Uplink) -> Guard {
@@ -78,10 +102,11 @@ pub fn for_uplink(paths: &Paths, uplink: &Uplink) -> Guard {
         state = TURNS.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
     let lost = state.settled.as_ref().is_some_and(|settled| *settled != uplink.interface);
-    drop(state);
     if !lost {
+        state.lead(uplink);
         write(paths, uplink);
     }
+    drop(state);
     Guard { has_turn: true }
 }
 
@@ -92,7 +117,8 @@ pub(super) fn settle(interface: &str) {
 
 /// Another network begins.
 pub(super) fn unsettle() {
-    TURNS.state().settled = None;
+    let mut state = TURNS.state();
+    (state.settled, state.first, state.ways) = (None, None, None);
 }
 
 /// A link without servers for names empties what another link has left, and leaves alone what

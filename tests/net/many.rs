@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
-use phaseboot::net::{Caller, Error, Event, Settings};
+use phaseboot::net::{Caller, Error, Event, Settings, names};
 use serde_json::Value;
 
 use crate::lab::{Lab, Watched, in_namespaces, read, show};
@@ -77,14 +77,8 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
         name,
         |paths| {
             let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
-            let (first, second) = (
-                watched.until(|_| true),
-                watched.until(|uplink| uplink.interface == "eth1" || uplink.interface == "eth0"),
-            );
-            assert!(first.ipv4.is_some() && second.ipv4.is_some());
-            while !["up eth0", "up eth1"].iter().all(|up| watched.told.iter().any(|told| told == up)) {
-                watched.next();
-            }
+            let first = watched.until(|uplink| uplink.ipv4.is_some());
+            let second = watched.until(|uplink| uplink.ipv4.is_some() && uplink.interface != first.interface);
             let default = show("route show default");
             let mut metrics: Vec<u64> =
                 default.as_array().unwrap().iter().map(|r| r["metric"].as_u64().unwrap()).collect();
@@ -95,6 +89,14 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
                 let route = show(&format!("route show 192.0.2.{n}"));
                 assert_eq!(route[0]["gateway"], format!("10.99.{n}.1"), "{route}");
             }
+            // One server that both name is asked over the link whose turn it is.
+            for name in ["eth0", "eth1", "eth0", "eth1"] {
+                let uplink = [&first, &second].into_iter().find(|uplink| uplink.interface == name).unwrap();
+                let _turn = names::for_uplink(paths, uplink);
+                assert_eq!(show("route get 192.0.2.9")[0]["dev"], name);
+                let wanted = uplink.dns[0].to_string();
+                assert!(read(&paths.resolv_conf()).unwrap().contains(&format!("nameserver {wanted}\n")));
+            }
             watched.network.settle("eth1");
             watched.network.hand_over();
             assert_eq!(show("route show default").as_array().unwrap().len(), 1);
@@ -102,8 +104,8 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
         },
         || {
             let mut lab = Lab::new(2);
-            lab.serve(0, &["--dhcp-option=6,192.0.2.0"]);
-            lab.serve(1, &["--dhcp-option=6,192.0.2.1"]);
+            lab.serve(0, &["--dhcp-option=6,192.0.2.0,192.0.2.9"]);
+            lab.serve(1, &["--dhcp-option=6,192.0.2.1,192.0.2.9"]);
             lab.run(name, |_| {});
             // The loser's lease was given back, the winner's was kept.
             let logs = lab.logs();
@@ -122,8 +124,12 @@ fn a_link_that_loses_carrier_goes_and_comes_back_with_its_address() {
         name,
         |paths| {
             let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
-            let first = watched.until(|uplink| uplink.ipv4.is_some());
+            let first = watched.until(|uplink| uplink.complete);
+            watched.exhausted();
+            // What is over within three seconds nobody is told of.
             std::fs::write(paths.run().join("ready"), "").unwrap();
+            watched.quiet(3500);
+            std::fs::write(paths.run().join("longer"), "").unwrap();
             while !matches!(watched.next(), Event::Down(name) if name == "eth0") {}
             let again = watched.until(|_| true);
             assert_eq!(again.ipv4, first.ipv4);
@@ -140,6 +146,10 @@ fn a_link_that_loses_carrier_goes_and_comes_back_with_its_address() {
                 lab.cable(0, "down");
                 // The kernel reports what lasts: linkwatch holds events back for up to a second.
                 thread::sleep(Duration::from_millis(1800));
+                lab.cable(0, "up");
+                lab.wait_for("run/phaseboot/longer");
+                lab.cable(0, "down");
+                thread::sleep(Duration::from_millis(4500));
                 lab.cable(0, "up");
                 lab.wait_for("run/phaseboot/again");
                 lab.server_ip("link del server0");

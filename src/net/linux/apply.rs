@@ -112,6 +112,16 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 pub(super) fn add_route(requests: &mut Netlink, index: u32, route: &RouteTo) -> Result<(), Errno> {
+    let (header, attributes) = message(index, route);
+    requests.change(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
+}
+
+pub(super) fn remove_route(requests: &mut Netlink, index: u32, route: &RouteTo) -> Result<(), Errno> {
+    let (header, attributes) = message(index, route);
+    requests.change(libc::RTM_DELROUTE, 0, &header, &attributes)
+}
+
+fn message(index: u32, route: &RouteTo) -> (RouteHeader, Vec<DefaultNla>) {
     let mut header = RouteHeader {
         address_family: family(route.destination),
         destination_prefix_length: route.prefix,
@@ -138,7 +148,7 @@ pub(super) fn add_route(requests: &mut Netlink, index: u32, route: &RouteTo) -> 
         }
         attributes.push(attribute(libc::RTA_GATEWAY, &octets(gateway)));
     }
-    requests.change(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
+    (header, attributes)
 }
 
 /// Removes the routes on the device that a DHCP client has set, but not `kept`. All are tried; the

@@ -12,10 +12,10 @@ use super::ipv6::Word;
 use super::netlink::Incoming;
 use super::runner::Runner;
 use super::{Engine, refused};
-use crate::net::Error;
 use crate::net::address::{DefaultRoute, LinkAddress};
 use crate::net::link::Link;
 use crate::net::ra::{RouterFlags, RouterNames};
+use crate::net::{Caller, Error};
 
 /// RTM_NEWPREFIX and RTM_NEWNDUSEROPT of linux/rtnetlink.h.
 const RTM_NEWPREFIX: u16 = 52;
@@ -27,7 +27,11 @@ impl Engine {
         let links = self.links_now()?;
         for link in links.iter().rev() {
             if self.setup.plan(link).is_some() || self.setup.only_raises(link) {
+                let is_ours = self.kernel.journal.find(link.name()).is_some_and(|record| record.raised);
                 self.kernel.withdraw_addresses(link);
+                if is_ours && self.setup.caller == Caller::Init {
+                    self.kernel.reset_ipv6(link);
+                }
             } else {
                 self.kernel.put_back(link);
             }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::apply::{Address, RouteTo, same_network};
 use super::runner::{Context, routes_given};
 use super::setup::seed;
-use super::transport::{self, Port};
+use super::transport::Port;
 use crate::config::network::StaticAddress;
 use crate::net::dhcp4::{Client, Outgoing, Reaction, Wishes};
 use crate::net::lease::{Lease, Origin, Route};
@@ -185,12 +185,10 @@ impl Ipv4 {
 
     /// A failed transmission is as good as a lost packet: it is repeated. What remains is a message.
     fn send(&mut self, context: &Context<'_>, message: &Outgoing) {
-        let sent = match (message.to, &self.lease, &self.port) {
-            (Some(server), Some(lease), _) => {
-                transport::send_to(context.link.name(), lease.address, server, &message.payload)
-            }
-            (_, _, Some(port)) => port.send(&message.payload),
-            (_, _, None) => Ok(()),
+        let sent = match (message.to, &self.port) {
+            (Some(server), Some(port)) => port.send_to(server, &message.payload),
+            (None, Some(port)) => port.send(&message.payload),
+            (_, None) => Ok(()),
         };
         self.trouble = sent.err().map(|errno| {
             log::debug!("{}: sending: {errno}", context.link.name());

@@ -132,6 +132,17 @@ impl Kernel {
         }
     }
 
+    /// Makes the kernel forget what routers have said, and ask them again at once; carrier stays.
+    pub(super) fn reset_ipv6(&self, link: &Link) {
+        let setting = self.paths.sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", link.name()));
+        if std::fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "0") {
+            let reset = std::fs::write(&setting, "1").and_then(|()| std::fs::write(&setting, "0"));
+            if let Err(error) = reset {
+                log::debug!("{}: IPv6 cannot be reset: {error}", link.name());
+            }
+        }
+    }
+
     /// Gives the settings of an interface below `room` their values from before.
     pub(super) fn restore_sysctls(&mut self, interface: &str, room: &str) {
         let Some(record) = self.journal.find(interface).cloned() else { return };

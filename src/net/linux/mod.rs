@@ -7,6 +7,7 @@ mod events;
 mod ipv4;
 mod ipv6;
 mod kernel;
+mod lookup;
 mod netlink;
 mod runner;
 mod setup;
@@ -33,6 +34,8 @@ use kernel::Kernel;
 use netlink::Netlink;
 use runner::{Runner, Socket};
 use setup::Setup;
+
+pub(super) use lookup::Ways;
 
 /// How long drivers may take to make further links appear, once all that are there are decided. A
 /// command runs in a system whose drivers are loaded.

@@ -329,7 +329,9 @@ impl Runner {
         standing.usable.then(|| {
             let sides = (self.ipv4.lease().cloned(), self.ipv6.side(now));
             let uplink = compose::uplink(self.link.name(), given, &self.plan, sides);
-            Uplink { complete: standing.complete, bound: true, ..uplink }
+            // What was complete before carrier went is so when it comes back.
+            let complete = standing.complete || self.told.as_ref().is_some_and(|told| told.complete);
+            Uplink { complete, bound: true, ..uplink }
         })
     }
 

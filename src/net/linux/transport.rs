@@ -52,7 +52,12 @@ impl Port {
     /// Opens the socket for a client with an address: while it is open, the kernel does not tell
     /// servers that nobody listens.
     pub(super) fn open_udp(name: &str) -> Result<Self, Errno> {
-        let socket = udp4(name, Ipv4Addr::UNSPECIFIED)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+        packet::bind_to_device(socket.as_fd(), name)?;
+        // Another client of the system may hold the port on another device.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
         sockopt::set_socket_broadcast(&socket, true)?;
         Ok(Self::Udp { socket })
     }
@@ -72,6 +77,19 @@ impl Port {
             Self::Udp { socket } => {
                 let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
                 sendto(socket, message, SendFlags::empty(), &everybody).map(|_| ())
+            }
+        }
+    }
+
+    /// Sends a DHCP message to one server, RENEWING (RFC 2131, section 4.3.2) or a DHCPRELEASE (section
+    /// 4.4.4). The routes of the lease make the leased address its source. A socket of its own, bound to
+    /// that address, would take the answer with it.
+    pub(super) fn send_to(&self, server: Ipv4Addr, message: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::Packet { .. } => Err(Errno::ADDRINUSE),
+            Self::Udp { socket } => {
+                sendto(socket, message, SendFlags::empty(), &SocketAddrV4::new(server, SERVER_PORT))
+                    .map(|_| ())
             }
         }
     }
@@ -102,24 +120,6 @@ impl AsFd for Port {
             Self::Packet { socket, .. } | Self::Udp { socket } => socket.as_fd(),
         }
     }
-}
-
-fn udp4(name: &str, own: Ipv4Addr) -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
-    packet::bind_to_device(socket.as_fd(), name)?;
-    // Another client of the system may hold the port on another device.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddrV4::new(own, CLIENT_PORT))?;
-    Ok(socket)
-}
-
-/// Sends a DHCP message to one server from the leased address: RFC 2131, section 4.3.2 for RENEWING,
-/// section 4.4.4 for DHCPRELEASE.
-pub(super) fn send_to(name: &str, own: Ipv4Addr, server: Ipv4Addr, message: &[u8]) -> Result<(), Errno> {
-    let socket = udp4(name, own)?;
-    let server = SocketAddrV4::new(server, SERVER_PORT);
-    sendto(&socket, message, SendFlags::empty(), &server).map(|_| ())
 }
 
 /// The socket of one DHCPv6 client.
