@@ -53,6 +53,8 @@ pub(crate) struct Step {
 
 /// The key that machines trust where nothing else is said.
 pub(crate) const TRUSTED: &[&str] = &["trusted"];
+/// The network is somebody else's.
+const AS_IT_IS: &[Check] = &[Check::Says("the network is used as it is"), Check::ExecWithin(30)];
 /// A release signed by that key.
 pub(crate) const RELEASE: &[Change] = &[Change::Release { version: 1, keys: TRUSTED }];
 
@@ -74,6 +76,8 @@ pub(crate) enum Initramfs {
     NoDeviceNodes,
     /// Built when every release here has expired.
     BuiltLater,
+    /// A shell is its init, brings the network up so, and calls `phaseboot boot`.
+    Shell(&'static str),
 }
 
 /// How it has to end.
@@ -246,6 +250,12 @@ fn boots() -> Vec<Scenario> {
             machine.rng = false;
         }),
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", X86, &[]) },
+        Scenario { initramfs: Initramfs::Shell("udhcpc"), ..boots("from-shell-init", X86, AS_IT_IS) },
+        Scenario { initramfs: Initramfs::Shell("phaseboot"), ..boots("net-then-boot", X86, AS_IT_IS) },
+        Scenario {
+            initramfs: Initramfs::Shell("none"),
+            ..boots("boot-brings-network-up", X86, &[Check::Lease("eth0")])
+        },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
         with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {
@@ -258,12 +268,12 @@ fn boots() -> Vec<Scenario> {
             ORDER,
         ),
         Scenario {
-            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(4))]),
+            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(20))]),
             ..boots_with(
                 "phase.onfail=retry",
                 "manifest-comes-late",
                 X86,
-                &[Check::TriedAgain(2), Check::ExecWithin(30)],
+                &[Check::TriedAgain(1), Check::ExecWithin(30)],
             )
         },
         Scenario {
