@@ -88,7 +88,7 @@ pub(crate) fn judge(
             let (record, seen) = said.failure().context("no line with an exit code")?;
             ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
             ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
-            let last = said.records().last().map(|record| record.message).unwrap_or_default();
+            let last = said.records().last().map(|record| record.message.into_owned()).unwrap_or_default();
             let ending = step.ending();
             ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
             Ok(())
@@ -149,6 +149,22 @@ impl Check {
             Self::ExecWithin(seconds) => {
                 let exec = said.exec().context("no word of the jump")?;
                 ensure!(exec.t <= f64::from(seconds), "jumped after {:.1} s, not within {seconds} s", exec.t);
+            }
+            Self::JsonOnly => {
+                let text = said.lines.iter().find(|line| line.text.contains("phaseboot["));
+                // The kernel's log shows the marker that is left there for whoever reads it.
+                let text = text.filter(|line| !line.text.contains("] phaseboot: "));
+                ensure!(text.is_none(), "not JSON: {}", text.map_or("", |line| line.text.as_str()));
+                ensure!(said.records().count() > 0, "no record in JSON");
+            }
+            Self::VerifiedAfterLease(seconds) => {
+                let at = |step: &str, words: &str| {
+                    let mut records = said.records();
+                    let found = records.find(|record| record.step == step && record.message.contains(words));
+                    found.with_context(|| format!("no word of {words:?}"))
+                };
+                let took = at("provider", ": version ")?.t - at("net", ": lease ")?.t;
+                ensure!(took <= f64::from(seconds), "{took:.1} s from the lease to the manifest");
             }
             Self::Release(version) => {
                 let mark = release_mark(version);

@@ -110,6 +110,10 @@ pub(crate) enum Check {
     Lease(&'static str),
     /// Seconds from PID 1 to the jump.
     ExecWithin(u32),
+    /// Seconds from the lease to the verified manifest, the lookup of a name among them.
+    VerifiedAfterLease(u32),
+    /// What phaseboot says is JSON, all of it.
+    JsonOnly,
     /// It is this release.
     Release(u64),
     /// The record on the disk has these words.

@@ -78,6 +78,7 @@ pub fn run() -> ! {
     prepare_kernel();
     console::take(&paths);
     crate::log::keep_records(&paths);
+    configure_log(&paths);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
     let mut hotplug = Hotplug::start(&paths);
 
@@ -97,6 +98,14 @@ pub fn run() -> ! {
             }
         };
         failures.act(on_fail, exit, &paths, &mut hotplug);
+    }
+}
+
+/// From the first line on, so that whoever reads JSON meets nothing else.
+fn configure_log(paths: &Paths) {
+    if let (Ok(line), Ok(policy)) = (config::kernel_cmdline(paths), Trust::read_policy(&paths.trust())) {
+        let (format, debug) = Config::log(&line, &policy);
+        crate::log::configure(format, debug);
     }
 }
 

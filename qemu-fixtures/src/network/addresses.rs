@@ -98,7 +98,8 @@ fn named() -> Vec<Scenario> {
                 "dead-first-dns",
                 X86,
                 &[DHCP_RANGE, PROVIDER, "--dhcp-option=option:dns-server,10.77.0.66,10.77.0.1"],
-                boots(&[Check::TriedAgain(0), Check::ExecWithin(30)]),
+                // Resolvers that ask one server after the other take 5 s for the dead one.
+                boots(&[Check::TriedAgain(0), Check::VerifiedAfterLease(3)]),
             )
         },
         // The provider has an IPv6 address at which nobody is.
@@ -116,6 +117,17 @@ fn named() -> Vec<Scenario> {
                 boots(&[Check::TriedAgain(0), Check::ExecWithin(30)]),
             )
         },
+        Scenario {
+            policy: Some("{\"leases\":\"release\"}"),
+            ..wired("lease-given-back", X86, DHCP, boots(&[Check::Log(wire::DNSMASQ, "DHCPRELEASE")]))
+        },
+        // RFC 4361: type 255 before the identifier; leases are kept where nothing else is said.
+        wired(
+            "client-id-duid",
+            X86,
+            DHCP,
+            Step { cmdline: "phase.clientid=duid", ..boots(&[Check::Log(wire::LEASES, " ff:")]) },
+        ),
         // Who can block the provider that was named must not choose another.
         Scenario {
             provider: Some("http://10.77.0.66:{port}"),
