@@ -234,6 +234,7 @@ impl Ipv4 {
                 peer: other.peer,
                 broadcast: None,
                 lifetimes: None,
+                alone: false,
                 metric: context.metric,
             };
             if let Err(errno) = context.kernel.add_address(context.link, &address) {
@@ -279,7 +280,7 @@ fn address(lease: &Lease, peer: Option<IpAddr>, metric: u32) -> Address {
     let computed = || Ipv4Addr::from(u32::from(lease.address) | host_bits(lease.prefix));
     let broadcast = (lease.prefix < 31 && peer.is_none()).then(|| lease.broadcast.unwrap_or_else(computed));
     let address = lease.address.into();
-    Address { address, prefix: lease.prefix, peer, broadcast, lifetimes: None, metric }
+    Address { address, prefix: lease.prefix, peer, broadcast, lifetimes: None, alone: false, metric }
 }
 
 /// What the lease says; what the command line says; and for servers of names beyond the network the
