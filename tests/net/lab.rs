@@ -209,6 +209,20 @@ impl Lab {
         }
     }
 
+    /// Runs this very test in the servers' namespace, where it plays a server.
+    pub(crate) fn play(&mut self, test: &str) {
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.server])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(SERVER, "1")
+            .stdout(self.log("played"))
+            .stderr(self.log("played"))
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
     /// Waits until the client has written this file.
     pub(crate) fn wait_for(&self, name: &str) {
         let path = self.folder.path().join(name);
