@@ -255,6 +255,16 @@ impl Lab {
         }
     }
 
+    /// Ends every server as an administrator does, with SIGTERM.
+    pub(crate) fn end(&mut self) {
+        for child in &mut self.children {
+            let process = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+            child.wait().unwrap();
+        }
+        self.children.clear();
+    }
+
     /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.
     pub(crate) fn run(&mut self, test: &str, meanwhile: impl FnOnce(&mut Self)) {
         let mut inside = Command::new("ip")

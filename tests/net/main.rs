@@ -20,3 +20,4 @@ mod links;
 mod many;
 mod servers;
 mod tree;
+mod upset;

@@ -93,7 +93,7 @@ impl Ipv4 {
     }
 
     /// Takes away what was set.
-    fn stop(&mut self, context: &mut Context<'_>) {
+    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
             remove(context, &lease);
@@ -244,7 +244,20 @@ impl Ipv4 {
         Ok(())
     }
 
-    /// Gives the lease back.
+    /// The kernel has forgotten what was set: it is set again.
+    pub(super) fn set_again(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
+        match self.lease.take() {
+            Some(lease) if lease.origin == Origin::Dhcp => self.set(context, lease, None),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a message waits for the link-layer address of its destination.
+    pub(super) fn is_sending(&self) -> bool {
+        self.port.as_ref().is_some_and(Port::is_sending)
+    }
+
+    /// Gives the lease back. The address is needed until the message has left.
     pub(super) fn release(&mut self, context: &mut Context<'_>) {
         let message = self.client.as_mut().and_then(Client::release);
         if let Some(message) = message {
@@ -252,7 +265,6 @@ impl Ipv4 {
             self.send(context, &message);
             context.kernel.journal.change(context.link.name(), |record| record.lease = None);
         }
-        self.stop(context);
     }
 
     /// What the kernel refuses is part of the link's story; a missing permission is an error.

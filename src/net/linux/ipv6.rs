@@ -193,7 +193,7 @@ impl Ipv6 {
     }
 
     /// Takes away what was set.
-    fn stop(&mut self, context: &mut Context<'_>) {
+    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         self.pause();
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
@@ -370,12 +370,7 @@ impl Ipv6 {
                 metric: 0,
             };
             if let Err(errno) = context.kernel.add_address(context.link, &address) {
-                super::runner::fault(
-                    context.link,
-                    &format!("set address {leased} on"),
-                    errno,
-                    &mut self.trouble,
-                )?;
+                refused(context, leased.into(), errno, &mut self.trouble)?;
             }
         }
         self.lease = Some(lease);
@@ -416,7 +411,15 @@ impl Ipv6 {
             log::debug!("{}: the DHCPv6 lease is released", context.link.name());
             self.send(context, &message);
         }
-        self.stop(context);
+    }
+
+    /// The kernel has forgotten what was set: it is set again.
+    pub(super) fn set_again(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
+        self.routes.clear();
+        match self.lease.take() {
+            Some(lease) => self.set(context, lease),
+            None => Ok(()),
+        }
     }
 
     /// None where nothing is asked for.
@@ -446,6 +449,22 @@ fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
         IpAddr::V6(address) => Some(address),
         IpAddr::V4(_) => None,
     }
+}
+
+/// The kernel does not take an address.
+fn refused(
+    context: &Context<'_>,
+    address: IpAddr,
+    errno: Errno,
+    trouble: &mut Option<String>,
+) -> Result<(), Errno> {
+    // inet6_addr_add() of net/ipv6/addrconf.c: somebody has set disable_ipv6. IPv4 goes on.
+    if errno == Errno::ACCESS {
+        log::warn!("{}: cannot set address {address}: IPv6 is switched off", context.link.name());
+        *trouble = Some("IPv6 is switched off".to_owned());
+        return Ok(());
+    }
+    super::runner::fault(context.link, &format!("set address {address} on"), errno, trouble)
 }
 
 fn remove(context: &mut Context<'_>, lease: &Lease6) {

@@ -93,6 +93,12 @@ impl Setup {
         if only.is_some() { only.into_iter().collect() } else { named.collect() }
     }
 
+    /// The name that the link has when it takes part.
+    pub(super) fn will_be_called<'a>(&'a self, link: &'a Link) -> &'a str {
+        let called = self.settings.given.called(link.name(), link.mac);
+        called.filter(|_| link.is_card()).unwrap_or_else(|| link.name())
+    }
+
     /// Gives the link the name that `ifname=` says. A link that is up is taken down for it.
     pub(super) fn rename(&self, kernel: &mut Kernel, link: &mut Link) {
         let called = self.settings.given.called(link.name(), link.mac);

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use rustix::io::Errno;
 
-use super::ipv6;
+use super::{ipv6, refused};
 use crate::config::network::StaticAddress;
 use crate::net::linux::apply::{Address, RouteTo, same_network};
-use crate::net::linux::runner::{self, Context, routes_given};
+use crate::net::linux::runner::{Context, routes_given};
 
 fn given(context: &Context<'_>) -> Vec<StaticAddress> {
     context.plan.addresses.iter().filter(|given| given.address.is_ipv6()).copied().collect()
@@ -31,8 +31,7 @@ pub(super) fn set(context: &mut Context<'_>, trouble: &mut Option<String>) -> Re
             metric: context.metric,
         };
         if let Err(errno) = context.kernel.add_address(context.link, &address) {
-            let what = format!("set address {} on", given.address);
-            runner::fault(context.link, &what, errno, trouble)?;
+            refused(context, given.address, errno, trouble)?;
         }
         let to = |destination: IpAddr, prefix: u8, gateway: Option<IpAddr>| RouteTo {
             destination,
