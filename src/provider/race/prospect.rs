@@ -68,7 +68,13 @@ fn pass(asking: &Asking, started: Instant, seen: u64) {
                 debug!("{}: {reason}", uplink.interface);
                 watch.report().reasons.push(reason);
             }
-            Answer::NotAsked(reason) => watch.report().reasons.push(reason.to_owned()),
+            Answer::NotAsked(reason) => {
+                let mut report = watch.report();
+                // Two options of one lease that is not there.
+                if report.reasons.last().is_none_or(|last| last != reason) {
+                    report.reasons.push(reason.to_owned());
+                }
+            }
         }
     }
 }
