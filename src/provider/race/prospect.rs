@@ -49,7 +49,7 @@ fn pass(asking: &Asking, started: Instant, seen: u64) {
         if is_over(shared, watch) {
             return;
         }
-        match source.ask(&shared.search, &uplink) {
+        match source.ask(&shared.search, &uplink, *is_first) {
             Answer::Named { origin, providers } => {
                 watch.report().named = true;
                 if *is_first {
