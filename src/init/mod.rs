@@ -219,6 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_cannot_be_followed_is_refused_before_anything_is_set() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        for (line, named) in [("ip=ibft", "ip=ibft"), ("phase.debug team=team0:eth0", "team=team0:eth0")] {
+            fs::write(root.path().join("proc/cmdline"), line).unwrap();
+            let (_, error) = configure(&Paths::under(root.path())).unwrap_err();
+            let text = error.line().to_string();
+            assert!(error.exit() == Exit::Usage && text.contains(named), "{text}");
+            assert!(!error.exit().may_pass());
+        }
+    }
+
+    #[test]
     fn a_broken_policy_lets_the_command_line_choose_nothing() {
         let root = tempfile::tempdir().unwrap();
         for (folder, file, text) in [

@@ -142,6 +142,14 @@ pub(super) fn write_lease(paths: &Paths, uplink: &Uplink) {
     }
 }
 
+/// What `lease.json` says, if that is of this link.
+pub(super) fn read_lease(paths: &Paths, interface: &str) -> Option<Uplink> {
+    let json = std::fs::read(paths.lease()).ok()?;
+    let uplink = serde_json::from_slice::<Uplink>(&json)
+        .inspect_err(|error| log::debug!("{}: {error}", paths.lease().display()));
+    uplink.ok().filter(|uplink| uplink.interface == interface)
+}
+
 /// Writes a file so that a reader sees the old or the new content, whole. Behind a symbolic link the
 /// file that it leads to is replaced.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -36,7 +36,7 @@ use rustix::io::Errno;
 
 use crate::error::Exit;
 
-pub use existing::Caller;
+pub use existing::{Caller, is_routed};
 pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
 pub use up::{up, up_over, up_with};
