@@ -16,12 +16,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use phaseboot::boot;
 use phaseboot::config::Config;
 use phaseboot::error::{Error, Exit};
 use phaseboot::manifest::{Sightings, Trust};
-use phaseboot::net::{self, Event, Ipv6, Uplink};
+use phaseboot::net::{self, Caller, Event, Ipv6, Uplink};
 use phaseboot::paths::Paths;
 use phaseboot::provider::{Found, Search, Uplinks, race};
+use phaseboot::rollback::Purpose;
 use phaseboot::sys::arch::NATIVE;
 use phaseboot::time::Deadline;
 use provider::{Manner, OURS, Server, after, content, good, key_list, trust_folder};
@@ -114,6 +116,13 @@ impl Race {
         };
         let (uplinks, sightings) = (Uplinks::default(), Sightings::default());
         Self { uplinks, search, sightings, started: Instant::now(), folder }
+    }
+
+    /// With this policy.
+    fn under(mut self, policy: &str) -> Self {
+        std::fs::write(self.folder.path().join("policy.json"), policy).unwrap();
+        self.search.trust = Trust::read(self.folder.path()).unwrap();
+        self
     }
 
     fn run(mut self, events: Vec<Event>) -> (Result<Found, Error>, Duration, Sightings) {
@@ -236,9 +245,7 @@ fn what_the_network_names_is_not_this_machine_and_is_signed() {
     in_namespace("what_the_network_names_is_not_this_machine_and_is_signed", || {
         let unsigned = serve(Manner { manifest: Some(content(1).to_string().into_bytes()), ..good(1, OURS) });
         let run = |providers: &[&str], url: &str| {
-            let mut race = Race::new(providers);
-            std::fs::write(race.folder.path().join("policy.json"), r#"{"allow_unsigned":true}"#).unwrap();
-            race.search.trust = Trust::read(race.folder.path()).unwrap();
+            let race = Race::new(providers).under(r#"{"allow_unsigned":true}"#);
             let (found, ..) = race.run(vec![Event::Up(uplink(Some(url))), exhausted()]);
             found.map(drop).map_err(|error| (error.exit(), error.line().to_string()))
         };
@@ -248,6 +255,30 @@ fn what_the_network_names_is_not_this_machine_and_is_signed() {
         assert_eq!(exit, Exit::NoProvider);
         assert!(line.contains("this machine itself"), "{line}");
     });
+}
+
+/// A network may not do what the kernel command line may not.
+#[test]
+fn the_policy_decides_whether_a_network_may_name_providers() {
+    // Refused before anything is raised.
+    let Race { search, folder: _folder, .. } = Race::new(&[]).under(r#"{"settable":["phase.mode"]}"#);
+    let Search { config, trust, paths, deadline, .. } = &search;
+    let found = boot::find(config, trust, paths, Caller::Command, Purpose::Look, *deadline).map(drop);
+    assert_eq!(found.unwrap_err().exit(), Exit::Usage);
+    for (settable, is_asked) in
+        [(r#"["phase.provider"]"#, false), (r#"["phase.provider","phase.mode"]"#, true)]
+    {
+        let mut race = Race::new(&[]).under(&format!(r#"{{"settable":{settable}}}"#));
+        race.search.config.local = true;
+        let (found, ..) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
+        let line = found.unwrap_err().line().to_string();
+        assert_eq!(line.contains("the policy does not let phase.mode ask for mDNS"), !is_asked, "{line}");
+        assert_eq!(
+            line.contains("mDNS names none") || line.contains("mDNS cannot be asked"),
+            is_asked,
+            "{line}"
+        );
+    }
 }
 
 #[test]

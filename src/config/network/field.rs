@@ -67,6 +67,19 @@ pub(super) fn is_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !is_broadcast
 }
 
+/// Whether a machine of a network with this prefix can have it; the first and the last of an IPv4
+/// network are nobody's, unless it has two: RFC 3021.
+pub(super) fn is_host_in(address: IpAddr, prefix: u8) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let rest = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+            let own = address.to_bits() & rest;
+            prefix >= 31 || (own != 0 && own != rest)
+        }
+        IpAddr::V6(_) => true,
+    }
+}
+
 /// [`host`], if there is one: the kernel takes 0.0.0.0 for none.
 pub(super) fn optional(text: &str) -> Result<Option<IpAddr>, Fault> {
     if matches!(text, "" | "0.0.0.0") { Ok(None) } else { host(text).map(Some) }
@@ -160,11 +173,17 @@ fn unicast<'a>(mut bytes: impl Iterator<Item = &'a str>) -> Option<[u8; 6]> {
     (bytes.next().is_none() && !is_group && mac != [0; 6]).then_some(mac)
 }
 
+/// What settings of every link go by (Documentation/networking/ip-sysctl.rst), and loopback.
+const NO_LINKS: [&str; 3] = ["all", "default", "lo"];
+
 /// A name that a link can have: dev_valid_name() of net/core/dev.c, and no template.
 pub(super) fn interface(text: &str) -> Result<String, Fault> {
     let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%' | b'[' | b']' | b',');
     if !(1..=15).contains(&text.len()) || matches!(text, "." | "..") || !text.bytes().all(fits) {
         return Err(fault(text, "no name of a link", "1 to 15 letters, digits and marks, as in eth0"));
+    }
+    if NO_LINKS.contains(&text) {
+        return Err(fault(text, "no name of an Ethernet link", "another name, as in eth0"));
     }
     Ok(text.to_owned())
 }

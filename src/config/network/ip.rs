@@ -143,6 +143,22 @@ fn own_address(
     if server_given.into_iter().chain(gateway_given).any(|other| other.is_ipv4() != address.is_ipv4()) {
         return Err(fault("a mix of IPv4 and IPv6", "in one ip=", "one ip= for each"));
     }
+    if is_link_local(address) {
+        return Err(fault(
+            client,
+            "link-local, and no provider is to be reached from it",
+            "a global address",
+        ));
+    }
+    for (text, other) in [(client, Some(address)), (gateway, gateway_given)] {
+        if peer.is_none() && other.is_some_and(|other| !field::is_host_in(other, prefix)) {
+            return Err(fault(
+                text,
+                "no address of a machine in its network",
+                "neither the first nor the last",
+            ));
+        }
+    }
     if peer == Some(address) || gateway_given == Some(address) {
         return Err(fault(client, "both the machine's own address and another's", "two addresses"));
     }

@@ -157,6 +157,14 @@ fn ip_explicit_with_a_prefix_length() {
 }
 
 #[test]
+fn ip_explicit_in_a_network_of_two() {
+    assert_eq!(
+        ip("ip=10.0.0.2::10.0.0.3:31::eth0:none").addresses,
+        [fixed("10.0.0.2", 31, Some("10.0.0.3"))]
+    );
+}
+
+#[test]
 fn ip_explicit_ipv6_in_brackets() {
     let expected = [fixed("2001:db8::2", 48, Some("2001:db8::1"))];
     assert_eq!(ip("ip=[2001:DB8::2]::[2001:DB8::1]:48::eth0:none").addresses, expected);

@@ -131,6 +131,11 @@ fn fields_too_many_or_out_of_bounds() {
         ("ip=:::::a/b:dhcp", "a/b is no name of a link"),
         ("ip=:::::..:dhcp", ".. is no name of a link"),
         ("ip=0123456789abcdef:dhcp", "0123456789abcdef is no name of a link"),
+        ("ip=lo:dhcp", "lo is no name of an Ethernet link"),
+        ("bootdev=lo", "lo is no name of an Ethernet link"),
+        ("ifname=all:52:54:00:12:34:56", "all is no name of an Ethernet link"),
+        ("bond=default:eth0:mode=1", "default is no name of an Ethernet link"),
+        ("vlan=eth0.5:lo", "lo is no name of an Ethernet link"),
         ("ip=::::::dhcp::52:54:00:12:34:56", "for no certain link"),
     ]);
 }
