@@ -1,6 +1,6 @@
 //! The commands for people and scripts: each a short function over the rooms.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -344,17 +344,19 @@ fn create_folder(path: &Path) -> Result<(), CommandError> {
 }
 
 fn write_artifact(path: &Path, artifact: &VerifiedArtifact) -> Result<(), CommandError> {
-    let bytes =
-        artifact.map().map_err(|errno| CommandError::Write { path: path.to_owned(), error: errno.into() })?;
-    write_whole(path, &bytes)
+    write_with(path, |part| artifact.copy_to(&mut File::create(part)?))
 }
 
-/// Writes a file that is there whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    write_with(path, |part| fs::write(part, bytes))
+}
+
+/// Makes a file that is there whole or not at all.
+fn write_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), CommandError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    let written = write(&part).and_then(|()| fs::rename(&part, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&part);
         CommandError::Write { path: path.to_owned(), error }
