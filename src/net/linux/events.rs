@@ -40,13 +40,16 @@ impl Engine {
     }
 
     /// Takes the links that are there, and IPv6 as it is.
-    fn list(&mut self) -> Result<(), Error> {
+    pub(super) fn list(&mut self) -> Result<(), Error> {
         let links = self.links_now()?;
-        let now = Instant::now();
         let is_there = |known: &Link| links.iter().any(|link| link.index == known.index);
         let vanished: Vec<Link> = self.links.iter().filter(|known| !is_there(known)).cloned().collect();
         vanished.iter().for_each(|link| self.gone(link));
-        links.into_iter().try_for_each(|link| self.seen(link, now))?;
+        for link in links {
+            self.seen(link, Instant::now())?;
+            self.attend()?;
+        }
+        let now = Instant::now();
         let list = |engine: &mut Self| -> Result<Vec<Incoming>, Errno> {
             let mut found = Vec::new();
             let ipv6 = AddressFamily::Inet6;
@@ -119,7 +122,10 @@ impl Engine {
             self.list_flags(now)?;
         }
         match heard {
-            Err(Errno::NOBUFS) => self.list(),
+            Err(Errno::NOBUFS) => {
+                self.has_missed_events = true;
+                Ok(())
+            }
             other => other.map_err(refused("report events")),
         }
     }

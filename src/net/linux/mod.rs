@@ -90,6 +90,8 @@ pub(super) struct Engine {
     settled: Option<String>,
     /// The link that `lease.json` tells of.
     written: Option<String>,
+    /// The kernel had more to tell than it could keep.
+    has_missed_events: bool,
 }
 
 /// What the thread goes on with.
@@ -133,6 +135,7 @@ impl Engine {
             told_exhausted: false,
             settled: None,
             written: None,
+            has_missed_events: false,
         })
     }
 
@@ -153,10 +156,11 @@ impl Engine {
 
     /// One round: what is due, what is to be told, then the next thing that happens.
     fn turn(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        for runner in &mut self.runners {
-            runner.tick(&mut self.kernel, &mut self.setup, now).map_err(refused("send from a link"))?;
+        if std::mem::take(&mut self.has_missed_events) {
+            self.list()?;
         }
+        let now = Instant::now();
+        self.tick(now)?;
         self.tell(now);
         let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
         let due = self.runners.iter().filter_map(|runner| runner.due(now, flap));
@@ -166,10 +170,35 @@ impl Engine {
         self.wait(wake.map(|wake| wake.saturating_duration_since(now)))
     }
 
+    /// A round without waiting, between one card and the next: drivers take from a millisecond to a second
+    /// to raise one, and what is up already need not wait for the others.
+    fn attend(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        self.tick(now)?;
+        self.wait(Some(Duration::ZERO))?;
+        self.tell_uplinks(Instant::now());
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        for runner in &mut self.runners {
+            runner.tick(&mut self.kernel, &mut self.setup, now).map_err(refused("send from a link"))?;
+        }
+        Ok(())
+    }
+
     /// Tells of every link that has changed, and when there is no hope for another.
     fn tell(&mut self, now: Instant) {
-        let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
         self.tell_carriers();
+        self.tell_uplinks(now);
+        let over = self.hope_until(now).is_some_and(|end| end <= now) || self.deadline.passed();
+        if over && self.settled.is_none() {
+            self.exhausted(self.failure(now));
+        }
+    }
+
+    fn tell_uplinks(&mut self, now: Instant) {
+        let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
         for runner in &mut self.runners {
             let current = runner.uplink(&self.setup, now, flap);
             if runner.told == current {
@@ -189,10 +218,6 @@ impl Engine {
                 (Some(_), Some(uplink)) => Event::Changed(uplink),
                 (_, None) => Event::Down(name.to_owned()),
             });
-        }
-        let over = self.hope_until(now).is_some_and(|end| end <= now) || self.deadline.passed();
-        if over && self.settled.is_none() {
-            self.exhausted(self.failure(now));
         }
     }
 
