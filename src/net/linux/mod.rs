@@ -177,6 +177,9 @@ impl Engine {
         self.tick(now)?;
         self.wait(Some(Duration::ZERO))?;
         self.tell_uplinks(Instant::now());
+        if self.runners.iter().any(|runner| runner.told.is_some()) {
+            self.tell_carriers();
+        }
         Ok(())
     }
 
