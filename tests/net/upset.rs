@@ -1,6 +1,8 @@
 //! What goes wrong while a network is up: links that go, come back or are called otherwise, processes that
 //! are killed, servers and routers that disappear.
 
+use std::net::UdpSocket;
+use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,45 +42,41 @@ fn sysctls(interface: &str) -> Vec<(String, String)> {
     found
 }
 
-/// With real cables the server's link-layer address has to be asked for, and the answer takes a while.
+/// A slow link: the server's link-layer address has to be asked for, and then the message takes its time.
 #[test]
-fn a_lease_is_given_back_also_where_the_server_has_to_be_looked_for() {
-    let name = "upset::a_lease_is_given_back_also_where_the_server_has_to_be_looked_for";
+fn a_lease_is_given_back_before_a_slow_link_is_put_down() {
+    let name = "upset::a_lease_is_given_back_before_a_slow_link_is_put_down";
     in_namespaces(
         name,
         |paths| {
-            let settings = Settings { release: true, ..Settings::default() };
-            let mut watched = Watched::start(paths, settings, Caller::Init, 30);
-            watched.until(|uplink| uplink.ipv4.is_some());
-            ip("neigh flush all");
-            watched.network.settle("eth0");
-            watched.network.hand_over();
-            assert!(!show("-4 addr show dev eth0").to_string().contains("10.99.0."));
-        },
-        || {
-            let mut lab = Lab::new(1);
-            let delay = [
-                "netns",
-                "exec",
-                &lab.server,
-                "tc",
-                "qdisc",
-                "add",
-                "dev",
-                "server0",
-                "root",
-                "netem",
-                "delay",
-                "20ms",
-            ];
-            if !Command::new("ip").args(delay).status().is_ok_and(|status| status.success()) {
-                println!("{name} skipped: no netem (tc, sch_netem)");
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            while !["up eth0", "up eth1"].iter().all(|up| watched.told.iter().any(|told| told == up)) {
+                watched.next();
+            }
+            // 5000 bytes a second, and what may go at once is used up by one packet.
+            let slow = "qdisc add dev eth0 root tbf rate 40kbit burst 600 limit 10000";
+            if !Command::new("tc").args(slow.split(' ')).status().is_ok_and(|status| status.success()) {
+                println!("{name} skipped: no tc, or a kernel without sch_tbf");
                 return;
             }
+            ip("neigh flush all");
+            let filler = UdpSocket::bind("0.0.0.0:0").unwrap();
+            filler.set_broadcast(true).unwrap();
+            phaseboot::sys::packet::bind_to_device(filler.as_fd(), "eth0").unwrap();
+            filler.send_to(&[0; 540], "255.255.255.255:9").unwrap();
+            watched.network.settle("eth1");
+            watched.network.hand_over();
+            assert_ne!(show("link show dev eth0")[0]["operstate"], "UP");
+            std::fs::write(paths.run().join("slow"), "").unwrap();
+        },
+        || {
+            let mut lab = Lab::new(2);
             lab.serve(0, &[]);
+            lab.serve(1, &[]);
             lab.run(name, |_| {});
             thread::sleep(Duration::from_millis(100));
-            assert!(lab.logs().contains("DHCPRELEASE(server0)"), "{}", lab.logs());
+            let was_slow = lab.folder.path().join("run/phaseboot/slow").exists();
+            assert!(!was_slow || lab.logs().contains("DHCPRELEASE(server0)"), "{}", lab.logs());
         },
     );
 }

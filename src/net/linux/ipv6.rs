@@ -70,6 +70,17 @@ enum Mode {
 /// How long routers have before DHCPv6 is asked without them, in [`Mode::Either`].
 const ROUTERS_FIRST: Duration = Duration::from_secs(3);
 
+/// Settings of a link with IPv6: see [`Ipv6::prepare`].
+const WITH_IPV6: [(&str, &str); 7] = [
+    ("disable_ipv6", "0"),
+    ("use_tempaddr", "0"),
+    ("use_oif_addrs_only", "1"),
+    ("router_solicitation_delay", "0"),
+    ("router_solicitation_interval", "1"),
+    ("router_solicitation_max_interval", "4"),
+    ("router_solicitations", "-1"),
+];
+
 impl Ipv6 {
     /// Before the link is raised: how the kernel is to deal with routers here. What Linux does by itself,
     /// with these differences (Documentation/networking/ip-sysctl.rst): no temporary addresses; the first
@@ -90,30 +101,17 @@ impl Ipv6 {
         let asks = self.asks_routers();
         // 2 rather than 1: also where packets are forwarded.
         let [accept, form] = if asks { ["2", "1"] } else { ["0", "0"] };
-        for (setting, value) in [("accept_ra", accept), ("autoconf", form)] {
-            context.kernel.sysctl("net/ipv6/conf", name, setting, value);
+        let mut settings = vec![("accept_ra", accept), ("autoconf", form)];
+        if self.mode != Mode::Off {
+            settings.extend(WITH_IPV6);
+            // A machine that boots has a second less than duplicate address detection takes; in a system of
+            // somebody else addresses are used while it goes on (RFC 4429).
+            settings.push(match context.setup.caller {
+                Caller::Init => ("dad_transmits", "0"),
+                Caller::Command => ("optimistic_dad", "1"),
+            });
         }
-        if self.mode == Mode::Off {
-            return;
-        }
-        for (setting, value) in [
-            ("disable_ipv6", "0"),
-            ("use_tempaddr", "0"),
-            ("use_oif_addrs_only", "1"),
-            ("router_solicitation_delay", "0"),
-            ("router_solicitation_interval", "1"),
-            ("router_solicitation_max_interval", "4"),
-            ("router_solicitations", "-1"),
-        ] {
-            context.kernel.sysctl("net/ipv6/conf", name, setting, value);
-        }
-        // A machine that boots has a second less than duplicate address detection takes; in a system of
-        // somebody else addresses are used while it goes on (RFC 4429).
-        let detection = match context.setup.caller {
-            Caller::Init => ("dad_transmits", "0"),
-            Caller::Command => ("optimistic_dad", "1"),
-        };
-        context.kernel.sysctl("net/ipv6/conf", name, detection.0, detection.1);
+        context.kernel.sysctls("net/ipv6/conf", name, &settings);
     }
 
     fn asks_routers(&self) -> bool {

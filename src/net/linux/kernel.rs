@@ -112,23 +112,31 @@ impl Kernel {
         report(link.name(), "routes", result);
     }
 
-    /// Sets a kernel setting of an interface, `NAME` in `net/ipv4/conf/INTERFACE/NAME`. What the kernel
-    /// does not know is passed over.
-    pub(super) fn sysctl(&mut self, room: &str, interface: &str, name: &str, value: &str) {
-        let setting = format!("{room}/{interface}/{name}");
-        let path = self.paths.sysctl(&setting);
-        let Ok(before) = std::fs::read_to_string(&path) else { return };
-        let before = before.trim();
-        if before == value {
+    /// Sets kernel settings of an interface, each with `NAME` in `net/ipv4/conf/INTERFACE/NAME` and its value.
+    /// What the kernel does not know is passed over. All are noted at once: machines have many links.
+    pub(super) fn sysctls(&mut self, room: &str, interface: &str, settings: &[(&str, &str)]) {
+        let mut changes: Vec<(String, String, &str)> = Vec::new();
+        for (name, value) in settings {
+            let setting = format!("{room}/{interface}/{name}");
+            let Ok(before) = std::fs::read_to_string(self.paths.sysctl(&setting)) else { continue };
+            if before.trim() != *value {
+                changes.push((setting, before.trim().to_owned(), value));
+            }
+        }
+        if changes.is_empty() {
             return;
         }
         self.journal.change(interface, |record| {
-            if !record.sysctls.iter().any(|(known, _)| *known == setting) {
-                record.sysctls.push((setting.clone(), before.to_owned()));
+            for (setting, before, _) in &changes {
+                if !record.sysctls.iter().any(|(known, _)| known == setting) {
+                    record.sysctls.push((setting.clone(), before.clone()));
+                }
             }
         });
-        if let Err(error) = std::fs::write(&path, value) {
-            log::debug!("cannot set {setting} to {value}: {error}");
+        for (setting, _, value) in changes {
+            if let Err(error) = std::fs::write(self.paths.sysctl(&setting), value) {
+                log::debug!("cannot set {setting} to {value}: {error}");
+            }
         }
     }
 

@@ -137,17 +137,16 @@ impl Runner {
         }
         // Two cards in one network would answer for each other, and a socket that is bound to one would
         // miss its packets: Documentation/networking/ip-sysctl.rst.
-        for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
-            kernel.sysctl("net/ipv4/conf", self.link.name(), setting, value);
-        }
+        let mut settings = vec![("arp_ignore", "1"), ("arp_announce", "2")];
         // Strict, it wants answers where the best route of all links leads; the higher of both counts.
         let strict = |name| {
             let setting = kernel.paths.sysctl(&format!("net/ipv4/conf/{name}/rp_filter"));
             std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1")
         };
         if strict("all") || strict(self.link.name()) {
-            kernel.sysctl("net/ipv4/conf", self.link.name(), "rp_filter", "2");
+            settings.push(("rp_filter", "2"));
         }
+        kernel.sysctls("net/ipv4/conf", self.link.name(), &settings);
     }
 
     /// A later message about the same device.
