@@ -17,7 +17,8 @@ usage:
                    [--trust DIR] [--record FILE] [--no-expiry] [--load-only] [--dry-run] [--json]
                    find, verify, load and start the next kernel
   phaseboot net    [up [IFACE]] [--json]
-                   bring the network up and print the lease
+                   bring the network up, as ip= and its kin on the kernel command line say, and
+                   print the lease
   phaseboot fetch  --out DIR [--provider URL]... [--channel C] [--trust DIR] [--record FILE]
                    [--no-expiry] [--json]
                    the manifest and its artifacts, verified, into DIR
@@ -36,7 +37,8 @@ phase.mode=local mDNS.
 --record FILE holds the highest versions booted: older ones are refused, and boot keeps it up to
 date. --no-expiry lets an expired manifest pass.
 
-As PID 1, phaseboot does the whole boot, told by phase.* on the kernel command line.
+As PID 1, phaseboot does the whole boot, told by phase.* on the kernel command line. Commands
+follow it, too; what their arguments say comes first.
 
 exit codes: 0 done, 1 internal, 2 usage, 10 no network, 11 no provider answered,
 12 manifest malformed, 13 not signed by a trusted key, 14 expired, rolled back or for another

@@ -166,7 +166,8 @@ fn net(interface: Option<&str>, json: bool, paths: &Paths) -> Result<(), Error> 
         only: interface.map(str::to_owned),
         ..Settings::default()
     };
-    let uplink = net::up_with(paths, settings, Caller::Command, Deadline::after(net::BUDGET))?;
+    let uplink =
+        net::up_with(paths, settings, Caller::Command, Deadline::after(config.timeout.min(net::BUDGET)))?;
     if json {
         return print(&format!("{}\n", serde_json::json!(uplink)));
     }

@@ -272,6 +272,22 @@ fn dhcp_names_the_provider_in_option_67() {
 }
 
 #[test]
+fn what_the_lease_names_is_known_to_the_next_command() {
+    in_namespaces(
+        "what_the_lease_names_is_known_to_the_next_command",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve(PROVIDER, 3);
+            let paths = Paths::under(&client.root);
+            phaseboot::net::up(&paths, None, Deadline::after(Duration::from_secs(30))).unwrap();
+            // The server is not asked again.
+            assert_eq!(client.find(|_| ()).unwrap(), (3, manifest(PROVIDER)));
+        },
+        |lab| lab.dnsmasq(&["--dhcp-option=67,http://10.98.0.1:8080/"]),
+    );
+}
+
+#[test]
 fn a_boot_loader_in_option_67_is_passed_over_for_option_66() {
     in_namespaces(
         "a_boot_loader_in_option_67_is_passed_over_for_option_66",

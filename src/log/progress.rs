@@ -25,6 +25,7 @@ const BAR: usize = 16;
 #[derive(Debug)]
 pub struct Progress {
     done: Arc<[AtomicU64]>,
+    files: Vec<(&'static str, u64)>,
     /// Closed to end the thread.
     stop: Option<Sender<()>>,
     painter: Option<JoinHandle<()>>,
@@ -37,6 +38,7 @@ impl Progress {
         let done: Arc<[AtomicU64]> = files.iter().map(|_| AtomicU64::new(0)).collect();
         let (stop, stopped) = mpsc::channel();
         let counters = Arc::clone(&done);
+        let known = files.to_vec();
         let mut files: Vec<Line> = files.iter().map(|&(name, size)| Line::new(name, size)).collect();
         let painter = thread::Builder::new().name("progress".to_owned()).spawn(move || {
             let mut printed = Instant::now();
@@ -52,7 +54,7 @@ impl Progress {
             }
         });
         // Without a thread there is no progress to be seen, and nothing else is lost.
-        Self { done, stop: Some(stop), painter: painter.ok() }
+        Self { done, files: known, stop: Some(stop), painter: painter.ok() }
     }
 
     /// Says how many bytes of the file at `index` are there by now.
@@ -60,7 +62,22 @@ impl Progress {
         if let Some(counter) = self.done.get(index) {
             counter.store(done, Ordering::Relaxed);
         }
+        // What is said of a whole file does not stand above a line that is behind.
+        if let Some((name, _)) = self.files.get(index).filter(|(_, size)| *size == done)
+            && let Some(mut state) = lock()
+        {
+            let (ours, others): (Vec<String>, Vec<String>) =
+                state.progress.iter().cloned().partition(|line| is_of(line, name));
+            if !ours.is_empty() {
+                state.redraw(others);
+            }
+        }
     }
+}
+
+/// Whether the line is this file's.
+fn is_of(line: &str, name: &str) -> bool {
+    line.split_whitespace().next() == Some(name)
 }
 
 impl Drop for Progress {
@@ -187,6 +204,7 @@ mod tests {
         let start = line.samples[0].0;
         line.note(start + Duration::from_secs(2), 5_000_000);
         assert_eq!(line.drawn(), "kernel    [########........]  50%, 5.0 MB of 10.0 MB, 2.5 MB/s, 2 s left");
+        assert!(is_of(&line.drawn(), "kernel") && !is_of(&line.drawn(), "ker"));
         assert_eq!(line.text(), "kernel 50%, 5.0 MB of 10.0 MB, 2.5 MB/s, 2 s left");
         let object: serde_json::Value = serde_json::from_str(&line.object(Duration::from_secs(1))).unwrap();
         assert_eq!((&object["event"], &object["done"]), (&json!("progress"), &json!(5_000_000)));

@@ -352,7 +352,7 @@ fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
-/// URLs that failed the same way are named up to this many.
+/// URLs that failed the same way are named up to this many, and links on which different things came out.
 const MOST_NAMED: usize = 3;
 
 /// One entry for neighbours that failed the same way.
@@ -372,16 +372,20 @@ fn summary(failures: &[(String, String)]) -> String {
     parts.join("; ")
 }
 
-/// One entry for neighbouring links on which the same came out.
+/// One entry for neighbouring links on which the same came out, and no more than fit on a line.
 fn by_link(reasons: &[(String, String)]) -> String {
-    let parts: Vec<String> = reasons
-        .chunk_by(|(_, one), (_, other)| one == other)
-        .filter_map(|alike| {
-            let (_, reason) = alike.first()?;
-            let links: Vec<&str> = alike.iter().map(|(link, _)| link.as_str()).collect();
-            Some(format!("{}: {reason}", links.join(", ")))
-        })
-        .collect();
+    let groups: Vec<_> = reasons.chunk_by(|(_, one), (_, other)| one == other).collect();
+    let part = |alike: &&[(String, String)]| {
+        let (_, reason) = alike.first()?;
+        let links: Vec<&str> = alike.iter().map(|(link, _)| link.as_str()).collect();
+        Some(format!("{}: {reason}", links.join(", ")))
+    };
+    let mut parts: Vec<String> = groups.iter().take(MOST_NAMED).filter_map(part).collect();
+    match groups.iter().skip(MOST_NAMED).map(|alike| alike.len()).sum::<usize>() {
+        0 => {}
+        1 => parts.push("no better on another link".to_owned()),
+        count => parts.push(format!("no better on {count} other links")),
+    }
     parts.join("; ")
 }
 
@@ -400,5 +404,7 @@ mod tests {
         assert_eq!(summary(&pairs(&[("a", "dead"); 16])), "a, a, a and 13 more: dead");
         let links = [("eth0", "dead"), ("eth1", "dead"), ("eth2", "the link went down")];
         assert_eq!(by_link(&pairs(&links)), "eth0, eth1: dead; eth2: the link went down");
+        let links = ["a", "b", "c", "d", "e"].map(|name| (name, name));
+        assert_eq!(by_link(&pairs(&links)), "a: a; b: b; c: c; no better on 2 other links");
     }
 }
