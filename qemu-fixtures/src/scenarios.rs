@@ -104,6 +104,10 @@ pub(crate) enum Check {
     Says(&'static str),
     /// The network came up over this interface.
     Lease(&'static str),
+    /// Milliseconds from PID 1 to the first lease.
+    LeaseWithin(u32),
+    /// Milliseconds from the first lease to the manifest that boots.
+    FoundWithin(u32),
     /// Seconds from PID 1 to the jump.
     ExecWithin(u32),
     /// It is this release.
