@@ -1,20 +1,22 @@
 //! The commands for people and scripts: each a short function over the rooms.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use log::warn;
+
 use crate::boot::{self, Ending};
 use crate::cli::{self, Command, KexecAction, Source};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Policy};
 use crate::devicetree;
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, printable};
 use crate::fetch::{self, VerifiedArtifact, operator};
 use crate::image::KernelImage;
 use crate::kexec::{self, Plan, Target};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
-use crate::net::{self, Caller, Uplink};
+use crate::net::{self, Caller, Lease, Settings, Uplink};
 use crate::paths::Paths;
 use crate::provider::Found;
 use crate::rollback::{Memory, Purpose};
@@ -82,10 +84,40 @@ fn json_log(json: bool) {
     }
 }
 
+/// Which network a command uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    None,
+    /// The one that is there, else one of its own.
+    Any,
+    /// One of its own.
+    Own,
+}
+
+/// What the kernel command line asks for. What it gives of the network may be meant for another init;
+/// that it cannot be followed is an error only where it has to be.
+fn read_config(paths: &Paths, policy: &Policy, way: Way) -> Result<Config, Error> {
+    let line = config::kernel_cmdline(paths)?;
+    let is_needed = match way {
+        Way::None => false,
+        Way::Any => !net::is_routed(paths),
+        Way::Own => true,
+    };
+    match Config::from_kernel_cmdline(&line, policy) {
+        Err(config::Error::Network(error)) if !is_needed => {
+            warn!("{error}: passed over, since no network is brought up");
+            Ok(Config::without_network(&line, policy)?)
+        }
+        other => Ok(other?),
+    }
+}
+
 /// The trust folder, and what the kernel command line and the arguments ask for.
-fn configure(source: &Source, paths: &Paths) -> Result<(Config, Trust), Error> {
+fn configure(source: &Source, json: bool, paths: &Paths, way: Way) -> Result<(Config, Trust), Error> {
+    json_log(json);
     let trust = Trust::read(source.trust.as_deref().unwrap_or(&paths.trust()))?;
-    let mut config = Config::from_kernel_cmdline(&config::kernel_cmdline(paths)?, trust.policy())?;
+    let mut config = read_config(paths, trust.policy(), way)?;
+    crate::log::configure(if json { Format::Json } else { config.log }, config.debug);
     if !source.providers.is_empty() {
         config.set("phase.provider", Some(&source.providers.join(",")))?;
     }
@@ -98,8 +130,7 @@ fn configure(source: &Source, paths: &Paths) -> Result<(Config, Trust), Error> {
 }
 
 fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
-    json_log(arguments.json);
-    let (mut config, trust) = configure(&arguments.source, paths)?;
+    let (mut config, trust) = configure(&arguments.source, arguments.json, paths, Way::Any)?;
     if let Some(append) = &arguments.append {
         config.append.clone_from(append);
     }
@@ -120,7 +151,22 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
 
 fn net(interface: Option<&str>, json: bool, paths: &Paths) -> Result<(), Error> {
     json_log(json);
-    let uplink = net::up(paths, interface, Deadline::after(net::BUDGET))?;
+    // Policies have no say in how addresses are come by, but one that cannot be read says so elsewhere.
+    let policy = Trust::read_policy(&paths.trust()).unwrap_or_default();
+    let mut config = read_config(paths, &policy, Way::Own)?;
+    crate::log::configure(if json { Format::Json } else { config.log }, config.debug);
+    crate::log::keep_records(paths);
+    if config.network.leaves_all() && interface.is_none() {
+        warn!("ip=off is passed over: this command is to bring the network up");
+        config.network.assignments.clear();
+    }
+    let settings = Settings {
+        given: config.network,
+        client_id: config.client_id,
+        only: interface.map(str::to_owned),
+        ..Settings::default()
+    };
+    let uplink = net::up_with(paths, settings, Caller::Command, Deadline::after(net::BUDGET))?;
     if json {
         return print(&format!("{}\n", serde_json::json!(uplink)));
     }
@@ -138,18 +184,27 @@ fn describe_uplink(uplink: &Uplink) -> String {
         ipv6.iter().flat_map(|side| &side.addresses).map(|own| format!("{}/{}", own.address, own.prefix));
     let routers = ipv4.iter().flat_map(|lease| &lease.routers).map(ToString::to_string);
     let router6 = ipv6.and_then(|side| side.router).map(|router| router.to_string());
-    format!(
-        "{} {} routers {} dns {}\n",
+    let mut line = format!(
+        "{} {} routers {} dns {}",
         uplink.interface,
         list(own.into_iter().chain(own6)),
         list(routers.chain(router6)),
         list(uplink.dns.iter())
-    )
+    );
+    if !uplink.search.is_empty() {
+        line.push_str(&format!(" search {}", list(uplink.search.iter())));
+    }
+    let boot_url = ipv4.and_then(Lease::boot_url).map(|(url, _)| url);
+    if let Some(url) = boot_url.or_else(|| ipv6.and_then(|side| side.boot_url.clone())) {
+        line.push_str(&format!(" boot {}", printable(&url)));
+    }
+    line.push('\n');
+    line
 }
 
 fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
-    json_log(json);
-    let (config, trust) = configure(source, paths)?;
+    let (config, trust) = configure(source, json, paths, Way::Any)?;
+    crate::log::keep_records(paths);
     let deadline = Deadline::after(config.timeout);
     let (_, Found { manifest, client, .. }, _network) =
         boot::find(&config, &trust, paths, Caller::Command, Purpose::Look, deadline)?;
@@ -171,8 +226,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
 }
 
 fn verify(path: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
-    json_log(json);
-    let (config, trust) = configure(source, paths)?;
+    let (config, trust) = configure(source, json, paths, Way::None)?;
     let deadline = Deadline::after(config.timeout);
     let mut memory = Memory::open(&config, trust.policy(), paths, Purpose::Look, deadline)?;
     let seen = memory.sightings().all();
@@ -290,17 +344,19 @@ fn create_folder(path: &Path) -> Result<(), CommandError> {
 }
 
 fn write_artifact(path: &Path, artifact: &VerifiedArtifact) -> Result<(), CommandError> {
-    let bytes =
-        artifact.map().map_err(|errno| CommandError::Write { path: path.to_owned(), error: errno.into() })?;
-    write_whole(path, &bytes)
+    write_with(path, |part| artifact.copy_to(&mut File::create(part)?))
 }
 
-/// Writes a file that is there whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    write_with(path, |part| fs::write(part, bytes))
+}
+
+/// Makes a file that is there whole or not at all.
+fn write_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), CommandError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    let written = write(&part).and_then(|()| fs::rename(&part, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&part);
         CommandError::Write { path: path.to_owned(), error }

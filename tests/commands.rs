@@ -69,6 +69,26 @@ fn kernel(fill: u8) -> Vec<u8> {
     file
 }
 
+/// The same where the kernel command line is `line`, in a network namespace of its own without any
+/// network; None, and a word why, where that cannot be had.
+fn phaseboot_told(folder: &Path, line: &str, prepare: &str, arguments: &str) -> Option<Output> {
+    fs::write(folder.join("cmdline"), format!("{line}\n")).unwrap();
+    fs::create_dir_all(folder.join("run")).unwrap();
+    let inside = |command: &str| {
+        let script = format!("mount --bind cmdline /proc/cmdline && mount --bind run /run && {command}");
+        Command::new("unshare")
+            .args(["--mount", "--net", "sh", "-c", &script])
+            .current_dir(folder)
+            .env("PHASEBOOT", env!("CARGO_BIN_EXE_phaseboot"))
+            .output()
+    };
+    if !inside("true").is_ok_and(|output| output.status.success()) {
+        println!("skipped: no namespaces here");
+        return None;
+    }
+    Some(inside(&format!("{prepare} exec \"$PHASEBOOT\" {arguments}")).unwrap())
+}
+
 struct Server(Child);
 
 impl Drop for Server {
@@ -145,6 +165,54 @@ fn verify_says_who_signed_or_why_not() {
     phasectl(at, "keygen --out stranger");
     fs::rename(at.join("stranger.pub"), at.join("trust/keys/mine.pub")).unwrap();
     assert_eq!(failure(at, &format!("verify {manifest} --trust trust")).0, 13);
+}
+
+/// A command line that is meant for another init.
+const IBFT: &str = "root=/dev/sda1 ip=ibft phase.timeout=5";
+/// A system with a network.
+const ROUTED: &str = "ip link set lo up; ip link add cable type veth peer name other; \
+                      ip link set other up; ip link set cable up; ip addr add 10.99.0.2/24 dev cable;";
+
+#[test]
+fn what_is_given_for_another_init_stops_only_who_needs_a_network() {
+    let folder = published();
+    let at = folder.path();
+    let told = |prepare: &str, arguments: &str| {
+        let output = phaseboot_told(at, IBFT, prepare, arguments)?;
+        Some((output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let verify = format!("verify www/stable/{NATIVE}/manifest.signed.json --trust trust");
+    let Some((code, text)) = told("", &verify) else { return };
+    assert!(code == 0 && text.contains("warning: ip=ibft") && text.contains("passed over"), "{text}");
+    let fetch = "fetch --out got --provider http://10.99.0.2:1/ --trust trust";
+    let (code, text) = told("", fetch).unwrap();
+    assert!(code == 2 && text.contains("config failed: ip=ibft"), "{text}");
+    let (code, text) = told("", "net up").unwrap();
+    assert!(code == 2 && text.contains("config failed: ip=ibft"), "{text}");
+    let (code, text) = told(ROUTED, fetch).unwrap();
+    assert!(code == 11 && text.contains("warning: ip=ibft") && text.contains("refused"), "{text}");
+    assert!(told("", "kexec --kernel vmlinuz --dry-run").unwrap().0 != 2);
+}
+
+#[test]
+fn net_up_follows_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepare = "ip link add eth7 type veth peer name other; ip link set other up;";
+    let line = "ip=10.99.7.2::10.99.7.1:24::eth7:none nameserver=10.99.7.3 phase.log=json";
+    let Some(output) = phaseboot_told(folder.path(), line, prepare, "net up --json") else { return };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let uplink: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&uplink["interface"], &uplink["ipv4"]["address"]), (&"eth7".into(), &"10.99.7.2".into()));
+    assert_eq!(uplink["dns"][0], "10.99.7.3");
+    // Errors, records and what is kept are the same objects.
+    for text in [output.stderr, fs::read(folder.path().join("run/phaseboot/log.jsonl")).unwrap()] {
+        let text = String::from_utf8(text).unwrap();
+        let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(objects.iter().any(|object| object["step"] == "net"), "{text}");
+    }
+    let output = phaseboot_told(folder.path(), line, prepare, "net up").unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("eth7 10.99.7.2/24 routers 10.99.7.1 dns 10.99.7.3"), "{text}");
 }
 
 #[test]

@@ -132,6 +132,18 @@ impl Lab {
         self.children.push(child);
     }
 
+    /// A second cable: `eth1`, and `server1` with 10.98.1.1/24.
+    fn second_link(&self) {
+        let Self { client, server, .. } = self;
+        for arguments in [
+            format!("-n {server} link add server1 type veth peer name eth1 netns {client}"),
+            format!("-n {server} addr add 10.98.1.1/24 dev server1"),
+            format!("-n {server} link set server1 up"),
+        ] {
+            assert!(ip(&arguments), "ip {arguments}");
+        }
+    }
+
     /// DHCP, with DNS for [`DOMAIN`].
     fn dnsmasq(&mut self, options: &[&str]) {
         self.dnsmasq_on(0, options);
@@ -360,6 +372,35 @@ fn avahi_names_the_highest_version_first() {
                 thread::sleep(Duration::from_millis(50));
                 established() == 4
             }));
+        },
+    );
+}
+
+#[test]
+fn the_link_whose_provider_answers_carries_the_boot() {
+    in_namespaces(
+        "the_link_whose_provider_answers_carries_the_boot",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve("10.98.1.1:8080", 6);
+            let started = Instant::now();
+            assert_eq!(client.find(|_| ()).unwrap(), (6, manifest("10.98.1.1:8080")));
+            assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+            // The other link is put back down.
+            let is_up = |name: &str| {
+                let link = Command::new("ip").args(["link", "show", name]).output().unwrap();
+                String::from_utf8_lossy(&link.stdout).contains(",UP")
+            };
+            assert!(is_up("eth1"));
+            for _ in 0..40 {
+                thread::sleep(Duration::from_millis(if is_up("eth0") { 100 } else { 0 }));
+            }
+            assert!(!is_up("eth0"));
+        },
+        |lab| {
+            lab.second_link();
+            lab.dnsmasq(&["--dhcp-option=67,http://10.98.0.1:1/"]);
+            lab.dnsmasq_on(1, &["--dhcp-option=67,http://10.98.1.1:8080/"]);
         },
     );
 }

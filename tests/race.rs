@@ -184,6 +184,22 @@ fn a_provider_that_recovers_is_asked_again() {
 }
 
 #[test]
+fn a_provider_that_says_when_is_left_alone_until_then() {
+    let server = serve(Manner { failures: 1, later: Some(3), ..good(3, OURS) });
+    let (version, time) = winner(&[&server.url]);
+    assert_eq!((version, server.requests()), (3, 3), "one refusal, the manifest, no key list");
+    assert!(time > Duration::from_secs(3) && time < Duration::from_secs(5), "{time:?}");
+    // Beyond the deadline there is nothing to wait for.
+    let server = serve(Manner { failures: 100, later: Some(30), ..good(3, OURS) });
+    let mut race = Race::new(&[&server.url]);
+    race.search.deadline = Deadline::after(Duration::from_secs(10));
+    let (found, time, _) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
+    let line = found.unwrap_err().line().to_string();
+    assert!(line.contains("HTTP status 503, to be asked again in 30 s"), "{line}");
+    assert!(time < Duration::from_secs(3) && server.requests() == 1, "{time:?}");
+}
+
+#[test]
 fn a_refusal_explains_more_than_silence() {
     let stranger = serve(good(9, 8));
     let dead = dead();

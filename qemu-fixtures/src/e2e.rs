@@ -269,7 +269,11 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     let mirrors = scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect();
     let kernel = scenario.published_kernel();
     let content = Content { kernel, initramfs: target, cmdline: next, mirrors };
-    let initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
+    let mut initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
+    if let Initramfs::Shell(network) = scenario.initramfs {
+        let payload = &tools.built(arch)?.payload;
+        initramfs = peer::other_init(&stage, tools.kernel(scenario.kernel)?, payload, &initramfs, network)?;
+    }
     let machine = Ready { scenario, stage: &stage, content, published, servers, initramfs };
     let mut times = Times::default();
     for (index, step) in scenario.steps.iter().enumerate() {

@@ -89,7 +89,7 @@ pub(crate) fn judge(
             ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
             ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
             within_timeout(step, record.t)?;
-            let last = said.records().last().map(|record| record.message).unwrap_or_default();
+            let last = said.records().last().map(|record| record.message.into_owned()).unwrap_or_default();
             let ending = step.ending();
             ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
             Ok(())
@@ -166,6 +166,13 @@ impl Check {
             Self::ExecWithin(seconds) => {
                 let exec = said.exec().context("no word of the jump")?;
                 ensure!(exec.t <= f64::from(seconds), "jumped after {:.1} s, not within {seconds} s", exec.t);
+            }
+            Self::JsonOnly => {
+                let text = said.lines.iter().find(|line| line.text.contains("phaseboot["));
+                // The kernel's log shows the marker that is left there for whoever reads it.
+                let text = text.filter(|line| !line.text.contains("] phaseboot: "));
+                ensure!(text.is_none(), "not JSON: {}", text.map_or("", |line| line.text.as_str()));
+                ensure!(said.records().count() > 0, "no record in JSON");
             }
             Self::Release(version) => {
                 let mark = release_mark(version);

@@ -53,6 +53,8 @@ pub(crate) struct Step {
 
 /// The key that machines trust where nothing else is said.
 pub(crate) const TRUSTED: &[&str] = &["trusted"];
+/// The network is somebody else's.
+const AS_IT_IS: &[Check] = &[Check::Says("the network is used as it is"), Check::ExecWithin(30)];
 /// A release signed by that key.
 pub(crate) const RELEASE: &[Change] = &[Change::Release { version: 1, keys: TRUSTED }];
 
@@ -74,6 +76,8 @@ pub(crate) enum Initramfs {
     NoDeviceNodes,
     /// Built when every release here has expired.
     BuiltLater,
+    /// A shell is its init, brings the network up so, and calls `phaseboot boot`.
+    Shell(&'static str),
 }
 
 /// How it has to end.
@@ -106,10 +110,12 @@ pub(crate) enum Check {
     Lease(&'static str),
     /// Milliseconds from PID 1 to the first lease.
     LeaseWithin(u32),
-    /// Milliseconds from the first lease to the manifest that boots.
+    /// Milliseconds from the first lease to the manifest that boots, the lookup of a name among them.
     FoundWithin(u32),
     /// Seconds from PID 1 to the jump.
     ExecWithin(u32),
+    /// What phaseboot says is JSON, all of it.
+    JsonOnly,
     /// It is this release.
     Release(u64),
     /// The record on the disk has these words.
@@ -250,6 +256,12 @@ fn boots() -> Vec<Scenario> {
             machine.rng = false;
         }),
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", X86, &[]) },
+        Scenario { initramfs: Initramfs::Shell("udhcpc"), ..boots("from-shell-init", X86, AS_IT_IS) },
+        Scenario { initramfs: Initramfs::Shell("phaseboot"), ..boots("net-then-boot", X86, AS_IT_IS) },
+        Scenario {
+            initramfs: Initramfs::Shell("none"),
+            ..boots("boot-brings-network-up", X86, &[Check::Lease("eth0")])
+        },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
         with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {
@@ -262,12 +274,12 @@ fn boots() -> Vec<Scenario> {
             ORDER,
         ),
         Scenario {
-            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(4))]),
+            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(20))]),
             ..boots_with(
                 "phase.onfail=retry",
                 "manifest-comes-late",
                 X86,
-                &[Check::TriedAgain(2), Check::ExecWithin(30)],
+                &[Check::TriedAgain(1), Check::ExecWithin(30)],
             )
         },
         Scenario {

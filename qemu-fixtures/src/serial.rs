@@ -1,5 +1,6 @@
 //! What a machine said on its serial console: lines, phaseboot's records, the second kernel's report.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -70,8 +71,8 @@ fn shown(bytes: &[u8]) -> String {
 pub(crate) struct Record<'a> {
     /// Seconds since phaseboot started, by the machine's clock.
     pub(crate) t: f64,
-    pub(crate) step: &'a str,
-    pub(crate) message: &'a str,
+    pub(crate) step: Cow<'a, str>,
+    pub(crate) message: Cow<'a, str>,
     /// Since the machine was started, by the host's clock.
     pub(crate) at: Duration,
 }
@@ -121,11 +122,21 @@ impl Transcript {
 }
 
 fn record(line: &Line) -> Option<Record<'_>> {
+    if let Some(start) = line.text.find("{\"") {
+        return json(line.text.get(start..)?, line.at);
+    }
     // Something else may be in front: not everybody ends their lines.
     let (_, text) = line.text.split_once("phaseboot[")?;
     let (t, text) = text.split_once("] ")?;
     let (step, message) = text.split_once(": ")?;
-    Some(Record { t: t.parse().ok()?, step, message, at: line.at })
+    Some(Record { t: t.parse().ok()?, step: step.into(), message: message.into(), at: line.at })
+}
+
+/// A record as `phase.log=json` has it.
+fn json(text: &str, at: Duration) -> Option<Record<'static>> {
+    let object: Value = serde_json::from_str(text).ok()?;
+    let text = |name: &str| object[name].as_str().map(|text| Cow::Owned(text.to_owned()));
+    Some(Record { t: object["t"].as_f64()?, step: text("step")?, message: text("message")?, at })
 }
 
 #[cfg(test)]
@@ -158,6 +169,15 @@ mod tests {
         assert_eq!(said.targets()[0].1["efi"], true);
         assert!(said.failure().is_none());
         assert_eq!(said.tail(1).count(), 1);
+    }
+
+    #[test]
+    fn records_are_read_from_json_as_well() {
+        let said = transcript(
+            "{\"level\":\"info\",\"message\":\"a \\\"b\\\"\",\"step\":\"net\",\"t\":0.5}\n{\"other\":1}",
+        );
+        let records: Vec<Record<'_>> = said.records().collect();
+        assert_eq!((records.len(), &*records[0].message, &*records[0].step), (1, "a \"b\"", "net"));
     }
 
     #[test]

@@ -223,6 +223,19 @@ impl Config {
         Ok(config)
     }
 
+    /// How `line` and `policy` want log lines to look, and whether debug lines are shown, even where the rest
+    /// of `line` cannot be followed.
+    pub fn log(line: &str, policy: &Policy) -> (Format, bool) {
+        let mut config = Self::default();
+        for name in ["phase.log", "phase.debug"] {
+            for parameter in cmdline::parameters(line).filter(|p| p.is(name) && policy.may_set(name)) {
+                // The error comes when all of the line is read.
+                let _ = config.set(name, parameter.value());
+            }
+        }
+        (config.log, config.debug)
+    }
+
     /// What `line` and `policy` say about failures, even where the rest of `line` cannot be followed.
     pub fn on_fail(line: &str, policy: &Policy) -> OnFail {
         let mut config = Self { on_fail: policy.on_fail, ..Self::default() };
@@ -365,6 +378,18 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, Error> {
         Config::from_kernel_cmdline(line, &Policy::default())
+    }
+
+    #[test]
+    fn the_log_is_as_asked_for_whatever_else_is_wrong() {
+        let log = |line: &str, policy: &str| Config::log(line, &Policy::parse(policy).unwrap());
+        assert_eq!(log("quiet", "{}"), (Format::Text, false));
+        assert_eq!(log("phase.log=json phase.timeout=never phase.debug", "{}"), (Format::Json, true));
+        assert_eq!(
+            log("phase.log=json phase.debug", r#"{"settable":["phase.debug"]}"#),
+            (Format::Text, true)
+        );
+        assert_eq!(log("phase.log=xml", "{}"), (Format::Text, false));
     }
 
     #[test]

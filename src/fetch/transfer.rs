@@ -75,7 +75,9 @@ pub(super) fn fetch(
     join(hasher);
     let file = file.ok_or(Error::Cancelled { name })?;
     let sealed = store::seal(file).map_err(|errno| Error::MemoryFile { name, errno })?;
-    info!("{name}: {} from {}", bytes(spec.size), from);
+    let took = now.elapsed();
+    let rate = pace::per_second(spec.size, took);
+    info!("{name}: {} in {:.1} s ({}/s) from {from}", bytes(spec.size), took.as_secs_f64(), bytes(rate));
     Ok(VerifiedArtifact::new(name, sealed, spec.size))
 }
 

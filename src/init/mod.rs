@@ -78,6 +78,7 @@ pub fn run() -> ! {
     prepare_kernel();
     console::take(&paths);
     crate::log::keep_records(&paths);
+    configure_log(&paths);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
     let mut hotplug = Hotplug::start(&paths);
 
@@ -97,6 +98,14 @@ pub fn run() -> ! {
             }
         };
         failures.act(on_fail, exit, &paths, &mut hotplug);
+    }
+}
+
+/// From the first line on, so that whoever reads JSON meets nothing else.
+fn configure_log(paths: &Paths) {
+    if let (Ok(line), Ok(policy)) = (config::kernel_cmdline(paths), Trust::read_policy(&paths.trust())) {
+        let (format, debug) = Config::log(&line, &policy);
+        crate::log::configure(format, debug);
     }
 }
 
@@ -207,6 +216,19 @@ mod tests {
         }
         let (config, _) = configure(&Paths::under(root.path())).unwrap();
         assert_eq!((config.on_fail, config.providers.len()), (OnFail::PowerOff, 0));
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_followed_is_refused_before_anything_is_set() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        for (line, named) in [("ip=ibft", "ip=ibft"), ("phase.debug team=team0:eth0", "team=team0:eth0")] {
+            fs::write(root.path().join("proc/cmdline"), line).unwrap();
+            let (_, error) = configure(&Paths::under(root.path())).unwrap_err();
+            let text = error.line().to_string();
+            assert!(error.exit() == Exit::Usage && text.contains(named), "{text}");
+            assert!(!error.exit().may_pass());
+        }
     }
 
     #[test]

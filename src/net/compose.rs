@@ -38,7 +38,8 @@ pub(super) fn uplink(
         dns: name_servers(given, plan, &dns),
         search: unique(search.into_iter()),
         ntp: unique(ntp.into_iter()),
-        ipv4,
+        // The link may have another name than when the lease was granted.
+        ipv4: ipv4.map(|lease| Lease { interface: interface.to_owned(), ..lease }),
         ipv6,
         ..Uplink::default()
     }

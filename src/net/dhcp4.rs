@@ -253,7 +253,7 @@ impl Client {
         if refusals == 0 {
             return self.send(now);
         }
-        self.due = now + self.wait(refusals);
+        self.due = now + self.random.wait(FIRST_WAIT, LONGEST_WAIT, refusals);
         Reaction::Nothing
     }
 
@@ -313,20 +313,12 @@ impl Client {
         }
         self.due = match &self.state {
             State::Held(held) if held.phase != Phase::Confirming => held.due_after(now),
-            _ => now + self.wait(self.sent),
+            _ => now + self.random.wait(FIRST_WAIT, LONGEST_WAIT, self.sent),
         };
         match compose(&self.device, kind, self.xid, self.secs) {
             Some(payload) => Reaction::Send(Outgoing { payload, to }),
             None => Reaction::Nothing,
         }
-    }
-
-    /// The wait after the nth message, n from 1: doubled each time, and up to an eighth more, so
-    /// that machines powered on together do not stay in step.
-    fn wait(&mut self, n: u32) -> Duration {
-        let doubled = FIRST_WAIT.saturating_mul(1u32.checked_shl(n.saturating_sub(1)).unwrap_or(u32::MAX));
-        let wait = doubled.min(LONGEST_WAIT);
-        wait + self.random.part_of(wait / 8)
     }
 }
 

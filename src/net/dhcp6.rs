@@ -338,7 +338,8 @@ impl Client6 {
     fn again(&mut self, now: Instant) {
         let refusals = self.tally.refusals;
         self.tally.refusals = refusals.saturating_add(1);
-        let wait = if refusals == 0 { Duration::ZERO } else { self.wait(FIRST_WAIT, self.longest, refusals) };
+        let wait =
+            if refusals == 0 { Duration::ZERO } else { self.random.wait(FIRST_WAIT, self.longest, refusals) };
         self.begin(Step::Discover(None), now + wait);
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use log::info;
 
+use super::files::read_lease;
 use super::uplink::Uplink;
 use crate::config::network::Given;
 use crate::paths::Paths;
@@ -42,13 +43,22 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
     match routed {
         Some(interface) if !distrusted => {
             info!("{interface} has a route; the network is used as it is");
-            Some(uplink(interface))
+            // What `phaseboot net up` has asked for there names providers, too.
+            let told = if caller == Caller::Command { read_lease(paths, interface) } else { None };
+            let Uplink { ipv4, ipv6, .. } = told.unwrap_or_default();
+            Some(Uplink { ipv4, ipv6, ..uplink(interface) })
         }
         other => given.leaves_all().then(|| {
             info!("the network is left as it is: ip=off");
             uplink(other.unwrap_or_default())
         }),
     }
+}
+
+/// Whether there is a network that a command uses as it is, whatever the command line gives.
+pub fn is_routed(paths: &Paths) -> bool {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    routed_interface(&read(paths.routes())).is_some() || routed_interface6(&read(paths.routes6())).is_some()
 }
 
 /// Servers for names, and domains, of /proc/net/pnp.
@@ -84,6 +94,8 @@ fn routed_interface6(routes: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::files::write_lease;
+    use crate::net::lease::{Lease, Origin};
 
     const HEADER: &str =
         "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
@@ -135,6 +147,7 @@ mod tests {
         let paths = Paths::under(folder.path());
         let given = Given::default();
         assert_eq!(existing(&paths, Caller::Command, &given), None);
+        assert!(!is_routed(&paths));
         fs::create_dir_all(folder.path().join("proc/net")).unwrap();
         fs::write(paths.routes(), format!("{HEADER}eth1\t00000000\t0202000A\t0003\t0\t0\t0\t0\t0\t0\t0\n"))
             .unwrap();
@@ -142,9 +155,16 @@ mod tests {
             let found = existing(&paths, caller, &given).unwrap();
             assert_eq!((found.interface.as_str(), found.complete, found.bound), ("eth1", true, false));
         }
-        fs::create_dir_all(folder.path().join("run/phaseboot")).unwrap();
+        let mut lease = Lease::bare("eth1", [2; 6], Origin::Dhcp, [10, 0, 2, 15].into(), 24);
+        lease.boot_file = Some("http://10.0.2.2/".to_owned());
+        let ours = Uplink { interface: "eth1".to_owned(), ipv4: Some(lease.clone()), ..Uplink::default() };
+        write_lease(&paths, &ours);
+        assert_eq!(existing(&paths, Caller::Command, &given).unwrap().ipv4, Some(lease));
+        assert_eq!(existing(&paths, Caller::Init, &given).unwrap().ipv4, None);
+        write_lease(&paths, &Uplink { interface: "eth0".to_owned(), ..ours });
+        assert_eq!(existing(&paths, Caller::Command, &given).unwrap().ipv4, None);
         fs::write(paths.links(), "{}").unwrap();
-        assert!(existing(&paths, Caller::Command, &given).is_some());
+        assert!(existing(&paths, Caller::Command, &given).is_some() && is_routed(&paths));
         assert_eq!(existing(&paths, Caller::Init, &given), None);
     }
 }

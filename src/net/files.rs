@@ -22,6 +22,9 @@ pub(super) struct Journal {
     /// Somebody was told that it cannot be written.
     #[serde(skip)]
     warned: bool,
+    /// The boot that it tells of, as `/proc/sys/kernel/random/boot_id` names it.
+    #[serde(default)]
+    boot: String,
     pub(super) links: Vec<Record>,
     /// The links over which attempts went, the latest first.
     winners: Vec<String>,
@@ -51,9 +54,11 @@ pub(super) struct Record {
 }
 
 impl Journal {
-    /// Empty if nothing was set since the system started.
+    /// Empty if nothing was set since the system started. What an earlier system has set went with it.
     pub(super) fn read(paths: &Paths) -> Self {
         let path = paths.links();
+        let boot = std::fs::read_to_string(paths.sysctl("kernel/random/boot_id")).unwrap_or_default();
+        let boot = boot.trim_ascii().to_owned();
         let read = std::fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
         let journal = read.unwrap_or_else(|error: io::Error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -61,7 +66,8 @@ impl Journal {
             }
             Self::default()
         });
-        Self { path, ..journal }
+        let journal = if journal.boot == boot { journal } else { Self::default() };
+        Self { path, boot, ..journal }
     }
 
     /// What is known of a link.
@@ -82,6 +88,22 @@ impl Journal {
         match self.links.iter_mut().find(|known| known.interface == interface) {
             Some(known) => *known = record,
             None => self.links.push(record),
+        }
+        self.write();
+    }
+
+    /// A link has another name now.
+    pub(super) fn rename(&mut self, before: &str, after: &str) {
+        let (before_in_path, after_in_path) = (format!("/{before}/"), format!("/{after}/"));
+        self.links.retain(|record| record.interface != after);
+        for record in self.links.iter_mut().filter(|record| record.interface == before) {
+            after.clone_into(&mut record.interface);
+            for (setting, _) in &mut record.sysctls {
+                *setting = setting.replace(&before_in_path, &after_in_path);
+            }
+        }
+        for winner in self.winners.iter_mut().filter(|winner| *winner == before) {
+            after.clone_into(winner);
         }
         self.write();
     }
@@ -120,6 +142,14 @@ pub(super) fn write_lease(paths: &Paths, uplink: &Uplink) {
     }
 }
 
+/// What `lease.json` says, if that is of this link.
+pub(super) fn read_lease(paths: &Paths, interface: &str) -> Option<Uplink> {
+    let json = std::fs::read(paths.lease()).ok()?;
+    let uplink = serde_json::from_slice::<Uplink>(&json)
+        .inspect_err(|error| log::debug!("{}: {error}", paths.lease().display()));
+    uplink.ok().filter(|uplink| uplink.interface == interface)
+}
+
 /// Writes a file so that a reader sees the old or the new content, whole. Behind a symbolic link the
 /// file that it leads to is replaced.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -154,8 +184,43 @@ mod tests {
             record.lease = Some(Ipv4Addr::new(10, 0, 2, 15));
         });
         assert_eq!(Journal::read(&paths), journal);
-        std::fs::write(paths.links(), "{").unwrap();
-        assert_eq!(Journal::read(&paths).links, []);
+        for garbage in ["", "{", "[]", "null", "{\"links\": 7, \"winners\": []}", "\u{0}\u{0}"] {
+            std::fs::write(paths.links(), garbage).unwrap();
+            assert_eq!(Journal::read(&paths).links, []);
+        }
+    }
+
+    #[test]
+    fn what_another_boot_has_set_counts_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::under(folder.path());
+        let boot = paths.sysctl("kernel/random/boot_id");
+        std::fs::create_dir_all(boot.parent().unwrap()).unwrap();
+        std::fs::write(&boot, "one\n").unwrap();
+        let mut journal = Journal::read(&paths);
+        journal.change("eth0", |record| record.raised = true);
+        journal.add_winner("eth0");
+        assert_eq!(Journal::read(&paths), journal);
+        std::fs::write(&boot, "another\n").unwrap();
+        let journal = Journal::read(&paths);
+        assert_eq!((journal.links.len(), journal.winners().len()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_set_follows_the_name_of_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::under(folder.path());
+        let mut journal = Journal::read(&paths);
+        journal.change("eth1", |record| record.raised = true);
+        journal.change("eth0", |record| {
+            record.sysctls.push(("net/ipv4/conf/eth0/arp_ignore".into(), "0".into()));
+        });
+        journal.add_winner("eth0");
+        journal.rename("eth0", "eth1");
+        let journal = Journal::read(&paths);
+        assert_eq!((journal.links.len(), journal.winners()), (1, &["eth1".to_owned()][..]));
+        let record = journal.find("eth1").unwrap();
+        assert_eq!((record.raised, record.sysctls[0].0.as_str()), (false, "net/ipv4/conf/eth1/arp_ignore"));
     }
 
     #[test]

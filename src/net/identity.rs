@@ -2,12 +2,18 @@
 //!
 //! A UUID is held in the order in which it is written as text (network order: RFC 9562, section 4).
 
+use crate::arch::Arch;
+
 /// DUID types: RFC 8415, section 11.4, and RFC 6355, section 4.
 const DUID_LL: u16 = 3;
 const DUID_UUID: u16 = 4;
 
 /// The hardware type of Ethernet: RFC 8415, section 11.4 takes those of ARP.
 const ETHERNET: u8 = 1;
+
+/// The network interface that EFI's HTTP boot announces, a universal network driver interface (1) of
+/// version 3.16: RFC 4578, section 2.2, and RFC 5970, section 3.4.
+pub(super) const UNDI: (u8, u8, u8) = (1, 3, 16);
 
 /// The type of a client identifier that holds an IAID and a DUID: RFC 4361, section 6.1.
 const NODE_SPECIFIC: u8 = 255;
@@ -62,6 +68,20 @@ pub(super) fn client_id_from_mac(mac: [u8; 6]) -> Vec<u8> {
 /// Option 61 that names the machine as DHCPv6 does: RFC 4361, section 6.1.
 pub(super) fn client_id_from_duid(mac: [u8; 6], duid: &[u8]) -> Vec<u8> {
     [[NODE_SPECIFIC].as_slice(), &iaid(mac), duid].concat()
+}
+
+/// HTTP boot of this architecture in IANA's list of processor architecture types: RFC 5970, section 3.3.
+pub(super) fn architecture(arch: Arch) -> u16 {
+    match arch {
+        Arch::X86_64 => 16,
+        Arch::Aarch64 => 19,
+    }
+}
+
+/// The class that EFI firmware names for HTTP boot: UEFI specification, section 24.7.3.
+pub(super) fn vendor_class(arch: Arch) -> String {
+    let (_, major, minor) = UNDI;
+    format!("HTTPClient:Arch:{:05}:UNDI:{major:03}{minor:03}", architecture(arch))
 }
 
 #[cfg(test)]

@@ -6,17 +6,18 @@ mod reply;
 
 use std::net::Ipv4Addr;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(super) use checks::{domain, is_host};
 pub(super) use reply::Reply;
 
 /// An address and all that came with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     pub interface: String,
     /// Serialised as six pairs of hexadecimal digits.
-    #[serde(serialize_with = "mac_as_text")]
+    #[serde(serialize_with = "mac_as_text", deserialize_with = "mac_of_text")]
     pub mac: [u8; 6],
     pub origin: Origin,
     pub address: Ipv4Addr,
@@ -51,7 +52,7 @@ pub struct Lease {
 }
 
 /// How an IPv4 address was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     Dhcp,
@@ -59,7 +60,7 @@ pub enum Origin {
 }
 
 /// One route of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Without host bits.
     pub destination: Ipv4Addr,
@@ -108,6 +109,17 @@ impl Lease {
         let urls = places.into_iter().filter_map(|(text, place)| Some((text.clone()?, place)));
         urls.into_iter().find(|(text, _)| checks::is_url(text))
     }
+}
+
+fn mac_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 6], D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let mut mac = [0; 6];
+    let mut pairs = text.split(':');
+    for byte in &mut mac {
+        let pair = pairs.next().unwrap_or_default();
+        *byte = u8::from_str_radix(pair, 16).map_err(D::Error::custom)?;
+    }
+    Ok(mac)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

@@ -36,10 +36,10 @@ use rustix::io::Errno;
 
 use crate::error::Exit;
 
-pub use existing::Caller;
+pub use existing::{Caller, is_routed};
 pub use lease::{Lease, Origin, Route};
 pub use network::{Event, Network, Settings};
-pub use up::{up, up_over, up_unless_routed, up_with};
+pub use up::{up, up_over, up_with};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};
 
 /// How long the network may take to come up: a port that spanning tree blocks takes 30 s.

@@ -23,8 +23,8 @@ const HAND_OVER: Duration = Duration::from_millis(500);
 /// In bytes. Its buffers are on the heap.
 const STACK: usize = 512 * 1024;
 
-/// The thread ends within a round of its loop.
-const END: Duration = Duration::from_millis(200);
+/// The thread ends within a round of its loop; a command puts the links back first.
+const END: Duration = Duration::from_secs(1);
 
 /// What a network is started with.
 #[derive(Clone, Debug, Default)]
@@ -147,7 +147,8 @@ impl Network {
 }
 
 impl Drop for Network {
-    /// What was set stays: the next attempt takes it away.
+    /// A command that has not settled for a link puts them back. What PID 1 has set stays: the next attempt
+    /// takes it away.
     fn drop(&mut self) {
         self.command(Command::Stop);
         self.wait(END);

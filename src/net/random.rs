@@ -15,6 +15,14 @@ impl Random {
         ((z ^ (z >> 31)) >> 32) as u32
     }
 
+    /// The wait after the nth message, n from 1: doubled each time up to `longest`, and up to an eighth
+    /// more, so that machines powered on together do not stay in step.
+    pub(super) fn wait(&mut self, first: Duration, longest: Duration, n: u32) -> Duration {
+        let doubled = first.saturating_mul(1_u32.checked_shl(n.saturating_sub(1)).unwrap_or(u32::MAX));
+        let wait = doubled.min(longest);
+        wait + self.part_of(wait / 8)
+    }
+
     /// Something from nothing to less than `most`, in 256 steps.
     pub(super) fn part_of(&mut self, most: Duration) -> Duration {
         // Divided first: no duration overflows.

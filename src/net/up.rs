@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Instant;
 
 use super::choice::{Choice, Contender, State, choose, distrust};
-use super::existing::{Caller, existing};
+use super::existing::Caller;
 use super::files::Journal;
 use super::lease::Lease;
 use super::network::{Event, Network, Settings};
@@ -29,15 +29,6 @@ pub fn up_over(
 ) -> Result<Uplink, Error> {
     let settings = Settings { transport, only: only.map(str::to_owned), ..Settings::default() };
     up_with(paths, settings, Caller::Command, deadline)
-}
-
-/// [`up`] by `deadline`, unless this machine has a network that is to be used as it is.
-pub fn up_unless_routed(paths: &Paths, caller: Caller, deadline: Deadline) -> Result<Uplink, Error> {
-    let settings = Settings::default();
-    match existing(paths, caller, &settings.given) {
-        Some(uplink) => Ok(uplink),
-        None => up_with(paths, settings, caller, deadline.or_after(BUDGET)),
-    }
 }
 
 /// Brings the network up as the settings say. For PID 1 the links over which its attempts went so far

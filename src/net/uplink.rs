@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::lease::Lease;
 
 /// What one link offers to a boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uplink {
     pub interface: String,
     pub ipv4: Option<Lease>,
@@ -26,7 +26,7 @@ pub struct Uplink {
 }
 
 /// The IPv6 side of a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv6 {
     /// Global addresses, those that the kernel formed (RFC 4862) among them.
     pub addresses: Vec<Address6>,
@@ -42,7 +42,7 @@ pub struct Ipv6 {
     pub boot_url: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address6 {
     pub address: Ipv6Addr,
     pub prefix: u8,
@@ -50,7 +50,7 @@ pub struct Address6 {
 }
 
 /// How an IPv6 address was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin6 {
     Slaac,

@@ -288,7 +288,6 @@ impl Field {
         for Entrant { watch, runs, .. } in self.entrants {
             let uplink = watch.latest();
             let mut report = watch.take_report();
-            let prefix = if names { format!("{}: ", uplink.interface) } else { String::new() };
             named |= runs || report.named;
             let mut failures: Vec<(String, String)> = Vec::new();
             for Missed { url, why } in report.missed {
@@ -307,10 +306,13 @@ impl Field {
             }
             let of_uplink = if failures.is_empty() { report.reasons.join(", ") } else { summary(&failures) };
             if !of_uplink.is_empty() {
-                reasons.push(format!("{prefix}{of_uplink}"));
+                reasons.push((uplink.interface.clone(), of_uplink));
             }
         }
-        let reasons = reasons.join("; ");
+        let reasons = match reasons.as_slice() {
+            [(_, only)] if !names => only.clone(),
+            all => by_link(all),
+        };
         match refused {
             Some(error) => error.into(),
             None if named => {
@@ -350,18 +352,53 @@ fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
+/// URLs that failed the same way are named up to this many.
+const MOST_NAMED: usize = 3;
+
 /// One entry for neighbours that failed the same way.
 fn summary(failures: &[(String, String)]) -> String {
-    let mut parts: Vec<(String, &str)> = Vec::new();
-    for (url, reason) in failures {
-        match parts.last_mut() {
-            Some((urls, last)) if last == reason => {
-                urls.push_str(", ");
-                urls.push_str(url);
-            }
-            _ => parts.push((url.clone(), reason)),
-        }
-    }
-    let parts: Vec<String> = parts.into_iter().map(|(urls, reason)| format!("{urls}: {reason}")).collect();
+    let parts: Vec<String> = failures
+        .chunk_by(|(_, one), (_, other)| one == other)
+        .filter_map(|alike| {
+            let (_, reason) = alike.first()?;
+            let urls: Vec<&str> = alike.iter().map(|(url, _)| url.as_str()).take(MOST_NAMED).collect();
+            let others = match alike.len() - urls.len() {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
+            Some(format!("{}{others}: {reason}", urls.join(", ")))
+        })
+        .collect();
     parts.join("; ")
+}
+
+/// One entry for neighbouring links on which the same came out.
+fn by_link(reasons: &[(String, String)]) -> String {
+    let parts: Vec<String> = reasons
+        .chunk_by(|(_, one), (_, other)| one == other)
+        .filter_map(|alike| {
+            let (_, reason) = alike.first()?;
+            let links: Vec<&str> = alike.iter().map(|(link, _)| link.as_str()).collect();
+            Some(format!("{}: {reason}", links.join(", ")))
+        })
+        .collect();
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect()
+    }
+
+    #[test]
+    fn many_failures_fit_on_a_line() {
+        let failures = [("a", "dead"), ("b", "dead"), ("c", "404"), ("d", "dead")];
+        assert_eq!(summary(&pairs(&failures)), "a, b: dead; c: 404; d: dead");
+        assert_eq!(summary(&pairs(&[("a", "dead"); 16])), "a, a, a and 13 more: dead");
+        let links = [("eth0", "dead"), ("eth1", "dead"), ("eth2", "the link went down")];
+        assert_eq!(by_link(&pairs(&links)), "eth0, eth1: dead; eth2: the link went down");
+    }
 }

@@ -152,6 +152,15 @@ pub fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     check(result)
 }
 
+/// The bytes that a UDP socket has sent and that have not left this machine: while the link-layer address
+/// of their destination is looked for, say. SIOCOUTQ of udp(7).
+pub fn unsent(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one int.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// AF_PACKET, and protocols of linux/if_ether.h, as `sockaddr_ll` has them: packet(7).
 const FAMILY: libc::c_ushort = 17;
 const IPV4: u16 = 0x0800;

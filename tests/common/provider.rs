@@ -36,6 +36,8 @@ pub(crate) struct Manner {
     pub(crate) delay: Duration,
     /// The first requests get status 503.
     pub(crate) failures: usize,
+    /// The `Retry-After` that goes with it, in seconds.
+    pub(crate) later: Option<u32>,
 }
 
 pub(crate) struct Server {
@@ -82,7 +84,9 @@ fn serve(mut stream: TcpStream, manner: &Manner, requests: &AtomicUsize) {
             Some(body) => ("200 OK", body.as_slice()),
             None => ("404 Not Found", &b""[..]),
         };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let later = manner.later.filter(|_| status.starts_with("503"));
+        let later = later.map_or(String::new(), |seconds| format!("Retry-After: {seconds}\r\n"));
+        let head = format!("HTTP/1.1 {status}\r\n{later}Content-Length: {}\r\n\r\n", body.len());
         if stream.write_all(&[head.as_bytes(), body].concat()).is_err() {
             return;
         }
@@ -112,7 +116,8 @@ pub(crate) fn content(version: u64) -> Value {
 
 /// Serves a manifest of this version, signed by this key.
 pub(crate) fn good(version: u64, seed: u8) -> Manner {
-    Manner { manifest: Some(signed(&content(version), seed)), keys: None, delay: Duration::ZERO, failures: 0 }
+    let manifest = Some(signed(&content(version), seed));
+    Manner { manifest, keys: None, delay: Duration::ZERO, failures: 0, later: None }
 }
 
 pub(crate) fn after(milliseconds: u64, manner: Manner) -> Manner {

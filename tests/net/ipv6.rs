@@ -63,6 +63,8 @@ fn stateful_addresses_are_set_and_given_back() {
             assert_eq!(side.boot_url.as_deref(), Some("http://[fd99::1]/boot.json"));
             assert_eq!(dns(&uplink), ["fd99::53"]);
             assert!(router(&uplink));
+            // The kernel makes no route of it: what is on the link routers say.
+            assert_eq!(show(&format!("-6 route show {}", leased(&uplink)[0])).as_array().unwrap().len(), 0);
             watched.network.settle("eth0");
             watched.network.hand_over();
             assert!(!show("-6 addr show dev eth0").to_string().contains(&leased(&uplink)[0]));

@@ -209,6 +209,20 @@ impl Lab {
         }
     }
 
+    /// Runs this very test in the servers' namespace, where it plays a server.
+    pub(crate) fn play(&mut self, test: &str) {
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.server])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(SERVER, "1")
+            .stdout(self.log("played"))
+            .stderr(self.log("played"))
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
     /// Waits until the client has written this file.
     pub(crate) fn wait_for(&self, name: &str) {
         let path = self.folder.path().join(name);
@@ -239,6 +253,16 @@ impl Lab {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Ends every server as an administrator does, with SIGTERM.
+    pub(crate) fn end(&mut self) {
+        for child in &mut self.children {
+            let process = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+            child.wait().unwrap();
+        }
+        self.children.clear();
     }
 
     /// Runs this very test inside the client's namespace, while `meanwhile` happens outside.

@@ -9,7 +9,7 @@ use phaseboot::net::{self, Caller, Error, Settings, Transport};
 use phaseboot::time::Deadline;
 use serde_json::Value;
 
-use crate::lab::{Lab, after, in_namespaces, ip, read, show, up};
+use crate::lab::{Lab, Watched, after, in_namespaces, ip, read, show, up};
 
 #[test]
 fn a_lease_with_a_router_wins() {
@@ -85,12 +85,14 @@ fn only_attempts_of_pid_1_distrust_their_own_lease() {
             let lease = net::up(paths, Some("eth1"), within()).unwrap();
             let written = || std::fs::metadata(paths.lease()).unwrap().ino();
             let (set, before) = (show("-4 addr show"), written());
-            net::up_unless_routed(paths, Caller::Command, within()).unwrap();
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 10);
+            watched.exhausted();
+            drop(watched);
             assert_eq!(written(), before);
             assert_eq!(show("-4 addr show"), set);
             assert_eq!(show("route show default")[0]["prefsrc"], lease.ipv4.unwrap().address.to_string());
 
-            net::up_unless_routed(paths, Caller::Init, within()).unwrap();
+            net::up_with(paths, Settings::default(), Caller::Init, within()).unwrap();
             let kept: Value = serde_json::from_str(&read(&paths.lease()).unwrap()).unwrap();
             assert_eq!(kept["interface"], "eth0");
             assert_eq!(show("route show default")[0]["dev"], "eth0");

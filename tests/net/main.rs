@@ -11,6 +11,7 @@
     reason = "a test may panic and print"
 )]
 
+mod faulty;
 mod given;
 mod ipv6;
 mod lab;
@@ -19,3 +20,4 @@ mod links;
 mod many;
 mod servers;
 mod tree;
+mod upset;

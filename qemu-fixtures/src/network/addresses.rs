@@ -98,7 +98,8 @@ fn named() -> Vec<Scenario> {
                 "dead-first-dns",
                 X86,
                 &[DHCP_RANGE, PROVIDER, "--dhcp-option=option:dns-server,10.77.0.66,10.77.0.1"],
-                // Half a second is what it takes where every server answers and the host is busy.
+                // Resolvers that ask one server after the other take 2 s and more for the dead one; half a second is
+                // what it takes where all of them answer and the host is busy.
                 boots(&[Check::TriedAgain(0), Check::FoundWithin(1500)]),
             )
         },
@@ -117,6 +118,17 @@ fn named() -> Vec<Scenario> {
                 boots(&[Check::TriedAgain(0), Check::ExecWithin(30)]),
             )
         },
+        Scenario {
+            policy: Some("{\"leases\":\"release\"}"),
+            ..wired("lease-given-back", X86, DHCP, boots(&[Check::Log(wire::DNSMASQ, "DHCPRELEASE")]))
+        },
+        // RFC 4361: type 255 before the identifier; leases are kept where nothing else is said.
+        wired(
+            "client-id-duid",
+            X86,
+            DHCP,
+            Step { cmdline: "phase.clientid=duid", ..boots(&[Check::Log(wire::LEASES, " ff:")]) },
+        ),
         // Who can block the provider that was named must not choose another.
         Scenario {
             provider: Some("http://10.77.0.66:{port}"),

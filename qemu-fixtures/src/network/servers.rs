@@ -44,6 +44,12 @@ pub(super) fn all() -> Vec<Scenario> {
             ],
             boots(WHOLE),
         ),
+        // Long enough for a word of progress.
+        faulty(
+            "log-in-json",
+            &[("kernel", Fault::Slow(2_000_000))],
+            boots_with("phase.log=json", &[Check::JsonOnly, Check::Says("MB/s, ")]),
+        ),
         faulty("flipped-bit-once", &[("kernel", Fault::FlipBitOnce)], boots(WHOLE)),
         faulty(
             "stalls",

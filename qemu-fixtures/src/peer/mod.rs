@@ -1,5 +1,5 @@
 //! The peer: a shell init with busybox and kexec-tools on the same machine, with the same kernel, files and
-//! server as phaseboot, so that times can be compared within one run.
+//! server as phaseboot, so that times can be compared within one run; and a shell init that calls phaseboot.
 
 mod packages;
 
@@ -22,6 +22,7 @@ use crate::stage::{MODULES, Stage, Tools};
 
 const INIT: &str = include_str!("init.sh");
 const LEASE: &str = include_str!("lease.sh");
+const OTHER: &str = include_str!("other.sh");
 /// On aarch64 kexec-tools takes half a minute between the kernels.
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -67,6 +68,31 @@ fn publish(site: &Path, kernel: &Path, initramfs: &Path) -> Result<()> {
 
 /// Packed as tightly as the one with phaseboot is: gzip -9.
 fn initramfs(stage: &Stage<'_>, kernel: &Kernel, url: &str, cmdline: &str) -> Result<PathBuf> {
+    let root = shell_root(stage, kernel, INIT, &format!("url='{url}'\ncmdline='{cmdline}'\n"))?;
+    pack(&root, &stage.path("peer.img"))
+}
+
+/// The initramfs `base`, whose init is phaseboot, with a shell's init before it: that calls phaseboot as a
+/// command, after it has brought the network up the way `network` says.
+pub(crate) fn other_init(
+    stage: &Stage<'_>,
+    kernel: &Kernel,
+    payload: &Path,
+    base: &Path,
+    network: &str,
+) -> Result<PathBuf> {
+    let root = shell_root(stage, kernel, OTHER, &format!("network='{network}'\n"))?;
+    fs::copy(payload, root.join("bin/phaseboot"))?;
+    let shell = pack(&root, &stage.path("shell.img"))?;
+    // The kernel unpacks one archive behind the other, and the last of a name stays.
+    let whole = [fs::read(base)?, fs::read(shell)?].concat();
+    let out = stage.path("both.img");
+    fs::write(&out, whole)?;
+    Ok(out)
+}
+
+/// A folder with busybox, the machine's modules, an init and its settings.
+fn shell_root(stage: &Stage<'_>, kernel: &Kernel, init: &str, settings: &str) -> Result<PathBuf> {
     let root = stage.path("peer");
     run::quiet(Command::new("cp").arg("-a").arg(packages::root(kernel.id.arch())?).arg(&root))?;
     for folder in ["dev", "modules", "proc", "sys"] {
@@ -80,18 +106,18 @@ fn initramfs(stage: &Stage<'_>, kernel: &Kernel, url: &str, cmdline: &str) -> Re
         fs::copy(folder.join(path), root.join("modules").join(&*name))?;
         names.push(name.into_owned());
     }
-    fs::write(
-        root.join("peer.conf"),
-        format!("modules='{}'\nurl='{url}'\ncmdline='{cmdline}'\n", names.join(" ")),
-    )?;
-    for (name, script) in [("init", INIT), ("bin/lease", LEASE)] {
+    fs::write(root.join("peer.conf"), format!("modules='{}'\n{settings}", names.join(" ")))?;
+    for (name, script) in [("init", init), ("bin/lease", LEASE)] {
         fs::write(root.join(name), script)?;
         fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
     }
-    let out = stage.path("peer.img");
+    Ok(root)
+}
+
+fn pack(root: &Path, out: &Path) -> Result<PathBuf> {
     let pipe = "find . | LC_ALL=C sort | cpio --quiet --create --format newc --owner 0:0 | gzip -9n >\"$1\"";
-    run::quiet(Command::new("sh").args(["-ec", pipe, "sh"]).arg(&out).current_dir(&root))?;
-    Ok(out)
+    run::quiet(Command::new("sh").args(["-ec", pipe, "sh"]).arg(out).current_dir(root))?;
+    Ok(out.to_owned())
 }
 
 /// The modules of these names and what they need, in the order in which they have to be loaded:

@@ -41,6 +41,8 @@ pub(crate) const SERVERS: &str = "10.77.0.1";
 pub(crate) const JOURNAL: &str = "wire.log";
 /// What dnsmasq has said.
 pub(crate) const DNSMASQ: &str = "dnsmasq.log";
+/// The leases that dnsmasq keeps.
+pub(crate) const LEASES: &str = "dnsmasq.leases";
 /// Every frame.
 pub(crate) const FRAMES: &str = "wire.pcap";
 
@@ -172,7 +174,7 @@ impl Wire {
         ];
         let mut all: Vec<String> = usual.map(str::to_owned).into();
         all.push(format!("--interface={DEVICE}"));
-        all.push(format!("--dhcp-leasefile={}", at.join("dnsmasq.leases").display()));
+        all.push(format!("--dhcp-leasefile={}", at.join(LEASES).display()));
         all.extend(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())));
         Server::start(&self.namespace, "dnsmasq", &all, &at.join(DNSMASQ))
     }

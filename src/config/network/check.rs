@@ -6,10 +6,16 @@ use super::{Assignment, Device, Error, Given, Ipv6Mode, Parameter, StaticAddress
 /// IPv6 works on no link with less: RFC 8200, section 5.
 const LEAST_MTU_IPV6: u16 = 1280;
 
-/// Puts each `ip=` to the link it is for.
+/// Puts each `ip=` to the link it is for. What says the same as one before says nothing: boot loaders
+/// and firmware each append their own.
 pub(super) fn assign(given: &mut Given, read: Vec<(Parameter<'_>, Assignment)>) -> Result<(), Error> {
+    let mut said: Vec<Assignment> = Vec::new();
     for (parameter, mut assignment) in read {
         by_name(&mut assignment.device, &given.names);
+        if said.contains(&assignment) {
+            continue;
+        }
+        said.push(assignment.clone());
         let wrong =
             |part: &str, wrong, expected| Err(Error::new(parameter.raw(), fault(part, wrong, expected)));
         if assignment.mac.is_some() {

@@ -8,8 +8,7 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::{Architecture, Decodable, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
 
 use super::Device;
-use crate::arch::Arch;
-use crate::net::identity;
+use crate::net::identity::{self, UNDI};
 
 /// What servers are asked for. 121 comes before 3: RFC 3442.
 pub(in crate::net) const WANTED: [OptionCode; 16] = [
@@ -39,9 +38,6 @@ const MOST_LENGTH: u16 = 1472;
 
 /// HOST_NAME_MAX of linux/limits.h; what is longer is not sent.
 const LONGEST_HOSTNAME: usize = 64;
-
-/// The network interface that EFI's HTTP boot announces, UNDI 3.16: RFC 4578, section 2.2.
-const UNDI: (u8, u8, u8) = (1, 3, 16);
 
 /// A BOOTREQUEST (1) for Ethernet (1) with addresses of 6 bytes, all else zero, and the magic cookie.
 pub(super) const BLANK: [u8; 240] = {
@@ -105,10 +101,10 @@ pub(super) fn compose(device: &Device, kind: Kind, xid: u32, secs: u16) -> Optio
         options.insert(DhcpOption::RapidCommit);
     }
     if said != MessageType::Release {
-        let arch = architecture(device.arch);
+        let arch = Architecture::from(identity::architecture(device.arch));
         options.insert(DhcpOption::MaxMessageSize(MOST_LENGTH));
         options.insert(DhcpOption::ParameterRequestList(WANTED.to_vec()));
-        options.insert(DhcpOption::ClassIdentifier(vendor_class(device.arch).to_vec()));
+        options.insert(DhcpOption::ClassIdentifier(identity::vendor_class(device.arch).into_bytes()));
         options.insert(DhcpOption::ClientSystemArchitecture(arch));
         options.insert(DhcpOption::ClientNetworkInterface(UNDI.0, UNDI.1, UNDI.2));
         if let Some(uuid) = device.uuid {
@@ -122,20 +118,4 @@ pub(super) fn compose(device: &Device, kind: Kind, xid: u32, secs: u16) -> Optio
     let mut bytes = message.to_vec().ok()?;
     bytes.resize(bytes.len().max(LEAST_LENGTH), 0);
     Some(bytes)
-}
-
-/// IANA's processor architecture types, those that boot over HTTP: RFC 5970, section 3.3 and its registry.
-fn architecture(arch: Arch) -> Architecture {
-    match arch {
-        Arch::X86_64 => Architecture::X64_Http,
-        Arch::Aarch64 => Architecture::Arm64_Http,
-    }
-}
-
-/// Option 60 as EFI firmware sends it for HTTP boot: UEFI specification, section 24.7.3.
-fn vendor_class(arch: Arch) -> &'static [u8] {
-    match arch {
-        Arch::X86_64 => b"HTTPClient:Arch:00016:UNDI:003016",
-        Arch::Aarch64 => b"HTTPClient:Arch:00019:UNDI:003016",
-    }
 }

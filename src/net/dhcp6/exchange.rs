@@ -7,6 +7,7 @@ use dhcproto::v6::MessageType;
 
 use super::message::Message;
 use super::{Client6, FIRST_WAIT, Need, Reaction6, Step, addresses};
+use crate::net::identity;
 
 /// REN_TIMEOUT, REB_TIMEOUT and REN_MAX_RT, REB_MAX_RT: RFC 8415, section 7.6.
 const FIRST_RENEWAL: Duration = Duration::from_secs(10);
@@ -44,9 +45,9 @@ impl Client6 {
         let wait = if self.held.is_some() && !matches!(self.step, Step::Request { .. }) {
             // A short lease is not renewed by one packet alone.
             let first = left.map_or(FIRST_RENEWAL, |left| (left / 4).clamp(FIRST_WAIT, FIRST_RENEWAL));
-            self.wait(first, LONGEST_RENEWAL, self.sent)
+            self.random.wait(first, LONGEST_RENEWAL, self.sent)
         } else {
-            self.wait(FIRST_WAIT, self.longest, self.sent)
+            self.random.wait(FIRST_WAIT, self.longest, self.sent)
         };
         self.due = now + left.map_or(wait, |left| wait.min(left));
         if matches!(self.step, Step::Discover(_)) {
@@ -81,15 +82,6 @@ impl Client6 {
     }
 
     pub(super) fn iaid(&self) -> u32 {
-        let [_, _, end @ ..] = self.device.mac;
-        u32::from_be_bytes(end)
-    }
-
-    /// The wait after the nth message, n from 1: doubled each time, and up to an eighth more, so
-    /// that machines powered on together do not stay in step.
-    pub(super) fn wait(&mut self, first: Duration, longest: Duration, n: u32) -> Duration {
-        let doubled = first.saturating_mul(1u32.checked_shl(n.saturating_sub(1)).unwrap_or(u32::MAX));
-        let wait = doubled.min(longest);
-        wait + self.random.part_of(wait / 8)
+        u32::from_be_bytes(identity::iaid(self.device.mac))
     }
 }

@@ -9,6 +9,7 @@ use dhcproto::v6::{
 
 use super::Device6;
 use crate::arch::Arch;
+use crate::net::identity::{self, UNDI};
 
 /// What servers are asked for. 31 is for those that do not know 56, 82 is a must: RFC 8415, section 21.7.
 const WANTED: [OptionCode; 7] = [
@@ -27,9 +28,6 @@ const WANTED_ALONE: [OptionCode; 2] = [OptionCode::InformationRefreshTime, Optio
 /// The number of Intel, under which UEFI's clients send their class: edk2,
 /// NetworkPkg/HttpBootDxe/HttpBootDhcp6.h (HTTP_BOOT_DHCP6_ENTERPRISE_NUM).
 const ENTERPRISE: u32 = 343;
-
-/// Universal network driver interface, version 3.16: RFC 5970, section 3.4.
-const INTERFACE: [u8; 3] = [1, 3, 16];
 
 /// The server updates the AAAA record: flag S of RFC 4704, section 4.1.
 const SERVER_UPDATES: u8 = 1;
@@ -81,10 +79,10 @@ impl Message<'_> {
                 opts.extend(WANTED_ALONE);
             }
             options.insert(DhcpOption::ORO(ORO { opts }));
-            let arch = architecture(device.arch);
-            options.insert(DhcpOption::ClientArchType(vec![Architecture(arch)]));
-            options.insert(other(OptionCode::Nii, INTERFACE.to_vec()));
-            options.insert(other(OptionCode::VendorClass, vendor_class(arch)?));
+            let arch = Architecture(identity::architecture(device.arch));
+            options.insert(DhcpOption::ClientArchType(vec![arch]));
+            options.insert(other(OptionCode::Nii, vec![UNDI.0, UNDI.1, UNDI.2]));
+            options.insert(other(OptionCode::VendorClass, vendor_class(device.arch)?));
             if let Some(name) = device.hostname.as_deref().and_then(fqdn) {
                 options.insert(other(OptionCode::ClientFqdn, name));
             }
@@ -96,18 +94,9 @@ impl Message<'_> {
     }
 }
 
-/// HTTP boot of this architecture in the list of processor architecture types that IANA keeps for RFC 5970.
-fn architecture(arch: Arch) -> u16 {
-    match arch {
-        Arch::X86_64 => 16,
-        Arch::Aarch64 => 19,
-    }
-}
-
 /// Option 16 as UEFI's HTTP boot sends it: edk2, HttpBootDhcp6.c. dhcproto counts its length wrongly.
-fn vendor_class(arch: u16) -> Option<Vec<u8>> {
-    let [_, major, minor] = INTERFACE;
-    let class = format!("HTTPClient:Arch:{arch:05}:UNDI:{major:03}{minor:03}");
+fn vendor_class(arch: Arch) -> Option<Vec<u8>> {
+    let class = identity::vendor_class(arch);
     let length = u16::try_from(class.len()).ok()?;
     Some([&ENTERPRISE.to_be_bytes(), length.to_be_bytes().as_slice(), class.as_bytes()].concat())
 }

@@ -25,6 +25,8 @@ pub(super) struct Address {
     pub(super) broadcast: Option<Ipv4Addr>,
     /// Seconds: preferred, valid. None is for ever.
     pub(super) lifetimes: Option<(u32, u32)>,
+    /// Nothing else is on the link because of it: RFC 8415, section 18.2.10.1.
+    pub(super) alone: bool,
     pub(super) metric: u32,
 }
 
@@ -70,6 +72,9 @@ pub(super) fn add_address(requests: &mut Netlink, index: u32, address: &Address)
             info.extend_from_slice(&field.to_ne_bytes());
         }
         attributes.push(attribute(libc::IFA_CACHEINFO, &info));
+    }
+    if address.alone {
+        attributes.push(attribute(libc::IFA_FLAGS, &libc::IFA_F_NOPREFIXROUTE.to_ne_bytes()));
     }
     attributes.push(attribute(IFA_RT_PRIORITY, &address.metric.to_ne_bytes()));
     requests.change(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)

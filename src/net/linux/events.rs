@@ -43,8 +43,9 @@ impl Engine {
     fn list(&mut self) -> Result<(), Error> {
         let links = self.links_now()?;
         let now = Instant::now();
-        self.links.retain(|known| links.iter().any(|link| link.index == known.index));
-        self.runners.retain(|runner| links.iter().any(|link| link.index == runner.link.index));
+        let is_there = |known: &Link| links.iter().any(|link| link.index == known.index);
+        let vanished: Vec<Link> = self.links.iter().filter(|known| !is_there(known)).cloned().collect();
+        vanished.iter().for_each(|link| self.gone(link));
         links.into_iter().try_for_each(|link| self.seen(link, now))?;
         let list = |engine: &mut Self| -> Result<Vec<Incoming>, Errno> {
             let mut found = Vec::new();
@@ -126,6 +127,7 @@ impl Engine {
     fn gone(&mut self, link: &Link) {
         self.links.retain(|known| known.index != link.index);
         self.devices.forget(link.name());
+        self.kernel.forget(link.name());
         if let Some(place) = self.runners.iter().position(|runner| runner.link.index == link.index) {
             let runner = self.runners.remove(place);
             log::info!("{} has gone", runner.link.name());
@@ -138,6 +140,7 @@ impl Engine {
 
     /// A device is new or has changed.
     fn seen(&mut self, mut link: Link, now: Instant) -> Result<(), Error> {
+        self.follow_name(&mut link);
         match self.links.iter_mut().find(|known| known.index == link.index) {
             Some(known) => {
                 known.update(link.clone());
@@ -155,10 +158,38 @@ impl Engine {
         if let Some(runner) = self.runners.iter_mut().find(|runner| runner.link.index == link.index) {
             let updated = runner.update(link, &mut self.kernel, &mut self.setup, self.started, now);
             updated.map_err(refused("set up a link"))?;
-        } else if self.settled.is_none() {
+        } else if self.settled.as_deref().is_none_or(|settled| settled == self.setup.will_be_called(&link)) {
+            // A card that resets may go and come back, also the one that carries the boot.
             self.new_link(link, now)?;
         }
         Ok(())
+    }
+
+    /// A link may have another name than it had: udev gives names, also to links that are up. An event from
+    /// before we have named it ourselves says nothing.
+    fn follow_name(&mut self, link: &mut Link) {
+        let Some(known) = self.links.iter().find(|known| known.index == link.index) else { return };
+        if link.name.is_none() || link.name == known.name {
+            return;
+        }
+        if super::lookup::name(link.index).ok() != link.name {
+            link.name = None;
+            return;
+        }
+        let (before, after) = (known.name().to_owned(), link.name().to_owned());
+        log::info!("{before} is called {after} now");
+        self.kernel.journal.rename(&before, &after);
+        let place = self.runners.iter_mut().find(|runner| runner.link.index == link.index);
+        if place.is_some_and(|runner| runner.told.take().is_some()) {
+            (self.sink)(super::Event::Down(before.clone()));
+        }
+        if self.settled.as_ref() == Some(&before) {
+            crate::net::names::settle(&after);
+            self.settled = Some(after.clone());
+        }
+        if self.written.as_ref() == Some(&before) {
+            self.written = Some(after);
+        }
     }
 
     /// A device that takes no part so far.

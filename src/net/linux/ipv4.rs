@@ -93,7 +93,7 @@ impl Ipv4 {
     }
 
     /// Takes away what was set.
-    fn stop(&mut self, context: &mut Context<'_>) {
+    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
             remove(context, &lease);
@@ -234,6 +234,7 @@ impl Ipv4 {
                 peer: other.peer,
                 broadcast: None,
                 lifetimes: None,
+                alone: false,
                 metric: context.metric,
             };
             if let Err(errno) = context.kernel.add_address(context.link, &address) {
@@ -243,7 +244,20 @@ impl Ipv4 {
         Ok(())
     }
 
-    /// Gives the lease back.
+    /// The kernel has forgotten what was set: it is set again.
+    pub(super) fn set_again(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
+        match self.lease.take() {
+            Some(lease) if lease.origin == Origin::Dhcp => self.set(context, lease, None),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a message waits for the link-layer address of its destination.
+    pub(super) fn is_sending(&self) -> bool {
+        self.port.as_ref().is_some_and(Port::is_sending)
+    }
+
+    /// Gives the lease back. The address is needed until the message has left.
     pub(super) fn release(&mut self, context: &mut Context<'_>) {
         let message = self.client.as_mut().and_then(Client::release);
         if let Some(message) = message {
@@ -251,7 +265,6 @@ impl Ipv4 {
             self.send(context, &message);
             context.kernel.journal.change(context.link.name(), |record| record.lease = None);
         }
-        self.stop(context);
     }
 
     /// What the kernel refuses is part of the link's story; a missing permission is an error.
@@ -279,7 +292,7 @@ fn address(lease: &Lease, peer: Option<IpAddr>, metric: u32) -> Address {
     let computed = || Ipv4Addr::from(u32::from(lease.address) | host_bits(lease.prefix));
     let broadcast = (lease.prefix < 31 && peer.is_none()).then(|| lease.broadcast.unwrap_or_else(computed));
     let address = lease.address.into();
-    Address { address, prefix: lease.prefix, peer, broadcast, lifetimes: None, metric }
+    Address { address, prefix: lease.prefix, peer, broadcast, lifetimes: None, alone: false, metric }
 }
 
 /// What the lease says; what the command line says; and for servers of names beyond the network the

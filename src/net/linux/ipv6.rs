@@ -1,4 +1,7 @@
-//! IPv6 on one link: what the kernel makes of router advertisements, DHCPv6, or the addresses that are given.
+//! IPv6 on one link: what the kernel makes of router advertisements, DHCPv6, or the addresses that are
+//! given ([`given`]).
+
+mod given;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -7,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::apply::{Address, RouteTo, same_network};
-use super::runner::{Context, routes_given};
+use super::runner::Context;
 use super::setup::seed;
 use super::transport::{self, Port6};
-use crate::config::network::{Ipv6Mode, StaticAddress};
+use crate::config::network::Ipv6Mode;
 use crate::net::Caller;
 use crate::net::address::{DefaultRoute, LinkAddress};
 use crate::net::dhcp6::{Client6, Need, Reaction6};
@@ -73,7 +76,7 @@ impl Ipv6 {
     /// solicitation at once, and none more than 4 s after the last; no address of another link; no wait for
     /// duplicate address detection.
     pub(super) fn prepare(&mut self, context: &mut Context<'_>) {
-        let given: Vec<Ipv6Addr> = given(context).filter_map(|given| ipv6(given.address)).collect();
+        let given = given::addresses(context);
         self.mode = match context.plan.ipv6 {
             _ if !given.is_empty() => Mode::Given,
             _ if !context.kernel.paths.sysctl("net/ipv6").exists() => Mode::Off,
@@ -164,7 +167,7 @@ impl Ipv6 {
     pub(super) fn start(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
         self.trouble = None;
         if self.mode == Mode::Given {
-            return self.set_given(context);
+            return given::set(context, &mut self.trouble);
         }
         if self.gathered.flags.received {
             self.hurry(context, now);
@@ -190,17 +193,14 @@ impl Ipv6 {
     }
 
     /// Takes away what was set.
-    fn stop(&mut self, context: &mut Context<'_>) {
+    pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         self.pause();
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
             remove(context, &lease);
         }
         if self.mode == Mode::Given {
-            let given: Vec<StaticAddress> = given(context).collect();
-            for given in given {
-                context.kernel.remove_address(context.link, given.address, given.prefix);
-            }
+            given::remove(context);
         }
         if !std::mem::take(&mut self.routes).is_empty() || self.mode == Mode::Given {
             context.kernel.remove_routes(context.link, true, &[]);
@@ -366,56 +366,14 @@ impl Ipv6 {
                 peer: None,
                 broadcast: None,
                 lifetimes: Some((preferred, valid)),
+                alone: true,
                 metric: 0,
             };
             if let Err(errno) = context.kernel.add_address(context.link, &address) {
-                super::runner::fault(
-                    context.link,
-                    &format!("set address {leased} on"),
-                    errno,
-                    &mut self.trouble,
-                )?;
+                refused(context, leased.into(), errno, &mut self.trouble)?;
             }
         }
         self.lease = Some(lease);
-        Ok(())
-    }
-
-    fn set_given(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
-        let given: Vec<StaticAddress> = given(context).collect();
-        for given in given {
-            log::info!("{}: address {}/{} is given", context.link.name(), given.address, given.prefix);
-            let address = Address {
-                address: given.address,
-                prefix: given.prefix,
-                peer: given.peer,
-                broadcast: None,
-                lifetimes: None,
-                metric: context.metric,
-            };
-            if let Err(errno) = context.kernel.add_address(context.link, &address) {
-                let what = format!("set address {} on", given.address);
-                super::runner::fault(context.link, &what, errno, &mut self.trouble)?;
-            }
-            let to = |destination: IpAddr, prefix: u8, gateway: Option<IpAddr>| RouteTo {
-                destination,
-                prefix,
-                gateway,
-                onlink: gateway.is_some_and(|gateway| {
-                    !ipv6(gateway).is_some_and(|gateway| gateway.is_unicast_link_local())
-                        && !same_network(gateway, given.address, given.prefix)
-                }),
-                source: None,
-                metric: context.metric,
-            };
-            let default = given.gateway.map(|gateway| to(Ipv6Addr::UNSPECIFIED.into(), 0, Some(gateway)));
-            let others = routes_given(context, given.address, given.prefix)
-                .map(|route| to(route.destination, route.prefix, route.gateway));
-            let routes: Vec<RouteTo> = default.into_iter().chain(others).collect();
-            for route in routes {
-                context.kernel.add_route(context.link, &route);
-            }
-        }
         Ok(())
     }
 
@@ -453,7 +411,15 @@ impl Ipv6 {
             log::debug!("{}: the DHCPv6 lease is released", context.link.name());
             self.send(context, &message);
         }
-        self.stop(context);
+    }
+
+    /// The kernel has forgotten what was set: it is set again.
+    pub(super) fn set_again(&mut self, context: &mut Context<'_>) -> Result<(), Errno> {
+        self.routes.clear();
+        match self.lease.take() {
+            Some(lease) => self.set(context, lease),
+            None => Ok(()),
+        }
     }
 
     /// None where nothing is asked for.
@@ -478,15 +444,27 @@ impl Ipv6 {
     }
 }
 
-fn given(context: &Context<'_>) -> impl Iterator<Item = StaticAddress> {
-    context.plan.addresses.iter().filter(|given| given.address.is_ipv6()).copied()
-}
-
 fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
     match address {
         IpAddr::V6(address) => Some(address),
         IpAddr::V4(_) => None,
     }
+}
+
+/// The kernel does not take an address.
+fn refused(
+    context: &Context<'_>,
+    address: IpAddr,
+    errno: Errno,
+    trouble: &mut Option<String>,
+) -> Result<(), Errno> {
+    // inet6_addr_add() of net/ipv6/addrconf.c: somebody has set disable_ipv6. IPv4 goes on.
+    if errno == Errno::ACCESS {
+        log::warn!("{}: cannot set address {address}: IPv6 is switched off", context.link.name());
+        *trouble = Some("IPv6 is switched off".to_owned());
+        return Ok(());
+    }
+    super::runner::fault(context.link, &format!("set address {address} on"), errno, trouble)
 }
 
 fn remove(context: &mut Context<'_>, lease: &Lease6) {

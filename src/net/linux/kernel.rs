@@ -175,6 +175,15 @@ impl Kernel {
         }
     }
 
+    /// The device has gone, and all that was set on it. Should it come back, carrier is waited for anew.
+    pub(super) fn forget(&mut self, name: &str) {
+        if self.journal.find(name).is_some() {
+            self.journal.change(name, |record| {
+                *record = Record { interface: name.to_owned(), lease: record.lease, ..Record::default() };
+            });
+        }
+    }
+
     /// Puts a link back as it was found, or a device that was made away.
     pub(super) fn put_back(&mut self, link: &Link) {
         self.withdraw_addresses(link);
@@ -195,6 +204,8 @@ impl Kernel {
             self.restore_sysctls(name, "");
         }
         let Record { lease, first_seen, .. } = record;
+        // A cable that was there is waited for when the link is raised again.
+        let first_seen = first_seen.filter(|_| !link.flags.carrier);
         self.journal.change(name, |record| {
             *record = Record { interface: name.to_owned(), lease, first_seen, ..Record::default() };
         });

@@ -42,6 +42,12 @@ impl Ways {
     }
 }
 
+/// What the device of this number is called.
+pub(super) fn name(index: u32) -> Result<String, Errno> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    netdevice::index_to_name(&socket, index)
+}
+
 fn index(interface: &str) -> Result<u32, Errno> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     netdevice::name_to_index(&socket, interface)

@@ -46,6 +46,13 @@ const SETTLING: Duration = Duration::from_secs(5);
 const FLAP: Duration = Duration::from_secs(3);
 const LONG_FLAP: Duration = Duration::from_secs(30);
 
+/// How long messages that give leases back may take to leave: the link-layer addresses of servers may
+/// have to be asked for first.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// Links whose carrier comes at once are told of one by one up to this many.
+const FEW: usize = 4;
+
 /// Of the routes of the first link; the next has one more.
 const FIRST_METRIC: u32 = 100;
 
@@ -162,6 +169,7 @@ impl Engine {
     /// Tells of every link that has changed, and when there is no hope for another.
     fn tell(&mut self, now: Instant) {
         let flap = if self.settled.is_some() { LONG_FLAP } else { FLAP };
+        self.tell_carriers();
         for runner in &mut self.runners {
             let current = runner.uplink(&self.setup, now, flap);
             if runner.told == current {
@@ -185,6 +193,23 @@ impl Engine {
         let over = self.hope_until(now).is_some_and(|end| end <= now) || self.deadline.passed();
         if over && self.settled.is_none() {
             self.exhausted(self.failure(now));
+        }
+    }
+
+    /// Those whose carrier has come, in one line if they are many.
+    fn tell_carriers(&mut self) {
+        let news: Vec<(String, Duration)> = self
+            .runners
+            .iter_mut()
+            .filter_map(|runner| Some((runner.link.name().to_owned(), runner.news.take()?)))
+            .collect();
+        if news.len() <= FEW {
+            for (name, waited) in news {
+                log::info!("{name} up, carrier after {:.2} s", waited.as_secs_f64());
+            }
+        } else if let (Some((first, waited)), Some((last, _))) = (news.first(), news.last()) {
+            let waited = waited.as_secs_f64();
+            log::info!("{} links up, {first} to {last}, carrier after {waited:.2} s", news.len());
         }
     }
 
@@ -257,7 +282,10 @@ impl Engine {
                     self.hand_over();
                     return Next::End;
                 }
-                Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return Next::End,
+                Ok(Command::Stop) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    self.give_up();
+                    return Next::End;
+                }
                 Err(std::sync::mpsc::TryRecvError::Empty) => return Next::Work,
             }
         }
@@ -284,9 +312,7 @@ impl Engine {
         let (winner, mut losers): (Vec<Runner>, Vec<Runner>) =
             self.runners.drain(..).partition(|runner| runner.link.name() == interface);
         self.runners = winner;
-        for loser in &mut losers {
-            loser.release(&mut self.kernel, &mut self.setup);
-        }
+        self.release(&mut losers);
         // What was made stands on others, and comes after them.
         for link in self.links.iter().rev() {
             if kept.iter().any(|name| name == link.name()) {
@@ -305,9 +331,36 @@ impl Engine {
 
     fn hand_over(&mut self) {
         if self.setup.settings.release {
-            for runner in &mut self.runners {
-                runner.release(&mut self.kernel, &mut self.setup);
+            let mut runners = std::mem::take(&mut self.runners);
+            self.release(&mut runners);
+        }
+    }
+
+    /// A command that has come to nothing leaves a system of somebody else as it was. What PID 1 has set
+    /// stays for its next attempt, which takes it away.
+    fn give_up(&mut self) {
+        if self.setup.caller == Caller::Command && self.settled.is_none() {
+            let mut runners = std::mem::take(&mut self.runners);
+            self.release(&mut runners);
+            for link in self.links.iter().rev() {
+                self.kernel.put_back(link);
             }
+        }
+    }
+
+    /// Gives leases back, then takes away what was set: without the address nothing leaves that waits for
+    /// the link-layer address of a server.
+    fn release(&mut self, runners: &mut [Runner]) {
+        for runner in &mut *runners {
+            runner.release(&mut self.kernel, &mut self.setup);
+        }
+        let end = Instant::now() + GOODBYE;
+        while Instant::now() < end && runners.iter().any(Runner::is_sending) {
+            // The kernel does not tell when it has.
+            let _ = poll(&mut [], Some(&timespec(Duration::from_millis(2))));
+        }
+        for runner in runners {
+            runner.stop(&mut self.kernel, &mut self.setup);
         }
     }
 }

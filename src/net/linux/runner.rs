@@ -39,6 +39,10 @@ pub(super) struct Runner {
     /// Anything that only a forwarding port lets through arrives here, while it is blocked.
     traffic: Option<OwnedFd>,
     pub(super) had_carrier: bool,
+    /// How long carrier was waited for, until that is told.
+    pub(super) news: Option<Duration>,
+    /// It was taken down since the kernel was told what to set: addresses and routes went with that.
+    flushed: bool,
     trouble: Option<String>,
     /// What was last told of it.
     pub(super) told: Option<Uplink>,
@@ -107,6 +111,8 @@ impl Runner {
             bridges: None,
             traffic: None,
             had_carrier: false,
+            news: None,
+            flushed: false,
             trouble: None,
             told: None,
         };
@@ -154,6 +160,7 @@ impl Runner {
         now: Instant,
     ) -> Result<(), Errno> {
         let started_running = link.flags.running && !self.link.flags.running;
+        self.flushed |= self.link.flags.up && !link.flags.up;
         self.link.update(link);
         self.follow_carrier(kernel, setup, started, now)?;
         if started_running && self.forwarding.is_some_and(|forwarding| forwarding.carrier() < now) {
@@ -173,12 +180,15 @@ impl Runner {
         let name = self.link.name();
         match (self.link.flags.carrier, self.forwarding) {
             (true, None) => {
-                let waited = now.saturating_duration_since(started).as_millis();
-                log::info!("{name} up, carrier after {}.{:02} s", waited / 1000, waited % 1000 / 10);
+                self.news = Some(now.saturating_duration_since(started));
                 (self.had_carrier, self.trouble) = (true, None);
                 self.forwarding = Some(Forwarding::new(now));
                 // Without AF_PACKET a link is taken to forward.
                 self.bridges = packet::open_bridge_groups(self.link.index).ok();
+                if std::mem::take(&mut self.flushed) {
+                    self.ipv4.set_again(context!(self, kernel, setup))?;
+                    self.ipv6.set_again(context!(self, kernel, setup))?;
+                }
                 self.ipv4.start(context!(self, kernel, setup), now)?;
                 self.ipv6.start(context!(self, kernel, setup), now)
             }
@@ -186,6 +196,7 @@ impl Runner {
                 log::info!("{name} has lost carrier");
                 self.trouble = Some(format!("carrier lost, {}", self.story(now)));
                 (self.forwarding, self.idle_since, self.lost) = (None, now, now);
+                self.news = None;
                 (self.bridges, self.traffic) = (None, None);
                 self.ipv4.pause();
                 self.ipv6.pause();
@@ -335,10 +346,21 @@ impl Runner {
         })
     }
 
-    /// Gives leases back, and takes away what was set.
+    /// Gives leases back.
     pub(super) fn release(&mut self, kernel: &mut Kernel, setup: &mut Setup) {
         self.ipv4.release(context!(self, kernel, setup));
         self.ipv6.release(context!(self, kernel, setup));
+    }
+
+    /// Whether that is still on its way.
+    pub(super) fn is_sending(&self) -> bool {
+        self.ipv4.is_sending()
+    }
+
+    /// Takes away what was set.
+    pub(super) fn stop(&mut self, kernel: &mut Kernel, setup: &mut Setup) {
+        self.ipv4.stop(context!(self, kernel, setup));
+        self.ipv6.stop(context!(self, kernel, setup));
     }
 
     /// What became of it, without its name.

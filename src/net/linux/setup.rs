@@ -59,7 +59,9 @@ impl Setup {
     /// Wireless cards look like Ethernet, and have no carrier without a supplicant.
     fn is_wired(&self, link: &Link) -> bool {
         let folder = self.interfaces.join(link.name());
-        link.is_card() && !["phy80211", "wireless"].iter().any(|sign| folder.join(sign).exists())
+        let is_wireless = ["phy80211", "wireless"].iter().any(|sign| folder.join(sign).exists());
+        let port = std::fs::read_to_string(folder.join("phys_port_name")).unwrap_or_default();
+        link.is_card() && !is_wireless && !is_representor(port.trim_ascii_end())
     }
 
     /// Whether a VLAN stands on the link.
@@ -89,6 +91,12 @@ impl Setup {
         });
         let only = self.settings.only.as_deref();
         if only.is_some() { only.into_iter().collect() } else { named.collect() }
+    }
+
+    /// The name that the link has when it takes part.
+    pub(super) fn will_be_called<'a>(&'a self, link: &'a Link) -> &'a str {
+        let called = self.settings.given.called(link.name(), link.mac);
+        called.filter(|_| link.is_card()).unwrap_or_else(|| link.name())
     }
 
     /// Gives the link the name that `ifname=` says. A link that is up is taken down for it.
@@ -149,6 +157,18 @@ impl Setup {
     }
 }
 
+/// Whether a port's name in sysfs is that of the switch's end of a virtual or scalable function, `pf0vf3`,
+/// `c1pf0sf7`: nobody serves there. Documentation/networking/representors.rst, net/core/devlink.c.
+fn is_representor(port: &str) -> bool {
+    let controller = port.strip_prefix('c').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    let Some(function) = controller.unwrap_or(port).strip_prefix("pf") else { return false };
+    let rest = function.trim_start_matches(|c: char| c.is_ascii_digit());
+    ["vf", "sf"].iter().any(|kind| {
+        rest.strip_prefix(kind)
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
+    })
+}
+
 /// For transaction ids and jitter. Early in boot the generator may have nothing; the clock and the
 /// address still tell machines apart.
 pub(super) fn seed(mac: [u8; 6]) -> u64 {
@@ -163,4 +183,19 @@ pub(super) fn seed(mac: [u8; 6]) -> u64 {
 /// Whether the errno says that no link will ever obey.
 pub(super) fn is_forbidden(errno: Errno) -> bool {
     matches!(errno, Errno::PERM | Errno::ACCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_virtual_functions_are_no_ports() {
+        for port in ["pf0vf3", "pf1sf88", "c1pf0vf0"] {
+            assert!(is_representor(port), "{port}");
+        }
+        for port in ["", "p0", "p0s1", "pf0", "c1pf0", "pf0vf", "pfvfx", "0", "1a"] {
+            assert!(!is_representor(port), "{port}");
+        }
+    }
 }

@@ -94,6 +94,14 @@ impl Port {
         }
     }
 
+    /// Whether something still waits to leave.
+    pub(super) fn is_sending(&self) -> bool {
+        match self {
+            Self::Packet { .. } => false,
+            Self::Udp { socket } => packet::unsent(socket.as_fd()).is_ok_and(|bytes| bytes > 0),
+        }
+    }
+
     /// The next message that has arrived, with its sender; None for a packet that is not ours.
     /// EAGAIN: there is none.
     pub(super) fn receive(&self) -> Result<Option<(Ipv4Addr, Vec<u8>)>, Errno> {

@@ -11,7 +11,7 @@ mod message;
 mod offers;
 mod sockets;
 
-use log::info;
+use log::{Level, log};
 
 use super::race::Search;
 use super::url;
@@ -79,8 +79,9 @@ impl Source {
             }
     }
 
-    /// Asks it on `uplink`. DNS and multicast DNS take seconds, and no longer.
-    pub(super) fn ask(self, search: &Search, uplink: &Uplink) -> Answer {
+    /// Asks it on `uplink`. DNS and multicast DNS take seconds, and no longer. Where it is asked for the
+    /// first time, a line says what is passed over.
+    pub(super) fn ask(self, search: &Search, uplink: &Uplink, is_first: bool) -> Answer {
         let (config, policy) = (&search.config, search.trust.policy());
         let machine = Machine { channel: &config.channel, arch: search.arch };
         let answer = match self {
@@ -98,7 +99,8 @@ impl Source {
             }
             Self::Mdns => mdns::ask(machine, uplink),
         };
-        usable(answer, uplink, search.trust.tls().names_servers())
+        let level = if is_first { Level::Info } else { Level::Debug };
+        usable(answer, uplink, search.trust.tls().names_servers(), level)
     }
 }
 
@@ -123,7 +125,7 @@ fn option_59(uplink: &Uplink) -> Answer {
 }
 
 /// Without what no provider is to be looked for at.
-fn usable(answer: Answer, uplink: &Uplink, https_only: bool) -> Answer {
+fn usable(answer: Answer, uplink: &Uplink, https_only: bool, level: Level) -> Answer {
     let Answer::Named { origin, mut providers } = answer else { return answer };
     let mut reason = None;
     providers.retain(|text| {
@@ -133,7 +135,7 @@ fn usable(answer: Answer, uplink: &Uplink, https_only: bool) -> Answer {
         };
         if let Err(why) = checked {
             let said = format!("{origin} names {}, which {why}", printable(text));
-            info!("{said}: it is passed over");
+            log!(level, "{said}: it is passed over");
             reason = Some(said);
         }
         checked.is_ok()
@@ -168,7 +170,8 @@ mod tests {
             };
             Uplink { ipv6: Some(ipv6), ..Uplink::default() }
         };
-        let answer = |url: &str, https_only| usable(option_59(&uplink(url)), &uplink(url), https_only);
+        let answer =
+            |url: &str, https_only| usable(option_59(&uplink(url)), &uplink(url), https_only, Level::Info);
         let origin = "DHCPv6 option 59 of fe80::1".to_owned();
         let named = |url: &str| Answer::Named { origin: origin.clone(), providers: vec![url.to_owned()] };
         assert_eq!(answer("http://a/", false), named("http://a/"));

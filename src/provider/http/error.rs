@@ -117,7 +117,7 @@ fn transport(error: &ureq::Error) -> String {
         ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
             format!("no connection within {} s", CONNECT.as_secs())
         }
-        ureq::Error::Timeout(Timeout::Global | Timeout::PerCall) => "its time is over".to_owned(),
+        ureq::Error::Timeout(Timeout::Global | Timeout::PerCall) => "it took too long".to_owned(),
         ureq::Error::Timeout(_) => format!("the server was silent for {} s", SILENCE.as_secs()),
         ureq::Error::LargeResponseHeader(..) => {
             format!("the server's headers have more than {} kB", MOST_HEADER_BYTES / 1024)

@@ -34,7 +34,7 @@ const MOST_URL_BYTES: usize = 2048;
 const MOST_HEADER_BYTES: usize = 16 * 1024;
 const MOST_PAGE_BYTES: u64 = 4 * 1024;
 /// What is read from a connection at once, in bytes: few system calls, and it stays in the CPU's cache.
-pub const BUFFER: usize = 256 * 1024;
+pub const BUFFER: usize = 128 * 1024;
 /// Requests have no bodies.
 const OUTPUT_BUFFER: usize = 8 * 1024;
 /// How often the kernel's random generator is asked whether it is ready, while TLS waits for it.

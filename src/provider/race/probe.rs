@@ -95,7 +95,7 @@ impl Asking {
         let rounds = if self.is_first { ROUNDS } else { 1 };
         for round in 1.. {
             let seen = self.watch.generation();
-            let (mut missed, mut lasts) = (Vec::new(), true);
+            let (mut missed, mut lasts, mut after) = (Vec::new(), true, None);
             for url in candidates.urls() {
                 if self.is_over() {
                     return missed;
@@ -108,6 +108,7 @@ impl Asking {
                     }
                     Err(Miss::Failed(url, error)) => {
                         lasts &= error.is_lasting();
+                        after = after.max(patience(&error));
                         match &error {
                             HttpError::Status(_) => debug!("{url}: {error}"),
                             error => self.say(round, &format_args!("{url}: {error}")),
@@ -122,8 +123,10 @@ impl Asking {
                 }
             }
             let is_refused = missed.iter().any(|missed| matches!(missed.why, Why::Refused(_)));
-            let wait = pause + jitter(pause / 2);
-            let is_late = started.elapsed() + wait > LONGEST || search.deadline.remaining() <= wait;
+            // A server that says when has said that it lives, too.
+            let wait = after.unwrap_or_default().max(pause) + jitter(pause / 2);
+            let longest = if after.is_some() { LONGEST + wait } else { LONGEST };
+            let is_late = started.elapsed() + wait > longest || search.deadline.remaining() <= wait;
             if is_refused || lasts || is_late || round >= rounds {
                 return missed;
             }
@@ -188,7 +191,8 @@ impl Asking {
         let manifest = manifest::verify(&bytes, &found_at, &authority.keyring, &policy, expected)
             .map_err(Miss::Refused)?;
         let version = manifest.manifest().manifest_version;
-        info!("{found_at}: version {version}, signed by {}", manifest.signed_by());
+        let over = if uplink.bound { format!(" over {}", uplink.interface) } else { String::new() };
+        info!("{found_at}{over}: version {version}, signed by {}", manifest.signed_by());
         state.found = Some(Found { manifest, client: client.clone(), uplink });
         state.is_over = true;
         // The lock comes first: who hears of it finds the winner.
@@ -198,9 +202,21 @@ impl Asking {
     }
 }
 
-/// Whether there is no server to speak of.
+/// Whether there is no server to speak of, or one that wants to be left alone.
 fn is_unreachable(error: &HttpError) -> bool {
-    matches!(error, HttpError::Transport(_) | HttpError::Tls(_) | HttpError::Deadline | HttpError::Random)
+    matches!(
+        error,
+        HttpError::Transport(_)
+            | HttpError::Tls(_)
+            | HttpError::Deadline
+            | HttpError::Random
+            | HttpError::Later { .. }
+    )
+}
+
+/// How long the server wants to be left alone: `Retry-After`, which is bounded.
+fn patience(error: &HttpError) -> Option<Duration> {
+    if let HttpError::Later { after, .. } = error { Some(*after) } else { None }
 }
 
 /// At most `most`.

@@ -49,7 +49,7 @@ fn pass(asking: &Asking, started: Instant, seen: u64) {
         if is_over(shared, watch) {
             return;
         }
-        match source.ask(&shared.search, &uplink) {
+        match source.ask(&shared.search, &uplink, *is_first) {
             Answer::Named { origin, providers } => {
                 watch.report().named = true;
                 if *is_first {
@@ -68,7 +68,13 @@ fn pass(asking: &Asking, started: Instant, seen: u64) {
                 debug!("{}: {reason}", uplink.interface);
                 watch.report().reasons.push(reason);
             }
-            Answer::NotAsked(reason) => watch.report().reasons.push(reason.to_owned()),
+            Answer::NotAsked(reason) => {
+                let mut report = watch.report();
+                // Two options of one lease that is not there.
+                if report.reasons.last().is_none_or(|last| last != reason) {
+                    report.reasons.push(reason.to_owned());
+                }
+            }
         }
     }
 }

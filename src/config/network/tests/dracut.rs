@@ -81,6 +81,22 @@ fn ip_interface_method_and_macaddr_without_mtu() {
 }
 
 #[test]
+fn what_is_said_twice_is_said_once() {
+    for (twice, one) in [
+        ("ip=dhcp ip=dhcp", "ip=dhcp"),
+        ("ip=dhcp console=ttyS0 ip=::::::dhcp ip=dhcp", "ip=dhcp"),
+        ("ip=off ip=off", "ip=off"),
+        (
+            "ip=10.0.0.2::10.0.0.1:24::eth0:none ip=10.0.0.2::10.0.0.1:24::eth0:none",
+            "ip=10.0.0.2::10.0.0.1:24::eth0:none",
+        ),
+        ("ip=eth0:dhcp ip=[2001:db8::2]:::64::eth0 ip=eth0:dhcp", "ip=eth0:dhcp ip=[2001:db8::2]:::64::eth0"),
+    ] {
+        assert_eq!(given(twice), given(one), "{twice}");
+    }
+}
+
+#[test]
 fn ip_can_be_specified_multiple_times() {
     let given = given("ip=eth0:dhcp ip=eth1:auto6 ip=10.0.0.2::10.0.0.1:24::eth2:none");
     let devices: Vec<&Device> = given.assignments.iter().map(|a| &a.device).collect();

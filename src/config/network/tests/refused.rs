@@ -143,8 +143,8 @@ fn fields_too_many_or_out_of_bounds() {
 #[test]
 fn two_for_one_device_that_contradict() {
     refuses(&[
-        ("ip=dhcp ip=dhcp", "its IPv4 address is given twice for one device"),
-        ("ip=eth0:dhcp ip=eth0:dhcp", "its IPv4 address is given twice"),
+        ("ip=dhcp ip=dhcp,dhcp6", "its IPv4 address is given twice for one device"),
+        ("ip=eth0:dhcp ip=eth0:dhcp:1400", "its IPv4 address is given twice"),
         ("ip=eth0:dhcp ip=:::::eth0:any", "its IPv4 address is given twice"),
         ("ip=eth0:dhcp ip=10.0.0.2:::24::eth0:off", "its IPv4 address is given twice"),
         ("ip=eth0:auto6 ip=eth0:dhcp6", "its IPv6 address is given twice"),
@@ -154,7 +154,7 @@ fn two_for_one_device_that_contradict() {
         ("ip=::::a:eth0:dhcp ip=::::b:eth0:auto6", "its host name is given twice"),
         ("ip=eth0:off ip=eth0:dhcp", "off is given twice"),
         ("ip=off ip=dhcp", "off is given twice"),
-        ("ip=a:dhcp ip=52-54-00-12-34-56:dhcp ifname=a:52:54:00:12:34:56", "its IPv4 address is given twice"),
+        ("ip=a:dhcp ip=52-54-00-12-34-56:any ifname=a:52:54:00:12:34:56", "its IPv4 address is given twice"),
     ]);
 }
 
