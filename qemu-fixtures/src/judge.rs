@@ -88,12 +88,24 @@ pub(crate) fn judge(
             let (record, seen) = said.failure().context("no line with an exit code")?;
             ensure!(seen == code, "exit code {seen} instead of {code}: {}", record.message);
             ensure!(record.message.contains(says), "the line does not say {says:?}: {}", record.message);
+            within_timeout(step, record.t)?;
             let last = said.records().last().map(|record| record.message.into_owned()).unwrap_or_default();
             let ending = step.ending();
             ensure!(last.starts_with(ending), "it did not end with {ending:?}, but with {last:?}");
             Ok(())
         }
     }
+}
+
+/// What starting up and the last words may take beside the attempt itself, in seconds.
+const BESIDE: f64 = 10.0;
+
+/// It failed no later than the `phase.timeout` that it was given.
+fn within_timeout(step: &Step, failed_at: f64) -> Result<()> {
+    let given = step.cmdline.split_whitespace().find_map(|word| word.strip_prefix("phase.timeout="));
+    let Some(limit) = given.and_then(|seconds| seconds.parse::<f64>().ok()) else { return Ok(()) };
+    ensure!(failed_at <= limit + BESIDE, "failed after {failed_at:.1} s of {limit} s");
+    Ok(())
 }
 
 /// What every second kernel has to show: it is the published one, with the published initramfs.
@@ -141,10 +153,15 @@ impl Check {
                 ensure!(found, "no word of {words:?}");
             }
             Self::Lease(interface) => {
-                let leased =
-                    |record: &Record<'_>| record.step == "net" && record.message.contains(": lease ");
-                let lease = said.records().find(leased).context("no word of a lease")?;
+                let lease = lease(said)?;
                 ensure!(lease.message.contains(interface), "not over {interface}: {}", lease.message);
+            }
+            Self::LeaseWithin(limit) => within(lease(said)?.t, limit, "a lease")?,
+            Self::FoundWithin(limit) => {
+                let is_manifest =
+                    |record: &Record<'_>| record.step == "provider" && record.message.contains(": version ");
+                let found = said.records().find(is_manifest).context("no word of a manifest")?;
+                within(found.t - lease(said)?.t, limit, "the manifest, counted from the lease,")?;
             }
             Self::ExecWithin(seconds) => {
                 let exec = said.exec().context("no word of the jump")?;
@@ -156,15 +173,6 @@ impl Check {
                 let text = text.filter(|line| !line.text.contains("] phaseboot: "));
                 ensure!(text.is_none(), "not JSON: {}", text.map_or("", |line| line.text.as_str()));
                 ensure!(said.records().count() > 0, "no record in JSON");
-            }
-            Self::VerifiedAfterLease(seconds) => {
-                let at = |step: &str, words: &str| {
-                    let mut records = said.records();
-                    let found = records.find(|record| record.step == step && record.message.contains(words));
-                    found.with_context(|| format!("no word of {words:?}"))
-                };
-                let took = at("provider", ": version ")?.t - at("net", ": lease ")?.t;
-                ensure!(took <= f64::from(seconds), "{took:.1} s from the lease to the manifest");
             }
             Self::Release(version) => {
                 let mark = release_mark(version);
@@ -200,6 +208,18 @@ impl Check {
     }
 }
 
+fn lease(said: &Transcript) -> Result<Record<'_>> {
+    let leased = |record: &Record<'_>| record.step == "net" && record.message.contains(": lease ");
+    said.records().find(leased).context("no word of a lease")
+}
+
+/// It took so many seconds, and no more than so many milliseconds.
+fn within(took: f64, limit: u32, what: &str) -> Result<()> {
+    let limit = f64::from(limit) / 1000.0;
+    ensure!(took <= limit, "{what} after {took:.2} s, not within {limit} s");
+    Ok(())
+}
+
 /// Parameters of `cmdline` that begin so stand in this order.
 fn in_order(cmdline: &str, parts: &[&str]) -> Result<()> {
     let mut words = cmdline.split_whitespace();
@@ -222,4 +242,38 @@ fn seeds(report: &Value, verdict: &str) -> Result<()> {
     let found = said.iter().filter_map(Value::as_str).any(|line| line.contains(verdict));
     ensure!(found, "the second kernel does not say {verdict:?}: {said:?}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::serial::Line;
+    use std::time::Duration;
+
+    #[test]
+    fn a_failure_comes_within_its_time() {
+        let step = |cmdline| Step { cmdline, ..Step::new(Expect::Fails { code: 11, says: "" }) };
+        let limited = step("a=b phase.timeout=25");
+        assert!(within_timeout(&limited, 26.0).is_ok() && within_timeout(&limited, 60.0).is_err());
+        assert!(within_timeout(&step(""), 60.0).is_ok());
+    }
+
+    #[test]
+    fn times_count_from_pid_1_and_from_the_lease() {
+        let lines = [
+            "phaseboot[0.399] net: eth0: lease 10.77.0.58/24 from 10.77.0.1",
+            "phaseboot[1.524] provider: http://a/manifest.json: version 1, signed by trusted",
+        ];
+        let lines = lines.map(|text| Line { at: Duration::ZERO, text: text.to_owned() });
+        let said = Transcript { lines: lines.into() };
+        let machine = Machine::new(Arch::X86_64);
+        let kept = Kept::before(&machine, Path::new("/"), None).unwrap();
+        let holds = |check: Check| check.hold(&said, &Value::Null, &kept);
+        assert!(holds(Check::LeaseWithin(400)).is_ok() && holds(Check::FoundWithin(1200)).is_ok());
+        assert!(holds(Check::LeaseWithin(300)).is_err());
+        let error = holds(Check::FoundWithin(1000)).unwrap_err().to_string();
+        assert_eq!(error, "the manifest, counted from the lease, after 1.12 s, not within 1 s");
+        assert!(Check::LeaseWithin(400).hold(&Transcript::default(), &Value::Null, &kept).is_err());
+    }
 }

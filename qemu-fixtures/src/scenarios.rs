@@ -108,10 +108,12 @@ pub(crate) enum Check {
     Says(&'static str),
     /// The network came up over this interface.
     Lease(&'static str),
+    /// Milliseconds from PID 1 to the first lease.
+    LeaseWithin(u32),
+    /// Milliseconds from the first lease to the manifest that boots, the lookup of a name among them.
+    FoundWithin(u32),
     /// Seconds from PID 1 to the jump.
     ExecWithin(u32),
-    /// Seconds from the lease to the verified manifest, the lookup of a name among them.
-    VerifiedAfterLease(u32),
     /// What phaseboot says is JSON, all of it.
     JsonOnly,
     /// It is this release.

@@ -98,8 +98,9 @@ fn named() -> Vec<Scenario> {
                 "dead-first-dns",
                 X86,
                 &[DHCP_RANGE, PROVIDER, "--dhcp-option=option:dns-server,10.77.0.66,10.77.0.1"],
-                // Resolvers that ask one server after the other take 5 s for the dead one.
-                boots(&[Check::TriedAgain(0), Check::VerifiedAfterLease(3)]),
+                // Resolvers that ask one server after the other take 2 s and more for the dead one; half a second is
+                // what it takes where all of them answer and the host is busy.
+                boots(&[Check::TriedAgain(0), Check::FoundWithin(1500)]),
             )
         },
         // The provider has an IPv6 address at which nobody is.

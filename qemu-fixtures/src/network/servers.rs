@@ -12,7 +12,9 @@ pub(super) fn all() -> Vec<Scenario> {
         serve: Serve::Faulty(faults),
         ..Scenario::new(name, X86, vec![step])
     };
-    let refused = |name, faults, code, says| faulty(name, faults, fails(code, says));
+    let refused = |name, faults, code, says| {
+        faulty(name, faults, Step { cmdline: "phase.timeout=60", ..fails(code, says) })
+    };
     const WHOLE: &[Check] = &[Check::TriedAgain(0)];
     const CUTS: &[usize] = &[10, 25, 40, 60, 85];
     const CUT: &[Check] =
