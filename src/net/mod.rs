@@ -64,10 +64,10 @@ pub enum Error {
     #[error("kernel refused to {what}: {errno}")]
     Kernel { what: String, errno: Errno },
     /// No Ethernet link has appeared.
-    #[error("no network link found in {} s, only {}", waited.as_secs(), OrNothing(seen))]
+    #[error("no network link found in {:.0} s, only {}", waited.as_secs_f64(), OrNothing(seen))]
     NoLink { waited: Duration, seen: String },
     /// The link that was asked for has not appeared.
-    #[error("no network link {name:?} in {} s, only {}", waited.as_secs(), OrNothing(seen))]
+    #[error("no network link {name:?} in {:.0} s, only {}", waited.as_secs_f64(), OrNothing(seen))]
     NoSuchLink { name: String, waited: Duration, seen: String },
     /// There are links, and none of them ever had carrier.
     #[error("{links}")]
