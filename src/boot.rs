@@ -159,7 +159,28 @@ fn next_cmdline(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientId;
     use rustix::io::Errno;
+
+    #[test]
+    fn the_network_is_started_as_policy_and_command_line_say() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("keys")).unwrap();
+        // The base point of RFC 8032, section 5.1: a valid key.
+        let mut key = [0x66; 32];
+        key[0] = 0x58;
+        std::fs::write(folder.path().join("keys/k.pub"), key).unwrap();
+        for (policy, line, expected) in [
+            ("{}", "phase.provider=http://a", (false, ClientId::Mac, false)),
+            (r#"{"leases":"release"}"#, "phase.clientid=duid", (true, ClientId::Duid, true)),
+        ] {
+            std::fs::write(folder.path().join("policy.json"), policy).unwrap();
+            let trust = Trust::read(folder.path()).unwrap();
+            let config = Config::from_kernel_cmdline(line, trust.policy()).unwrap();
+            let settings = settings(&config, &trust);
+            assert_eq!((settings.release, settings.client_id, settings.wants_boot_url), expected);
+        }
+    }
 
     #[test]
     fn the_record_is_the_error_even_if_the_kernel_stays_loaded() {

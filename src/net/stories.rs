@@ -4,21 +4,23 @@ use std::time::Duration;
 
 use super::Error;
 
-/// The most fitting error. `links` are names and what became of them, `seen` the names of all devices.
+/// The most fitting error. `links` are names and what became of them, `missing` what was asked for and is
+/// not there, `seen` the names of all devices.
 pub(super) fn failure(
-    links: Vec<(String, String)>,
+    mut links: Vec<(String, String)>,
+    missing: Vec<String>,
     had_carrier: bool,
-    only: Option<&str>,
     waited: Duration,
     seen: &[&str],
 ) -> Error {
     if links.is_empty() {
         let seen = seen.join(", ");
-        return match only {
-            Some(name) => Error::NoSuchLink { name: name.to_owned(), waited, seen },
-            None => Error::NoLink { waited, seen },
+        return match missing.is_empty() {
+            false => Error::NoSuchLink { name: missing.join(", "), waited, seen },
+            true => Error::NoLink { waited, seen },
         };
     }
+    links.extend(missing.into_iter().map(|name| (name, "there is no such link".to_owned())));
     let told: Vec<String> =
         grouped(links).into_iter().map(|(names, story)| format!("{names}: {story}")).collect();
     let links = told.join("; ");
@@ -46,7 +48,7 @@ mod tests {
 
     fn line(links: &[(&str, &str)], had_carrier: bool) -> Error {
         let links = links.iter().map(|(name, story)| ((*name).to_owned(), (*story).to_owned())).collect();
-        failure(links, had_carrier, None, Duration::from_secs(15), &["lo"])
+        failure(links, Vec::new(), had_carrier, Duration::from_secs(15), &["lo"])
     }
 
     #[test]
@@ -56,7 +58,11 @@ mod tests {
         assert!(matches!(error, Error::NoLease { .. }));
         assert!(matches!(line(&[("eth0", "no carrier")], false), Error::NoCarrier { .. }));
         assert_eq!(line(&[], false).to_string(), "no network link found in 15 s, only lo");
-        let error = failure(Vec::new(), false, Some("eth7"), Duration::from_secs(1), &["lo", "eth0"]);
+        let missing = || vec!["eth7".to_owned()];
+        let error = failure(Vec::new(), missing(), false, Duration::from_secs(1), &["lo", "eth0"]);
         assert_eq!(error.to_string(), "no network link \"eth7\" in 1 s, only lo, eth0");
+        let links = vec![("eth0".to_owned(), "no carrier".to_owned())];
+        let error = failure(links, missing(), false, Duration::from_secs(1), &[]);
+        assert_eq!(error.to_string(), "eth0: no carrier; eth7: there is no such link");
     }
 }

@@ -241,7 +241,7 @@ struct Entrant {
 impl Field {
     /// An uplink is new, or has changed.
     fn consider(&mut self, uplink: Uplink, sender: &Sender<Message>) {
-        let is_full = self.entrants.len() == MOST_UPLINKS;
+        let is_full = self.entrants.iter().filter(|entrant| !entrant.watch.is_gone()).count() >= MOST_UPLINKS;
         let known = self
             .entrants
             .iter_mut()

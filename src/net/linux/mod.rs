@@ -263,7 +263,7 @@ impl Engine {
             self.runners.iter().map(|runner| (runner.link.name().to_owned(), runner.story(now))).collect();
         links.extend(self.devices.failed.iter().map(|failed| (failed.name.clone(), failed.story.clone())));
         let had_carrier = self.runners.iter().any(|runner| runner.had_carrier);
-        stories::failure(links, had_carrier, self.setup.settings.only.as_deref(), waited, &others)
+        stories::failure(links, self.setup.missing(&self.links), had_carrier, waited, &others)
     }
 
     /// Waits for packets, events and commands, and deals with the first two.

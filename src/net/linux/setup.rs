@@ -13,6 +13,7 @@ use crate::net::Caller;
 use crate::net::dhcp4;
 use crate::net::dhcp6::Device6;
 use crate::net::identity;
+use crate::net::lease::Mac;
 use crate::net::link::Link;
 use crate::net::network::Settings;
 use crate::paths::Paths;
@@ -91,6 +92,20 @@ impl Setup {
         });
         let only = self.settings.only.as_deref();
         if only.is_some() { only.into_iter().collect() } else { named.collect() }
+    }
+
+    /// What is asked for by name or hardware address, and is not among `links`.
+    pub(super) fn missing(&self, links: &[Link]) -> Vec<String> {
+        let given = &self.settings.given;
+        let is_there = |name: &str| links.iter().any(|link| self.will_be_called(link) == name);
+        let names = self.expected().into_iter().filter(|name| !is_there(name)).map(str::to_owned);
+        let macs = given.assignments.iter().filter_map(|assignment| match assignment.device {
+            Device::Mac(mac) => Some(mac),
+            Device::Any | Device::Name(_) => None,
+        });
+        let macs = macs.chain(given.bootif).filter(|_| self.settings.only.is_none());
+        let absent = macs.filter(|&mac| !links.iter().any(|link| link.mac == Some(mac)));
+        names.chain(absent.map(|mac| Mac(mac).to_string())).collect()
     }
 
     /// The name that the link has when it takes part.

@@ -167,13 +167,15 @@ fn is_near(uplink: &Uplink, source: IpAddr) -> bool {
             let mut prefixes = uplink.ipv6.iter().flat_map(|ipv6| &ipv6.addresses);
             let bits = |address: Ipv6Addr, prefix: u8| address.to_bits().checked_shr(128 - u32::from(prefix));
             source.is_unicast_link_local()
-                || prefixes
-                    .any(|own| bits(own.address, own.prefix.min(128)) == bits(source, own.prefix.min(128)))
+                || prefixes.any(|own| {
+                    own.prefix > 0
+                        && bits(own.address, own.prefix.min(128)) == bits(source, own.prefix.min(128))
+                })
         }
         (IpAddr::V4(source), Some(lease)) => {
             let bits =
                 |address: Ipv4Addr| address.to_bits().checked_shr(32 - u32::from(lease.prefix.min(32)));
-            source.is_link_local() || bits(source) == bits(lease.address)
+            source.is_link_local() || (lease.prefix > 0 && bits(source) == bits(lease.address))
         }
         // Another init's network: nobody has said what is near.
         (IpAddr::V4(_), None) => true,
