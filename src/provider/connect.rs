@@ -361,7 +361,7 @@ impl Transport for Tcp {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let timeout = timeout.for_write();
+        let timeout = in_time(timeout.for_write())?;
         let limit = timeout.not_zero().map(|limit| *limit);
         if limit != self.write_timeout {
             self.stream.set_write_timeout(limit)?;
@@ -376,7 +376,7 @@ impl Transport for Tcp {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let timeout = timeout.for_read();
+        let timeout = in_time(timeout.for_read())?;
         let limit = timeout.not_zero().map(|limit| *limit);
         if limit != self.read_timeout {
             self.stream.set_read_timeout(limit)?;
@@ -398,6 +398,12 @@ impl Transport for Tcp {
         let mut polled = [PollFd::new(&*self.stream, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec::default())) == Ok(0)
     }
+}
+
+/// A time that is over would become a second for each read, and a peer that drips would never end: who
+/// reads through TLS asks again for every byte that comes.
+fn in_time(timeout: NextTimeout) -> Result<NextTimeout, ureq::Error> {
+    if timeout.after.is_zero() { Err(ureq::Error::Timeout(timeout.reason)) } else { Ok(timeout) }
 }
 
 fn timed_out(error: io::Error, timeout: NextTimeout) -> ureq::Error {
