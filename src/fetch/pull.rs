@@ -75,17 +75,14 @@ impl End {
 
 impl From<HttpError> for End {
     fn from(error: HttpError) -> Self {
-        let after = match &error {
-            HttpError::Later { after, .. } => Some(*after),
-            HttpError::Range(_) => return Self::NoRanges(error.to_string()),
-            _ => None,
-        };
-        let lasting = error.is_lasting();
+        if let HttpError::Range(_) = error {
+            return Self::NoRanges(error.to_string());
+        }
         Self::Broken {
             reason: error.to_string(),
             hint: error.hint().unwrap_or(CHECK_PROVIDER),
-            lasting,
-            after,
+            lasting: error.is_lasting(),
+            after: error.after(),
         }
     }
 }

@@ -5,18 +5,16 @@
 //! a machine that was told to use one. https goes through a tunnel (CONNECT) that `ureq` makes; http is
 //! asked for in absolute form (RFC 9112, section 3.2.2) from the proxy itself.
 
+mod dial;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use log::debug;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -29,17 +27,10 @@ use crate::error::printable;
 use crate::net::names;
 use crate::patience;
 use crate::provider::access::Access;
-use crate::sys::packet;
-use crate::time::Deadline;
+use dial::dial;
 
-/// The next address is tried when the last has not answered for this long: RFC 8305, section 5.
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// More addresses of a name than that are not tried.
 const MOST_ADDRESSES: usize = 8;
-/// Sent bytes that nobody acknowledges for this long break the connection: tcp(7), TCP_USER_TIMEOUT.
-const UNACKNOWLEDGED_MS: u32 = 20_000;
-/// An idle connection is probed after this, so that a dead one is known before it is used again.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// The way to servers that one client uses.
 #[derive(Clone, Debug)]
@@ -187,109 +178,6 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     all
 }
 
-/// A connection to the first of `addresses` that takes one, each begun soon after the one before.
-fn dial(addresses: &[SocketAddr], device: Option<&str>, limit: Duration) -> io::Result<TcpStream> {
-    let until = Deadline::after(limit).instant();
-    let mut waiting: Vec<(SocketAddr, OwnedFd)> = Vec::new();
-    let mut failures: Vec<(SocketAddr, io::Error)> = Vec::new();
-    let mut addresses = addresses.iter();
-    let mut next_start = Instant::now();
-    loop {
-        let now = Instant::now();
-        if now >= next_start || waiting.is_empty() {
-            match addresses.next() {
-                Some(&address) => match begin(address, device) {
-                    Ok(socket) => {
-                        waiting.push((address, socket));
-                        next_start = now + NEXT_ADDRESS;
-                    }
-                    Err(errno) => failures.push((address, errno.into())),
-                },
-                None if waiting.is_empty() => break,
-                None => next_start = until,
-            }
-            if waiting.is_empty() {
-                continue;
-            }
-        }
-        if now >= until {
-            let silent = |(address, _)| (address, io::Error::from(io::ErrorKind::TimedOut));
-            failures.extend(waiting.drain(..).map(silent));
-            break;
-        }
-        let pause = next_start.min(until).saturating_duration_since(now);
-        let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
-        let mut polled: Vec<PollFd<'_>> =
-            waiting.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
-        match poll(&mut polled, Some(&timeout)) {
-            Err(Errno::INTR) => continue,
-            other => other?,
-        };
-        let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
-        for index in (0..ready.len()).rev().filter(|&index| ready.get(index) == Some(&true)) {
-            let (address, socket) = waiting.swap_remove(index);
-            match sockopt::socket_error(&socket)? {
-                Ok(()) => return ready_stream(socket),
-                Err(errno) => {
-                    failures.push((address, errno.into()));
-                    // What failed makes way for the next at once.
-                    next_start = now;
-                }
-            }
-        }
-    }
-    Err(no_connection(&failures))
-}
-
-fn no_connection(failures: &[(SocketAddr, io::Error)]) -> io::Error {
-    let reason = |error: &io::Error| match error.kind() {
-        io::ErrorKind::TimedOut => "no answer".to_owned(),
-        _ => Errno::from_io_error(error).map_or_else(|| error.to_string(), words),
-    };
-    let each: Vec<String> =
-        failures.iter().map(|(address, error)| format!("{address}: {}", reason(error))).collect();
-    let kind = failures.last().map_or(io::ErrorKind::NotConnected, |(_, error)| error.kind());
-    io::Error::new(kind, format!("no connection to {}", each.join(", ")))
-}
-
-/// The system's words for an error, without the number that std adds.
-fn words(errno: Errno) -> String {
-    let text = errno.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
-}
-
-/// Begins to connect, without waiting. An address of this machine is never bound to a device.
-fn begin(address: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    if let Some(device) = device.filter(|_| !address.ip().to_canonical().is_loopback()) {
-        match packet::bind_to_device(socket.as_fd(), device) {
-            Err(errno @ (Errno::PERM | Errno::NOPROTOOPT)) => {
-                debug!("a socket cannot be bound to {device}: {errno}; it takes the routes as they are");
-            }
-            other => other?,
-        }
-    }
-    match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// A connected socket, made ready for use.
-fn ready_stream(socket: OwnedFd) -> io::Result<TcpStream> {
-    let stream = TcpStream::from(socket);
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    // Without these it works too, only a dead peer is noticed later.
-    let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
-    let _ = sockopt::set_tcp_keepidle(&stream, PROBE);
-    let _ = sockopt::set_tcp_keepintvl(&stream, PROBE);
-    let _ = sockopt::set_socket_keepalive(&stream, true);
-    Ok(stream)
-}
-
 /// The connector of `ureq`'s chain that opens sockets.
 impl<In: Transport> Connector<In> for Way {
     type Out = Either<In, Tcp>;
@@ -361,7 +249,7 @@ impl Transport for Tcp {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let timeout = timeout.for_write();
+        let timeout = in_time(timeout.for_write())?;
         let limit = timeout.not_zero().map(|limit| *limit);
         if limit != self.write_timeout {
             self.stream.set_write_timeout(limit)?;
@@ -376,7 +264,7 @@ impl Transport for Tcp {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let timeout = timeout.for_read();
+        let timeout = in_time(timeout.for_read())?;
         let limit = timeout.not_zero().map(|limit| *limit);
         if limit != self.read_timeout {
             self.stream.set_read_timeout(limit)?;
@@ -398,6 +286,12 @@ impl Transport for Tcp {
         let mut polled = [PollFd::new(&*self.stream, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec::default())) == Ok(0)
     }
+}
+
+/// A time that is over would become a second for each read, and a peer that drips would never end: who
+/// reads through TLS asks again for every byte that comes.
+fn in_time(timeout: NextTimeout) -> Result<NextTimeout, ureq::Error> {
+    if timeout.after.is_zero() { Err(ureq::Error::Timeout(timeout.reason)) } else { Ok(timeout) }
 }
 
 fn timed_out(error: io::Error, timeout: NextTimeout) -> ureq::Error {

@@ -341,8 +341,9 @@ impl Transport for TlsTransport {
         Ok(())
     }
 
+    /// A record has to be here whole within the time of one read: bytes of it are no sign of life.
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
+        self.stream.sock.set_timeout(timeout.for_read());
         let amount = self.stream.read(self.buffers.input_append_buf())?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)

@@ -10,13 +10,19 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
         return None;
     }
     let (scheme, after) = base.split_once("://").filter(|_| is_http(base))?;
-    if let Some(authority) = reference.strip_prefix("//") {
-        return Some(format!("{scheme}://{authority}"));
+    if reference.starts_with("//") {
+        return Some(format!("{scheme}:{reference}")).filter(|url| is_http(url));
     }
-    let after = after.split(['?', '#']).next().unwrap_or(after);
+    let after = after.split('#').next().unwrap_or(after);
+    if reference.is_empty() || reference.starts_with('#') {
+        return Some(format!("{scheme}://{after}{reference}"));
+    }
+    let after = after.split('?').next().unwrap_or(after);
     let (authority, path) = after.split_at(after.find('/').unwrap_or(after.len()));
     let (reference_path, tail) = reference.split_at(reference.find(['?', '#']).unwrap_or(reference.len()));
-    let path = if reference_path.starts_with('/') {
+    let path = if reference_path.is_empty() {
+        path.to_owned()
+    } else if reference_path.starts_with('/') {
         reference_path.to_owned()
     } else {
         let folder = path.rfind('/').and_then(|slash| path.get(..=slash)).unwrap_or("/");
@@ -81,6 +87,9 @@ mod tests {
             ("g/", "http://a/b/c/g/"),
             ("/g", "http://a/g"),
             ("//g", "http://g"),
+            ("?y", "http://a/b/c/d;p?y"),
+            ("", "http://a/b/c/d;p?q"),
+            ("#s", "http://a/b/c/d;p?q#s"),
             ("g?y", "http://a/b/c/g?y"),
             ("g#s", "http://a/b/c/g#s"),
             (".", "http://a/b/c/"),
@@ -94,12 +103,13 @@ mod tests {
             assert_eq!(resolve(base, reference).as_deref(), Some(expected), "{reference}");
         }
         assert_eq!(resolve("http://a", "g").as_deref(), Some("http://a/g"));
+        assert_eq!(resolve("http://a", "?y").as_deref(), Some("http://a/?y"));
         assert_eq!(resolve("http://[::1]:8080/s/m.json", "k").as_deref(), Some("http://[::1]:8080/s/k"));
     }
 
     #[test]
     fn other_schemes_do_not_resolve() {
-        for reference in ["ftp://a/b", "file:///etc/shadow", "mailto:x", "http:g", "http://"] {
+        for reference in ["ftp://a/b", "file:///etc/shadow", "mailto:x", "http:g", "http://", "//", "///a"] {
             assert_eq!(resolve("http://a/b", reference), None, "{reference}");
         }
         assert_eq!(resolve("ftp://a/b", "g"), None);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use phaseboot::error::Exit;
 
 use crate::peer::{Peer, Request};
-use crate::{file, published_of};
+use crate::{each, file, published_of};
 
 /// How it ends if the kernel comes from a server like this, and how long it took. Nobody gets longer
 /// than `seconds`.
@@ -35,7 +35,21 @@ fn fails(seconds: u64, words: &str, handler: impl Fn(&mut Request, &[u8]) -> boo
     assert!(line.contains(words), "{words}: {line}");
 }
 
+/// These wait most of the time, so they do it together.
 #[test]
+fn whoever_is_slow_is_given_up_in_time() {
+    each(
+        [
+            silence_ends_at_the_deadline as fn(),
+            a_server_that_is_busy_is_asked_again,
+            a_busy_server_does_not_hold_up_the_next,
+            a_trickle_is_under_the_floor,
+            crate::hostile::a_head_that_drips_makes_way_for_the_next_mirror,
+        ],
+        |test| test(),
+    );
+}
+
 fn silence_ends_at_the_deadline() {
     fails(2, "the time for this boot attempt is over", |_, _| {
         thread::sleep(Duration::from_secs(4));
@@ -51,17 +65,21 @@ fn silence_ends_at_the_deadline() {
 
 #[test]
 fn what_is_not_http_is_said_to_be_none() {
-    fails(20, "the server closed the connection", |_, _| false);
-    fails(20, "connection reset by peer", |request, _| request.reset());
-    fails(20, "the server does not speak HTTP", |request, _| {
-        request.body(b"220 mail.example ESMTP\r\n");
-        false
-    });
-    fails(20, "the server's headers have more than 16 kB", |request, _| {
-        request.head("HTTP/1.1 200 OK");
-        // A megabyte at most.
-        (0..1000).any(|n| !request.body(format!("X-{n}: {}\r\n", "x".repeat(1000)).as_bytes()))
-    });
+    type Case = (&'static str, fn(&mut Request) -> bool);
+    let cases: [Case; 4] = [
+        ("the server closed the connection", |_| false),
+        ("connection reset by peer", Request::reset),
+        ("the server does not speak HTTP", |request| {
+            request.body(b"220 mail.example ESMTP\r\n");
+            false
+        }),
+        ("the server's headers have more than 16 kB", |request| {
+            request.head("HTTP/1.1 200 OK");
+            // A megabyte at most.
+            (0..1000).any(|n| !request.body(format!("X-{n}: {}\r\n", "x".repeat(1000)).as_bytes()))
+        }),
+    ];
+    each(cases, |(words, answer)| fails(20, words, move |request, _| answer(request)));
 }
 
 #[test]
@@ -81,33 +99,37 @@ fn what_nobody_asked_for_is_refused() {
     }
 }
 
-#[test]
 fn a_server_that_is_busy_is_asked_again() {
-    for (status, pause) in [
-        ("503 Busy\r\nRetry-After: 2", 2000),
-        (
-            "429 Slow\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:39 GMT",
-            2000,
-        ),
-        ("503 Busy", 100),
-        ("500 Oops", 100),
-        ("408 Timeout", 100),
-    ] {
-        let (result, took, peer) = kernel_from(20, move |request, file| match request.nth {
-            0 => request.answer(status, b""),
-            _ => request.part(file, None, ""),
-        });
-        result.unwrap();
-        assert_eq!(peer.requests(), 2);
-        assert!(took >= Duration::from_millis(pause) && took < Duration::from_secs(10), "{status}: {took:?}");
-    }
+    each(
+        [
+            ("503 Busy\r\nRetry-After: 2", 2000),
+            (
+                "429 Slow\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:39 GMT",
+                2000,
+            ),
+            ("503 Busy", 100),
+            ("500 Oops", 100),
+            ("408 Timeout", 100),
+        ],
+        |(status, pause)| {
+            let (result, took, peer) = kernel_from(20, move |request, file| match request.nth {
+                0 => request.answer(status, b""),
+                _ => request.part(file, None, ""),
+            });
+            result.unwrap();
+            assert_eq!(peer.requests(), 2);
+            assert!(
+                took >= Duration::from_millis(pause) && took < Duration::from_secs(10),
+                "{status}: {took:?}"
+            );
+        },
+    );
     // An hour is not waited for.
     fails(2, "HTTP status 503, to be asked again in 30 s", |request, _| {
         request.answer("503 Busy\r\nRetry-After: 3600", b"")
     });
 }
 
-#[test]
 fn a_busy_server_does_not_hold_up_the_next() {
     let kernel = file(3, 300_000);
     let busy = Peer::start(|request| request.answer("503 Busy\r\nRetry-After: 20", b""));
@@ -182,7 +204,6 @@ fn a_length_that_lies_is_caught() {
     result.unwrap();
 }
 
-#[test]
 fn a_trickle_is_under_the_floor() {
     let kernel = file(3, 300_000);
     let content = kernel.clone();

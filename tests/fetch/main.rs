@@ -10,6 +10,7 @@
 )]
 
 mod faults;
+mod hostile;
 mod nginx;
 mod parallel;
 mod peer;
@@ -199,6 +200,16 @@ fn serve(
     let _ = stream.shutdown(std::net::Shutdown::Write);
     // Reading to the end keeps the close from becoming a reset that would discard what was sent.
     let _ = reader.read_to_end(&mut Vec::new());
+}
+
+/// Checks every case at the same time: they mostly wait.
+fn each<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            let check = &check;
+            scope.spawn(move || check(case));
+        }
+    });
 }
 
 /// Bytes that do not repeat.
@@ -412,19 +423,22 @@ fn what_was_not_signed_does_not_match() {
     };
     let longer = |kernel: &[u8]| [kernel, b"x"].concat();
     let kernel = published(&[]).kernel;
-    for (words, answer) in [
-        ("SHA-256", Answer::File(flipped(&kernel))),
-        ("it has 399999 bytes", Answer::File(kernel[..399_999].to_vec())),
-        ("it has 400001 bytes", Answer::File(longer(&kernel))),
-        ("longer than the 400000", Answer::Unframed(longer(&kernel))),
-        ("it has 999999 bytes", Answer::LengthLies { file: kernel.clone(), length: 999_999 }),
-    ] {
-        let published = published(&["kernel"]);
-        published.server.on("/stable/x86_64/kernel", answer);
-        let (exit, line) = published.fetch_exit(30);
-        assert_eq!(exit, Exit::ArtifactMismatch, "{line}");
-        assert!(line.contains(words), "{words}: {line}");
-    }
+    each(
+        [
+            ("SHA-256", Answer::File(flipped(&kernel))),
+            ("it has 399999 bytes", Answer::File(kernel[..399_999].to_vec())),
+            ("it has 400001 bytes", Answer::File(longer(&kernel))),
+            ("longer than the 400000", Answer::Unframed(longer(&kernel))),
+            ("it has 999999 bytes", Answer::LengthLies { file: kernel.clone(), length: 999_999 }),
+        ],
+        |(words, answer)| {
+            let published = published(&["kernel"]);
+            published.server.on("/stable/x86_64/kernel", answer);
+            let (exit, line) = published.fetch_exit(30);
+            assert_eq!(exit, Exit::ArtifactMismatch, "{line}");
+            assert!(line.contains(words), "{words}: {line}");
+        },
+    );
 }
 
 #[test]

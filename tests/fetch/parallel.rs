@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::peer::{Peer, Request};
-use crate::{file, published_of};
+use crate::{each, file, published_of};
 
 const SIZE: usize = 40 << 20;
 
@@ -24,7 +24,19 @@ fn slowly(request: &mut Request, file: &[u8], rate: usize) -> bool {
     true
 }
 
+/// These wait most of the time, so they do it together.
 #[test]
+fn connections_are_added_where_it_pays() {
+    each(
+        [
+            connections_that_are_limited_each_are_joined as fn(),
+            a_server_that_refuses_a_second_connection_loses_nothing,
+            a_line_that_is_shared_is_not_slower_for_it,
+        ],
+        |test| test(),
+    );
+}
+
 fn connections_that_are_limited_each_are_joined() {
     let kernel = file(3, SIZE);
     let content = kernel.clone();
@@ -37,9 +49,8 @@ fn connections_that_are_limited_each_are_joined() {
     assert!(peer.sent() < SIZE + (8 << 20), "{} bytes", peer.sent());
 }
 
-#[test]
 fn a_server_that_refuses_a_second_connection_loses_nothing() {
-    for refusal in ["503 Busy", "reset", "200 OK"] {
+    each(["503 Busy", "reset", "200 OK"], |refusal| {
         let kernel = file(3, SIZE);
         let content = kernel.clone();
         let peer = Peer::start(move |request| {
@@ -62,10 +73,9 @@ fn a_server_that_refuses_a_second_connection_loses_nothing() {
         published_of(kernel, &[&peer.url("/kernel")]).fetch(60).unwrap();
         assert!(started.elapsed() < Duration::from_secs(11), "{refusal}: {:?}", started.elapsed());
         assert_eq!(peer.requests(), 2, "{refusal}");
-    }
+    });
 }
 
-#[test]
 fn a_line_that_is_shared_is_not_slower_for_it() {
     let kernel = file(3, SIZE);
     let content = kernel.clone();

@@ -18,7 +18,11 @@ fn access(proxy: String) -> Access {
 
 /// A proxy that serves at most 50 connections; the head of each request it got.
 fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy_on("127.0.0.1:0")
+}
+
+fn proxy_on(address: &str) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     let heads = Arc::<Mutex<Vec<String>>>::default();
     let kept = heads.clone();
@@ -71,6 +75,23 @@ fn http_asks_the_proxy_for_whole_urls() {
         published.server.url(crate::MANIFEST)
     );
     assert!(heads[0].starts_with(&start), "{}", heads[0]);
+}
+
+#[test]
+fn a_proxy_may_have_an_ipv6_address() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: no IPv6");
+        return;
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let published = published(&[&format!("https://{nobody}/kernel"), "kernel"]);
+    let (port, heads) = proxy_on("[::1]:0");
+    let access = access(format!("http://user:p%40ss%3aword@[::1]:{port}/"));
+    published.fetch_over(&access, Duration::from_secs(20)).unwrap();
+    let heads = heads.lock().unwrap();
+    assert!(heads[0].contains("Proxy-Authorization: Basic dXNlcjpwQHNzOndvcmQ=\r\n"), "{}", heads[0]);
+    let tunnel = heads.iter().find(|head| head.starts_with("CONNECT ")).unwrap();
+    assert!(tunnel.contains("dXNlcjpwQHNzOndvcmQ="), "{tunnel}");
 }
 
 #[test]

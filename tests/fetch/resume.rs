@@ -6,14 +6,14 @@ use std::time::Duration;
 use phaseboot::error::Exit;
 
 use crate::peer::{Peer, Request};
-use crate::{file, published_of};
+use crate::{each, file, published_of};
 
 /// What may be fetched twice: what lay in a buffer when a connection broke.
 const BUFFER: usize = 256 * 1024;
 
 #[test]
 fn cut_five_times_it_arrives_whole_and_no_byte_twice() {
-    for validator in ["ETag: \"v1\"\r\n", "ETag: W/\"weak\"\r\n", ""] {
+    each(["ETag: \"v1\"\r\n", "ETag: W/\"weak\"\r\n", ""], |validator| {
         let kernel = file(3, 3_000_000);
         let content = kernel.clone();
         let peer = Peer::start(move |request| {
@@ -36,7 +36,7 @@ fn cut_five_times_it_arrives_whole_and_no_byte_twice() {
             "{lines}"
         );
         assert!(lines.contains("bytes=400000-") && !lines.contains("weak"), "{lines}");
-    }
+    });
 }
 
 #[test]
@@ -98,21 +98,22 @@ fn a_mirror_with_ranges_is_cheaper_than_one_without() {
 
 #[test]
 fn ranges_that_lie_are_not_believed() {
-    for range in
-        ["bytes 0-499999/1000000", "bytes 500000-999998/1000000", "bytes 500000-/1000000", "none", ""]
-    {
-        let kernel = file(3, 1_000_000);
-        let content = kernel.clone();
-        let peer = breaks_once(&kernel, move |request| {
-            if request.header("range").is_none() {
-                return request.part(&content, None, "");
-            }
-            let head = format!("206 Partial Content\r\nContent-Range: {range}");
-            request.answer(&head, &content[500_000..])
-        });
-        published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
-        assert_eq!(peer.requests(), 3, "{range}");
-    }
+    each(
+        ["bytes 0-499999/1000000", "bytes 500000-999998/1000000", "bytes 500000-/1000000", "none", ""],
+        |range| {
+            let kernel = file(3, 1_000_000);
+            let content = kernel.clone();
+            let peer = breaks_once(&kernel, move |request| {
+                if request.header("range").is_none() {
+                    return request.part(&content, None, "");
+                }
+                let head = format!("206 Partial Content\r\nContent-Range: {range}");
+                request.answer(&head, &content[500_000..])
+            });
+            published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
+            assert_eq!(peer.requests(), 3, "{range}");
+        },
+    );
 }
 
 #[test]

@@ -351,6 +351,31 @@ fn a_handshake_that_stalls_ends_in_time() {
 }
 
 /// A trust folder, and a signed manifest of kernel and initramfs in `www`.
+#[test]
+fn a_handshake_that_drips_ends_in_time() {
+    let Some((_folder, pki)) = site() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/file", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().take(1).flatten() {
+            // A handshake record of 16 kB, of which a byte comes now and then, for 15 s at most.
+            let mut alive = stream.write_all(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xf0").is_ok();
+            for _ in 0..50 {
+                thread::sleep(Duration::from_millis(300));
+                alive = alive && stream.write_all(b"\0").is_ok();
+            }
+        }
+    });
+    let started = Instant::now();
+    let client = Client::new(
+        Deadline::after(Duration::from_secs(3)),
+        &trust(&pki, &["ca.pem"], &[]),
+        &Access::default(),
+    );
+    let error = client.get_small(&url, 1000).unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(5), "{error} after {:?}", started.elapsed());
+}
+
 fn publish(pki: &Pki, policy: &serde_json::Value) {
     let at = pki.folder();
     fs::create_dir_all(at.join("trust/keys")).unwrap();

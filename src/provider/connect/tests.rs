@@ -1,5 +1,8 @@
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
 
+use super::dial::begin;
 use super::*;
 use crate::net::Uplink;
 use crate::paths::Paths;

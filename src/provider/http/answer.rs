@@ -9,6 +9,9 @@ use crate::time::UnixTime;
 /// Longer than this nobody is waited for, whatever `Retry-After` says.
 pub(super) const MOST_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Longer entity tags are not kept: they would not fit into a request beside everything else.
+const MOST_TAG_BYTES: usize = 512;
+
 pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -34,7 +37,7 @@ pub(super) fn unsatisfied_range(headers: &HeaderMap) -> Option<u64> {
 /// the last change that is older than the answer (section 8.8.2.2).
 pub(super) fn validator(headers: &HeaderMap) -> Option<String> {
     if let Some(tag) = text(headers, header::ETAG) {
-        return tag.starts_with('"').then(|| tag.to_owned());
+        return (tag.starts_with('"') && tag.len() <= MOST_TAG_BYTES).then(|| tag.to_owned());
     }
     let changed = text(headers, header::LAST_MODIFIED)?;
     let (at, now) = (http_date(changed)?, http_date(text(headers, header::DATE)?)?);
@@ -96,6 +99,7 @@ mod tests {
         for (list, expected) in [
             (vec![(header::ETAG, "\"a\"")], Some("\"a\"")),
             (vec![(header::ETAG, "W/\"a\"")], None),
+            (vec![(header::ETAG, &format!("\"{}\"", "a".repeat(600)))], None),
             (vec![(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:36 GMT")], None),
             (
                 vec![(header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:36 GMT"), date.clone()],

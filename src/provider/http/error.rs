@@ -49,6 +49,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// How long the server wants not to be asked, if it says so.
+    pub fn after(&self) -> Option<Duration> {
+        if let Self::Later { after, .. } = self { Some(*after) } else { None }
+    }
+
     /// Whether asking again within seconds would only bring the same answer.
     pub fn is_lasting(&self) -> bool {
         match self {
