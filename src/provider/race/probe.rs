@@ -108,7 +108,7 @@ impl Asking {
                     }
                     Err(Miss::Failed(url, error)) => {
                         lasts &= error.is_lasting();
-                        after = after.max(patience(&error));
+                        after = after.max(error.after());
                         match &error {
                             HttpError::Status(_) => debug!("{url}: {error}"),
                             error => self.say(round, &format_args!("{url}: {error}")),
@@ -212,11 +212,6 @@ fn is_unreachable(error: &HttpError) -> bool {
             | HttpError::Random
             | HttpError::Later { .. }
     )
-}
-
-/// How long the server wants to be left alone: `Retry-After`, which is bounded.
-fn patience(error: &HttpError) -> Option<Duration> {
-    if let HttpError::Later { after, .. } = error { Some(*after) } else { None }
 }
 
 /// At most `most`.
