@@ -9,7 +9,7 @@ mod dial;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use ureq::unversioned::transport::{
 };
 
 use crate::error::printable;
-use crate::net::names;
+use crate::net::{Uplink, names};
 use crate::patience;
 use crate::provider::access::Access;
+use crate::sys::names::{Failure, Family, addresses as by_libc};
 use dial::dial;
 
 /// More addresses of a name than that are not tried.
@@ -104,7 +105,7 @@ impl Way {
         let looked_up = patience::within(limit, move || {
             let access = &way.0.access;
             let _turn = access.uplink.as_ref().map(|uplink| names::for_uplink(&access.paths, uplink));
-            (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+            addresses(&name, access.uplink.as_deref())
         });
         let failed = |kind, reason: &str| {
             let asked = self.servers();
@@ -112,13 +113,13 @@ impl Way {
             io::Error::new(kind, format!("the name {name} {reason}; servers for names: {asked}"))
         };
         match looked_up {
-            Some(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Some(Ok(addresses)) if !addresses.is_empty() => {
+                Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+            }
             Some(Ok(_)) => Err(failed(io::ErrorKind::NotFound, "has no address")),
-            Some(Err(error)) => {
-                // libc's words come with std's: "failed to lookup address information: ...".
-                let error = error.to_string();
-                let words = error.rsplit(": ").next().unwrap_or(&error).to_lowercase();
-                Err(failed(io::ErrorKind::NotFound, &format!("does not resolve ({words})")))
+            Some(Err(failure)) => {
+                let reason = format!("does not resolve ({})", failure.reason.to_lowercase());
+                Err(failed(io::ErrorKind::NotFound, &reason))
             }
             None => {
                 let reason = format!("was not resolved within {} s", limit.as_secs());
@@ -160,6 +161,20 @@ impl Resolver for Way {
             resolved.push(address);
         }
         Ok(resolved)
+    }
+}
+
+/// The addresses of a name, of the families that the link has. Some servers refuse to speak of IPv6
+/// (dnsmasq without one above it, of names that it has IPv4 addresses for), which libc takes for silence.
+fn addresses(name: &str, uplink: Option<&Uplink>) -> Result<Vec<IpAddr>, Failure> {
+    let families = uplink.map(|uplink| (uplink.ipv4.is_some(), uplink.ipv6.is_some()));
+    match families {
+        Some((true, false)) => by_libc(name, Family::V4),
+        Some((false, true)) => by_libc(name, Family::V6),
+        _ => match by_libc(name, Family::Any) {
+            Err(failure) if failure.is_passing => by_libc(name, Family::V4).map_err(|_| failure),
+            other => other,
+        },
     }
 }
 

@@ -6,6 +6,7 @@ pub mod block;
 pub mod early;
 pub mod kexec;
 pub mod memfd;
+pub mod names;
 pub mod packet;
 pub mod process;
 pub mod random;

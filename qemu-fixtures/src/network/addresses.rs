@@ -103,6 +103,16 @@ fn named() -> Vec<Scenario> {
                 boots(&[Check::TriedAgain(0), Check::FoundWithin(1500)]),
             )
         },
+        // dnsmasq has nobody to ask for an IPv6 address of this name, and says so with REFUSED.
+        Scenario {
+            provider: Some("http://provider.test:{port}"),
+            ..wired(
+                "dns-refuses-ipv6",
+                X86,
+                &[DHCP_RANGE, "--host-record=provider.test,10.77.0.1"],
+                boots(&[Check::TriedAgain(0), Check::FoundWithin(1500)]),
+            )
+        },
         // The provider has an IPv6 address at which nobody is.
         Scenario {
             provider: Some("http://provider.lab.test:{port}"),
