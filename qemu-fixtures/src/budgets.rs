@@ -4,6 +4,7 @@ use crate::arch::Arch;
 use crate::build::{Built, PAYLOAD_BUDGET, megabytes};
 use crate::e2e::{Results, Times};
 use crate::kernels::Id;
+use crate::scenarios::{Initramfs, Scenario};
 
 /// 1.3 MB: what an initramfs with modules may weigh.
 const INITRAMFS_BUDGET: u64 = 1_300_000;
@@ -36,7 +37,12 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
         size(&format!("payload {}", built.arch), built.payload_size, PAYLOAD_BUDGET);
     }
     for arch in Arch::ALL {
-        let of_arch = results.outcomes.iter().filter(|outcome| outcome.scenario.kernel == Id::Debian61(arch));
+        // A shell's init brings its own programs.
+        let is_ours = |scenario: &Scenario| !matches!(scenario.initramfs, Initramfs::Shell(_));
+        let of_arch = results
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.scenario.kernel == Id::Debian61(arch) && is_ours(&outcome.scenario));
         let largest =
             of_arch.filter_map(|outcome| outcome.result.as_ref().ok()).map(|times: &Times| times.initramfs);
         if let Some(largest) = largest.max() {
