@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+#[path = "signed.rs"]
+mod signing;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -11,11 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use ed25519_dalek::{Signer, SigningKey};
 use phaseboot::manifest::keys::hex;
 use phaseboot::sys::arch::NATIVE;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use signing::{key, signed};
 
 /// The key that is trusted; others are strangers.
 pub(crate) const OURS: u8 = 7;
@@ -91,19 +95,6 @@ fn serve(mut stream: TcpStream, manner: &Manner, requests: &AtomicUsize) {
             return;
         }
     }
-}
-
-fn key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-fn signed(content: &Value, seed: u8) -> Vec<u8> {
-    let data = content.to_string();
-    let sig = key(seed).sign(&Sha256::digest(data.as_bytes()));
-    let mut document = content.clone();
-    document["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
-    document["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
-    document.to_string().into_bytes()
 }
 
 pub(crate) fn content(version: u64) -> Value {

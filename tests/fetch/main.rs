@@ -16,6 +16,8 @@ mod parallel;
 mod peer;
 mod proxy;
 mod resume;
+#[path = "../common/signed.rs"]
+mod signing;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,7 +29,6 @@ use std::thread;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use ed25519_dalek::{Signer, SigningKey};
 use phaseboot::arch::Arch;
 use phaseboot::config::Config;
 use phaseboot::error::Exit;
@@ -42,6 +43,8 @@ use phaseboot::provider::{Found, Search, Uplinks, race};
 use phaseboot::time::Deadline;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use signing::{key, signed};
 
 /// A root that is not there and that nobody can make: nothing is kept between fetches.
 const NOWHERE: &str = "/proc/nowhere";
@@ -235,20 +238,6 @@ struct Published {
 const MANIFEST: &str = "/stable/x86_64/manifest.signed.json";
 
 const KEYS: &str = "/stable/x86_64/keys.json";
-
-fn key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-/// A document as it is served, signed by one key.
-fn signed(content: &Value, seed: u8) -> Vec<u8> {
-    let data = content.to_string();
-    let sig = key(seed).sign(&Sha256::digest(data.as_bytes()));
-    let mut document = content.clone();
-    document["signatures"] = json!([{"keyid": "k", "sig": BASE64_STANDARD.encode(sig.to_bytes())}]);
-    document["signed"] = json!({"data": BASE64_STANDARD.encode(data)});
-    document.to_string().into_bytes()
-}
 
 /// A key list that names one key, signed by the packed one.
 fn key_list(version: u64, seed: u8, revoked: &[String]) -> Vec<u8> {
