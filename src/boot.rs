@@ -40,7 +40,7 @@ pub fn run(
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline, devicetree: None };
+    let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree: None };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));

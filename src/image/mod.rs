@@ -7,16 +7,21 @@
 pub mod arm64;
 pub mod bzimage;
 mod foreign;
+mod ramdisk;
+
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
 use crate::arch::Arch;
 use crate::error::Exit;
 use crate::fetch::VerifiedArtifact;
+use crate::sys::memfd::Mapping;
 
 pub use arm64::Arm64Image;
 pub use bzimage::BzImage;
 pub use foreign::Foreign;
+pub use ramdisk::Ramdisk;
 
 /// Why a file cannot be the next kernel.
 #[derive(Debug, thiserror::Error)]
@@ -118,9 +123,19 @@ impl KernelImage {
         Ok(Self { artifact, header })
     }
 
-    /// The file.
-    pub fn artifact(&self) -> &VerifiedArtifact {
-        &self.artifact
+    /// What it is called in the manifest.
+    pub fn name(&self) -> &'static str {
+        self.artifact.name()
+    }
+
+    /// What is loaded, in bytes.
+    pub fn size(&self) -> u64 {
+        self.artifact.size()
+    }
+
+    /// Maps what is loaded for reading.
+    pub fn map(&self) -> Result<Mapping, Errno> {
+        self.artifact.map()
     }
 
     /// What its header says.
@@ -131,6 +146,13 @@ impl KernelImage {
     /// The longest command line this kernel reads whole, in bytes without the final NUL.
     pub fn cmdline_limit(&self) -> usize {
         self.header.cmdline_limit()
+    }
+}
+
+/// What is loaded, open for reading.
+impl AsFd for KernelImage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.artifact.as_fd()
     }
 }
 

@@ -8,14 +8,12 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::aarch64::{self, Parts};
+use super::aarch64::{self, Parts, Pieces};
 use super::errno::other_call_may_do;
 use super::handoff::Loaded;
-use super::placement::{self, Pieces};
-use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, gic};
+use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, x86_64};
 use crate::devicetree::{self, Seeds};
-use crate::fetch::VerifiedArtifact;
-use crate::image::{Arm64Image, Header, KernelImage};
+use crate::image::{Arm64Image, BzImage, Header, KernelImage, Ramdisk};
 use crate::log::bytes;
 use crate::paths::Paths;
 use crate::sys;
@@ -24,7 +22,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Target {
     pub kernel: KernelImage,
-    pub initrd: Option<VerifiedArtifact>,
+    pub ramdisk: Option<Ramdisk>,
     /// As [`cmdline::compose`] made it.
     pub cmdline: String,
     /// In place of the tree that the running kernel was given.
@@ -34,8 +32,13 @@ pub struct Target {
 /// Where a segment's bytes come from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
-    Kernel,
+    /// The kernel file from this byte on.
+    Kernel {
+        from: u64,
+    },
     Initrd,
+    /// x86's zero page, and what it points to: command line, setup_data.
+    BootParams(Vec<u8>),
     DeviceTree(Vec<u8>),
     Trampoline(Vec<u8>),
 }
@@ -43,8 +46,9 @@ pub enum Content {
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Kernel => "kernel",
+            Self::Kernel { .. } => "kernel",
             Self::Initrd => "ramdisk",
+            Self::BootParams(_) => "boot params",
             Self::DeviceTree(_) => "device tree",
             Self::Trampoline(_) => "trampoline",
         })
@@ -140,8 +144,8 @@ impl Plan {
         for attempt in &self.attempts {
             let (call, answer) = match attempt {
                 Attempt::FileLoad { cmdline } => {
-                    let kernel = self.target.kernel.artifact().as_fd();
-                    let initrd = self.target.initrd.as_ref().map(AsFd::as_fd);
+                    let kernel = self.target.kernel.as_fd();
+                    let initrd = self.target.ramdisk.as_ref().map(AsFd::as_fd);
                     (Call::FileLoad, sys::kexec::file_load(kernel, initrd, cmdline))
                 }
                 Attempt::Load(plan) => (Call::Load, self.load_segments(plan)?),
@@ -161,19 +165,22 @@ impl Plan {
     }
 
     fn load_segments(&self, plan: &LoadPlan) -> Result<rustix::io::Result<()>, Error> {
-        let map = |artifact: &VerifiedArtifact| {
-            artifact.map().map_err(|errno| Error::Map { name: artifact.name(), errno })
-        };
-        let kernel = map(self.target.kernel.artifact())?;
-        let initrd = self.target.initrd.as_ref().map(map).transpose()?;
+        let (kernel, ramdisk) = (&self.target.kernel, self.target.ramdisk.as_ref());
+        let kernel = kernel.map().map_err(|errno| Error::Map { name: kernel.name(), errno })?;
+        let map = |disk: &Ramdisk| disk.map().map_err(|errno| Error::Map { name: disk.name(), errno });
+        let initrd = ramdisk.map(map).transpose()?;
         let segments: Vec<_> = plan
             .segments
             .iter()
             .map(|segment| sys::kexec::Segment {
                 bytes: match &segment.content {
-                    Content::Kernel => &kernel,
+                    Content::Kernel { from } => {
+                        usize::try_from(*from).ok().and_then(|from| kernel.get(from..)).unwrap_or_default()
+                    }
                     Content::Initrd => initrd.as_deref().unwrap_or_default(),
-                    Content::DeviceTree(bytes) | Content::Trampoline(bytes) => bytes,
+                    Content::BootParams(bytes) | Content::DeviceTree(bytes) | Content::Trampoline(bytes) => {
+                        bytes
+                    }
                 },
                 address: segment.address,
                 size: segment.size,
@@ -186,12 +193,12 @@ impl Plan {
 /// A line for each call, and for kexec_load a line for each segment: what, where, how big.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kernel = self.target.kernel.artifact();
+        let kernel = &self.target.kernel;
         for attempt in &self.attempts {
             match attempt {
                 Attempt::FileLoad { cmdline } => {
                     write!(f, "kexec_file_load: {} {}", kernel.name(), bytes(kernel.size()))?;
-                    if let Some(initrd) = &self.target.initrd {
+                    if let Some(initrd) = &self.target.ramdisk {
                         write!(f, ", {} {}", initrd.name(), bytes(initrd.size()))?;
                     }
                     writeln!(f)?;
@@ -225,17 +232,17 @@ impl fmt::Display for Plan {
 /// none.
 fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
     let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
-    let live = gic::live_tables(&paths.kmsg());
+    let live = aarch64::live_tables(&paths.kmsg());
     let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
     else {
         return Vec::new();
     };
-    let places = placement::by_file_load(
+    let places = aarch64::by_file_load(
         &memory.free(),
         &Pieces {
             text_offset: kernel.text_offset,
             kernel: kernel.memory,
-            initrd: target.initrd.as_ref().map(VerifiedArtifact::size),
+            initrd: target.ramdisk.as_ref().map(Ramdisk::size),
             tree: 0,
             trampoline: 0,
             page: sys::kexec::page_size(),
@@ -296,14 +303,32 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
 
 /// Plans kexec_load.
 fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
-    let kernel: &Arm64Image = match target.kernel.header() {
-        Header::Arm64(kernel) => kernel,
-        Header::BzImage(_) => return Err(Error::NoWay),
+    match target.kernel.header() {
+        Header::Arm64(kernel) => load_arm64(target, kernel, paths, kaslr),
+        Header::BzImage(kernel) => load_x86(target, kernel, paths, kaslr),
+    }
+}
+
+/// Plans kexec_load of an x86 kernel.
+fn load_x86(target: &Target, kernel: &BzImage, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
+    let image = target.kernel.map().map_err(|errno| Error::Map { name: target.kernel.name(), errno })?;
+    let parts = x86_64::Parts {
+        kernel,
+        image: &image,
+        initrd_file: target.ramdisk.as_ref().map(Ramdisk::size),
+        cmdline: &target.cmdline,
+        seed: kaslr == Kaslr::Seed,
+        page: sys::kexec::page_size(),
     };
+    Ok(Attempt::Load(x86_64::plan(&x86_64::Machine::read(paths)?, parts)?))
+}
+
+/// Plans kexec_load of an arm64 kernel.
+fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
-    let live = gic::live_tables(&paths.kmsg());
-    let initrd = target.initrd.as_ref().map(VerifiedArtifact::size);
+    let live = aarch64::live_tables(&paths.kmsg());
+    let initrd = target.ramdisk.as_ref().map(Ramdisk::size);
     let wanted = kernel.memory.saturating_add(initrd.unwrap_or(0));
     let mut memory = memory(paths, page, wanted.saturating_mul(4).saturating_add(SPARE))?;
     for table in &live {
@@ -318,7 +343,7 @@ fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> 
         &memory,
         Parts {
             kernel,
-            kernel_file: target.kernel.artifact().size(),
+            kernel_file: target.kernel.size(),
             initrd_file: initrd,
             tree: &tree,
             cmdline: &target.cmdline,

@@ -24,7 +24,7 @@ fn target(cmdline: &str) -> Target {
     let initrd = vouched("initramfs", &mut [1; 5000].as_slice(), u64::MAX).unwrap();
     Target {
         kernel: KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap(),
-        initrd: Some(initrd),
+        ramdisk: Some(initrd.into()),
         cmdline: cmdline.to_owned(),
         devicetree: None,
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Error, Ranges};
 use crate::image::arm64::BASE_ALIGNMENT;
+use crate::kexec::{Error, Ranges};
 
 /// The tree is mapped with blocks of this size and must not cross one.
 const TREE_BLOCK: u64 = 2 << 20;
@@ -88,7 +88,7 @@ pub fn place(usable: &Ranges, pieces: &Pieces) -> Result<Layout, Error> {
 /// Where kexec_file_load puts kernel and ramdisk when `free` is what the running kernel takes for
 /// free: image_load() of arch/arm64/kernel/kexec_image.c, the lowest hole for each, the ramdisk above
 /// the kernel.
-pub(super) fn by_file_load(free: &Ranges, pieces: &Pieces) -> Vec<Range<u64>> {
+pub(in crate::kexec) fn by_file_load(free: &Ranges, pieces: &Pieces) -> Vec<Range<u64>> {
     let size = pieces.kernel.saturating_add(pieces.text_offset);
     let Some(kernel) = free.iter().find_map(|range| kernel_in(range, 0, size)) else { return Vec::new() };
     let mut above = free.clone();
@@ -149,9 +149,9 @@ fn rounded_out(range: &Range<u64>, alignment: u64) -> Range<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::MemoryMap;
     use super::*;
     use crate::error::Exit;
+    use crate::kexec::MemoryMap;
     use proptest::prelude::*;
 
     const MB: u64 = 1 << 20;
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn qemus_machine_gets_the_kernel_at_the_start_of_memory() {
-        let map = MemoryMap::parse(include_str!("testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+        let map = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
         let layout = place(&map.usable, &pieces()).unwrap();
         assert_eq!(layout.kernel, 0x4000_0000..0x41b0_0000);
         assert_eq!(layout.initrd, Some(0x41b0_0000..0x4290_1000));

@@ -1,13 +1,19 @@
 //! What kexec_load is given on arm64: kernel, ramdisk, device tree, and a trampoline between the
 //! running kernel's last instruction and the next one's first.
 
+mod gic;
+mod placement;
+
 use std::ops::Range;
 
-use super::placement::{self, Pieces};
 use super::plan::{Content, LoadPlan, Segment};
 use super::{Error, MemoryMap};
 use crate::devicetree::{self, Edits, Seeds};
 use crate::image::Arm64Image;
+
+pub(super) use gic::{TABLE, live_tables};
+pub(super) use placement::by_file_load;
+pub use placement::{Layout, Pieces, place};
 
 /// The trampoline: position independent, its two addresses behind it. The kernel enters it with
 /// the MMU off and x0 to x3 undefined for kexec_load.
@@ -77,7 +83,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         size: place.end.saturating_sub(place.start),
     };
     let code = trampoline(layout.kernel.start, layout.tree.start);
-    let mut segments = vec![segment(Content::Kernel, parts.kernel_file, &layout.kernel)];
+    let mut segments = vec![segment(Content::Kernel { from: 0 }, parts.kernel_file, &layout.kernel)];
     if let (Some(place), Some(size)) = (&layout.initrd, parts.initrd_file) {
         segments.push(segment(Content::Initrd, size, place));
     }
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_whole_plan() {
-        let memory = MemoryMap::parse(include_str!("testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+        let memory = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
         let kernel = Arm64Image {
             text_offset: 0,
             memory: 0x1ab_0000,
@@ -142,7 +148,7 @@ mod tests {
                 kernel: &kernel,
                 kernel_file: 27_303_872,
                 initrd_file: Some(1_000_001),
-                tree: include_bytes!("../devicetree/testdata/qemu-virt-gicv3.dtb"),
+                tree: include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb"),
                 cmdline: "console=ttyAMA0",
                 seeds: None,
                 live: &[],

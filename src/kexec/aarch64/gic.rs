@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 /// The size and alignment of a table, in bytes: the kernel uses 16 bits of LPI number, which makes
 /// 64 KiB of configuration; pending bits take less, but are aligned to as much.
-pub(super) const TABLE: u64 = 64 * 1024;
+pub(in crate::kexec) const TABLE: u64 = 64 * 1024;
 
 /// The LPI tables in a line of the kernel log, a record of /dev/kmsg: `prefix;text`.
 fn table(record: &str) -> Option<Range<u64>> {
@@ -34,7 +34,7 @@ fn table(record: &str) -> Option<Range<u64>> {
 
 /// The tables that the kernel log tells of. Empty where there is no such log: then there is nothing
 /// to be known.
-pub(super) fn live_tables(kmsg: &Path) -> Vec<Range<u64>> {
+pub(in crate::kexec) fn live_tables(kmsg: &Path) -> Vec<Range<u64>> {
     /// The log is read from its start, once, as long as it does not grow for ever.
     const RECORDS: usize = 100_000;
     /// No record is larger: CONSOLE_EXT_LOG_MAX of the kernel.
