@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::errno::explain;
-use super::{Call, Method};
+use super::{Call, Method, x86_64};
 use crate::devicetree;
 use crate::error::Exit;
 use crate::log::bytes;
@@ -102,6 +102,9 @@ pub enum Error {
     /// The loaded kernel is still there.
     #[error("unload: {}", Attempted { call: Call::Load, errno: *errno })]
     Unload { errno: Errno },
+    /// kexec_load of an x86_64 kernel.
+    #[error(transparent)]
+    X86(#[from] x86_64::Error),
 }
 
 fn missing(method: Method) -> &'static str {
@@ -146,6 +149,7 @@ impl Error {
             Self::Unload { errno } => explain(Call::Load, *errno).exit,
             Self::NothingLoaded | Self::Exec { .. } => Exit::ExecFailed,
             Self::TreeNotTaken => Exit::KexecUnavailable,
+            Self::X86(error) => error.exit(),
         }
     }
 
@@ -189,6 +193,7 @@ impl Error {
             Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
             Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",
+            Self::X86(error) => error.hint(),
         }
     }
 }
