@@ -40,9 +40,6 @@ pub enum Error {
     /// Neither call is built in, or not the one that was asked for.
     #[error("this kernel was built without {}", missing(*method))]
     Missing { method: Method },
-    /// The way that is left is not implemented.
-    #[error("kexec_load on x86_64 is not supported in this version, and {}", why_not_file(*method))]
-    LoadOnX86 { method: Method },
     /// kernel_lockdown(7)
     #[error("the kernel is locked down ({mode}) and refuses kexec_load")]
     LockedDown { mode: String },
@@ -115,13 +112,6 @@ fn missing(method: Method) -> &'static str {
     }
 }
 
-fn why_not_file(method: Method) -> &'static str {
-    match method {
-        Method::Auto | Method::File => "this kernel was built without kexec_file_load",
-        Method::Load => "it was asked for",
-    }
-}
-
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
@@ -129,7 +119,6 @@ impl Error {
             Self::Disabled
             | Self::Exhausted
             | Self::Missing { .. }
-            | Self::LoadOnX86 { .. }
             | Self::NotPermitted { .. }
             | Self::IomemHidden => Exit::KexecUnavailable,
             Self::LockedDown { .. } => Exit::KexecRefused,
@@ -163,8 +152,6 @@ impl Error {
                 "start from a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC"
             }
             Self::Missing { .. } => "use --method auto, or start from a kernel that has it",
-            Self::LoadOnX86 { method: Method::Load } => "use --method auto or file",
-            Self::LoadOnX86 { .. } => "start from a kernel with CONFIG_KEXEC_FILE",
             Self::LockedDown { .. } => {
                 "start from a kernel with CONFIG_KEXEC_FILE and load a kernel it trusts, or turn lockdown off"
             }
