@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::errno::explain;
-use super::{Call, Method};
+use super::{Call, Method, x86_64};
 use crate::devicetree;
 use crate::error::Exit;
 use crate::log::bytes;
@@ -40,9 +40,6 @@ pub enum Error {
     /// Neither call is built in, or not the one that was asked for.
     #[error("this kernel was built without {}", missing(*method))]
     Missing { method: Method },
-    /// The way that is left is not implemented.
-    #[error("kexec_load on x86_64 is not supported in this version, and {}", why_not_file(*method))]
-    LoadOnX86 { method: Method },
     /// kernel_lockdown(7)
     #[error("the kernel is locked down ({mode}) and refuses kexec_load")]
     LockedDown { mode: String },
@@ -102,6 +99,9 @@ pub enum Error {
     /// The loaded kernel is still there.
     #[error("unload: {}", Attempted { call: Call::Load, errno: *errno })]
     Unload { errno: Errno },
+    /// kexec_load of an x86_64 kernel.
+    #[error(transparent)]
+    X86(#[from] x86_64::Error),
 }
 
 fn missing(method: Method) -> &'static str {
@@ -112,13 +112,6 @@ fn missing(method: Method) -> &'static str {
     }
 }
 
-fn why_not_file(method: Method) -> &'static str {
-    match method {
-        Method::Auto | Method::File => "this kernel was built without kexec_file_load",
-        Method::Load => "it was asked for",
-    }
-}
-
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
@@ -126,7 +119,6 @@ impl Error {
             Self::Disabled
             | Self::Exhausted
             | Self::Missing { .. }
-            | Self::LoadOnX86 { .. }
             | Self::NotPermitted { .. }
             | Self::IomemHidden => Exit::KexecUnavailable,
             Self::LockedDown { .. } => Exit::KexecRefused,
@@ -146,6 +138,7 @@ impl Error {
             Self::Unload { errno } => explain(Call::Load, *errno).exit,
             Self::NothingLoaded | Self::Exec { .. } => Exit::ExecFailed,
             Self::TreeNotTaken => Exit::KexecUnavailable,
+            Self::X86(error) => error.exit(),
         }
     }
 
@@ -159,8 +152,6 @@ impl Error {
                 "start from a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC"
             }
             Self::Missing { .. } => "use --method auto, or start from a kernel that has it",
-            Self::LoadOnX86 { method: Method::Load } => "use --method auto or file",
-            Self::LoadOnX86 { .. } => "start from a kernel with CONFIG_KEXEC_FILE",
             Self::LockedDown { .. } => {
                 "start from a kernel with CONFIG_KEXEC_FILE and load a kernel it trusts, or turn lockdown off"
             }
@@ -189,6 +180,7 @@ impl Error {
             Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
             Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",
+            Self::X86(error) => error.hint(),
         }
     }
 }

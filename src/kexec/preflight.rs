@@ -122,10 +122,7 @@ fn judge(
         Call::FileLoad => file_load,
         Call::Load => load,
     };
-    // On x86_64 there is only kexec_file_load.
-    let supported = |call| call == Call::FileLoad || arch == Arch::Aarch64;
-    let calls: Vec<Call> =
-        wanted.iter().copied().filter(|&call| supported(call) && availability(call).may_work()).collect();
+    let calls: Vec<Call> = wanted.iter().copied().filter(|&call| availability(call).may_work()).collect();
     if !calls.is_empty() {
         return Ok(Preflight { arch, file_load, load, lockdown, calls });
     }
@@ -140,9 +137,6 @@ fn judge(
                 _ => Error::NotPermitted { call, errno },
             });
         }
-    }
-    if wanted.iter().any(|&call| !supported(call) && availability(call).may_work()) {
-        return Err(Error::LoadOnX86 { method });
     }
     Err(Error::Missing { method })
 }
@@ -163,22 +157,13 @@ mod tests {
         assert_eq!(calls(Arch::Aarch64, Method::Auto, Available, Available).unwrap(), both);
         assert_eq!(calls(Arch::Aarch64, Method::Auto, Unknown, Unknown).unwrap(), both);
         assert_eq!(calls(Arch::Aarch64, Method::Auto, Missing, Available).unwrap(), [Call::Load]);
-        assert_eq!(calls(Arch::X86_64, Method::Auto, Available, Available).unwrap(), [Call::FileLoad]);
+        assert_eq!(calls(Arch::X86_64, Method::Auto, Available, Available).unwrap(), both);
+        assert_eq!(calls(Arch::X86_64, Method::Load, Missing, Available).unwrap(), [Call::Load]);
         assert_eq!(calls(Arch::Aarch64, Method::Load, Available, Available).unwrap(), [Call::Load]);
     }
 
     #[test]
     fn each_blocker_has_its_own_error() {
-        let error = calls(Arch::X86_64, Method::Auto, Missing, Available).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "kexec_load on x86_64 is not supported in this version, and this kernel was built without kexec_file_load"
-        );
-        assert_eq!(error.exit(), Exit::KexecUnavailable);
-        assert!(matches!(
-            calls(Arch::X86_64, Method::Load, Available, Available),
-            Err(Error::LoadOnX86 { method: Method::Load })
-        ));
         for method in [Method::Auto, Method::File, Method::Load] {
             let error = calls(Arch::Aarch64, method, Missing, Missing).unwrap_err();
             assert_eq!(error.exit(), Exit::KexecUnavailable);
