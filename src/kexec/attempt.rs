@@ -2,11 +2,15 @@
 //! and whether the next one is worth a try.
 
 use std::fmt;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::errno::{explain, other_call_may_do};
 use super::{Call, Error, Lockdown};
+
+/// How long another kexec call is given to end: copying a large image takes a slow machine a second.
+pub(super) const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// A call that was tried, and the kernel's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,11 +10,10 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 use super::aarch64::{self, Parts};
 use super::admission::{self, Needs};
-use super::attempt::first_that_loads;
+use super::attempt::{BUSY_PAUSE, first_that_loads};
 use super::handoff::Loaded;
 use super::{Call, Error, Kaslr, Lockdown, MemoryMap, Preflight, Untried, cmdline, x86_64};
 use crate::devicetree::{self, Seeds};
@@ -46,9 +45,6 @@ impl Target {
         Needs::loading(self.kernel.size(), placed, self.ramdisk.as_ref().map_or(0, Ramdisk::size))
     }
 }
-
-/// How long another kexec call is given to end: copying a large image takes a slow machine a second.
-const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where a segment's bytes come from.
 #[derive(Clone, PartialEq, Eq)]
