@@ -6,6 +6,8 @@
 //! so nothing else can get in.
 
 mod aarch64;
+pub mod admission;
+mod attempt;
 pub mod cmdline;
 mod errno;
 mod error;
@@ -20,8 +22,9 @@ use std::fmt;
 
 pub use crate::config::{Handoff, Kaslr, Method};
 pub use aarch64::{Layout, Pieces, place};
+pub use attempt::{Attempted, Untried};
 pub use errno::{Meaning, explain};
-pub use error::{Attempted, Error};
+pub use error::Error;
 pub use handoff::{Loaded, exec_loaded, unload};
 pub use memory::MemoryMap;
 pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
