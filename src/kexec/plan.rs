@@ -1,6 +1,5 @@
 //! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, File};
@@ -242,6 +241,7 @@ fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
         &Pieces {
             text_offset: kernel.text_offset,
             kernel: kernel.memory,
+            anywhere: kernel.anywhere,
             initrd: target.ramdisk.as_ref().map(Ramdisk::size),
             tree: 0,
             trampoline: 0,
@@ -335,9 +335,10 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
+    let running = device_tree(&paths.devicetree())?;
     let tree = match &target.devicetree {
-        Some(given) => Cow::Borrowed(given),
-        None => Cow::Owned(device_tree(&paths.devicetree())?),
+        Some(given) => devicetree::complete(given, &running)?,
+        None => running,
     };
     let plan = aarch64::plan(
         &memory,

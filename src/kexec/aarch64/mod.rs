@@ -10,6 +10,7 @@ use super::plan::{Content, LoadPlan, Segment};
 use super::{Error, MemoryMap};
 use crate::devicetree::{self, Edits, Seeds};
 use crate::image::Arm64Image;
+use crate::image::arm64::PageSize;
 
 pub(super) use gic::{TABLE, live_tables};
 pub(super) use placement::by_file_load;
@@ -50,6 +51,18 @@ pub(super) struct Parts<'a> {
 
 /// Places everything in `memory` and writes the tree for it.
 pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Error> {
+    let other = match parts.kernel.page_size {
+        PageSize::K4 => 4 << 10,
+        PageSize::K16 => 16 << 10,
+        PageSize::K64 => 64 << 10,
+        PageSize::Unspecified => parts.page,
+    };
+    if other != parts.page {
+        // Only kexec_file_load checks that: system_supports_64kb_granule() and its like.
+        log::warn!(
+            "the next kernel has pages of {other} bytes: on a CPU without them it hangs without a word"
+        );
+    }
     // The addresses in the tree have a fixed width: its size does not depend on them.
     let mut edits = Edits {
         bootargs: Some(parts.cmdline),
@@ -63,6 +76,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         &Pieces {
             text_offset: parts.kernel.text_offset,
             kernel: parts.kernel.memory,
+            anywhere: parts.kernel.anywhere,
             initrd: parts.initrd_file,
             tree: size,
             trampoline: trampoline(0, 0).len() as u64,
@@ -96,7 +110,6 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::arm64::PageSize;
     use std::process::Command;
 
     #[test]
