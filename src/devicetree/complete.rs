@@ -67,7 +67,8 @@ pub fn complete(given: &[u8], running: &[u8]) -> Result<Vec<u8>, Error> {
     let mut old = Blob::parse(running)?;
     chosen::drop_old_reservations(&mut old);
     for entry in &old.reservations {
-        blob.reserve(&[entry.address..entry.address.saturating_add(entry.size)]);
+        let range = entry.address..entry.address.saturating_add(entry.size);
+        blob.reserve(std::slice::from_ref(&range));
     }
     let mut root = Node::root(std::mem::take(&mut blob.tokens));
     let old = Node::root(old.tokens);

@@ -127,6 +127,12 @@ pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
     Ok(copy)
 }
 
+/// Whether `tree` tells the next kernel where UEFI's tables are.
+pub fn is_uefi(tree: &[u8]) -> Result<bool, Error> {
+    let blob = Blob::parse(tree)?;
+    Ok(chosen::properties(&blob).any(|property| property.name == b"linux,uefi-system-table"))
+}
+
 /// Copies `tree` without its secrets, otherwise byte for byte, as the kernel does when it has read
 /// them: `/chosen/kaslr-seed` becomes zero and `rng-seed` becomes FDT_NOP, for zeros there would be
 /// taken for randomness.
