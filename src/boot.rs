@@ -4,9 +4,9 @@ use log::{error, info, warn};
 
 use crate::config::{self, Config, Leases};
 use crate::error::Error;
-use crate::fetch;
-use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target, admission, cmdline};
+use crate::fetch::{self, Artifacts};
+use crate::image::{KernelImage, Part, Ramdisk};
+use crate::kexec::{self, Call, Plan, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
@@ -43,9 +43,9 @@ pub fn run(
     let content = found.manifest.manifest();
     admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
-    let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
+    let (kernel, ramdisk) = recognise(artifacts, preflight.calls(), paths)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree: None };
+    let target = Target { kernel, ramdisk, cmdline, devicetree: None };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
@@ -145,7 +145,22 @@ pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
     Some(trust.now(UnixTime::now()))
 }
 
-/// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.
+/// The kernel out of its wrappings, and its ramdisk: what the image brings, then what was published.
+fn recognise(
+    artifacts: Artifacts,
+    calls: &[Call],
+    paths: &Paths,
+) -> Result<(KernelImage, Option<Ramdisk>), Error> {
+    let (kernel, initramfs) = (artifacts.kernel, artifacts.initramfs);
+    let limit = admission::most_unpacked(calls, kernel.size(), initramfs.size(), paths);
+    let mut kernel = KernelImage::within(kernel, NATIVE, limit)?;
+    let mut parts = kernel.take_ramdisks();
+    parts.push(initramfs.into());
+    admission::before_joining(calls, &kernel, parts.iter().map(Part::size), paths)?;
+    Ok((kernel, Ramdisk::join(parts)?))
+}
+
+/// The manifest's parameters, or the kernel image's own where it has none, then what the policy lets the next kernel inherit, then `phase.append`.
 fn next_cmdline(
     config: &Config,
     trust: &Trust,
@@ -154,7 +169,7 @@ fn next_cmdline(
     paths: &Paths,
 ) -> Result<String, Error> {
     let running = config::kernel_cmdline(paths)?;
-    let first = &manifest.manifest().cmdline;
+    let first = cmdline::base(&manifest.manifest().cmdline, kernel.cmdline());
     let inherit = &trust.policy().inherit;
     let line = cmdline::compose(first, &running, inherit, &config.append, kernel.cmdline_limit())?;
     info!("command line: {line}");

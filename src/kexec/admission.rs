@@ -13,6 +13,7 @@
 //! the new one is whole: what it holds is not available, and so not counted here.
 
 use super::{Call, Error};
+use crate::image::{Header, KernelImage, MOST_UNPACKED};
 use crate::log::bytes;
 use crate::meminfo::Meminfo;
 use crate::paths::Paths;
@@ -58,6 +59,15 @@ impl Needs {
     pub fn loading(kernel: u64, placed: u64, ramdisk: u64) -> Self {
         let here = kernel.saturating_add(ramdisk);
         Self { kernel, placed, ramdisk, beside: WHILE_LOADING, here, ..Self::default() }
+    }
+
+    /// The same for `kernel`, and a ramdisk of this size.
+    pub fn of(kernel: &KernelImage, ramdisk: u64) -> Self {
+        let placed = match kernel.header() {
+            Header::BzImage(header) => header.init_size,
+            Header::Arm64(header) => header.memory,
+        };
+        Self::loading(kernel.size(), placed, ramdisk)
     }
 
     /// The segments that the kernel makes of them, at the least.
@@ -134,6 +144,39 @@ pub fn before_download(calls: &[Call], kernel: u64, ramdisk: u64, paths: &Paths)
         calls.len()
     );
     Ok(())
+}
+
+/// The largest kernel that can be unwrapped from a file of `wrapper` bytes and then loaded, while that
+/// file and a ramdisk are in memory.
+pub fn most_unpacked(calls: &[Call], wrapper: u64, ramdisk: u64, paths: &Paths) -> u64 {
+    let Some(memory) = Meminfo::read(paths) else { return MOST_UNPACKED };
+    let here = wrapper.saturating_add(ramdisk);
+    let has_room = |kernel| {
+        let needs = Needs { wrapper, here, ..Needs::loading(kernel, kernel, ramdisk) };
+        calls.iter().any(|&call| fits(call, &needs, needs.segments(), memory).is_ok())
+    };
+    // What fits and what does not meet at one size.
+    let (mut most, mut step) = (0, MOST_UNPACKED);
+    while step > 0 {
+        if most + step <= MOST_UNPACKED && has_room(most + step) {
+            most += step;
+        }
+        step /= 2;
+    }
+    most
+}
+
+/// Asks before archives of these sizes, which are in memory as `kernel` is, are joined to one ramdisk.
+pub fn before_joining(
+    calls: &[Call],
+    kernel: &KernelImage,
+    parts: impl Iterator<Item = u64> + Clone,
+    paths: &Paths,
+) -> Result<(), Error> {
+    let part = if parts.clone().count() > 1 { parts.clone().max().unwrap_or(0) } else { 0 };
+    let needs = Needs { part, ..Needs::of(kernel, parts.fold(0, u64::saturating_add)) };
+    let Some(memory) = Meminfo::read(paths) else { return Ok(()) };
+    admit(calls, &needs, memory).map(drop)
 }
 
 #[cfg(test)]

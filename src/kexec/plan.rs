@@ -35,17 +35,6 @@ pub struct Target {
     pub devicetree: Option<Vec<u8>>,
 }
 
-impl Target {
-    /// What loading it takes beside the files, which are here.
-    fn needs(&self) -> Needs {
-        let placed = match self.kernel.header() {
-            Header::BzImage(kernel) => kernel.init_size,
-            Header::Arm64(kernel) => kernel.memory,
-        };
-        Needs::loading(self.kernel.size(), placed, self.ramdisk.as_ref().map_or(0, Ramdisk::size))
-    }
-}
-
 /// Where a segment's bytes come from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
@@ -132,7 +121,7 @@ impl Plan {
             // Only what we place ourselves is sure to stay clear of the tables.
             calls.sort_by_key(|&call| call == Call::FileLoad);
         }
-        let needs = target.needs();
+        let needs = Needs::of(&target.kernel, target.ramdisk.as_ref().map_or(0, Ramdisk::size));
         let meminfo = Meminfo::read(paths);
         let mut attempts = Vec::new();
         let mut untried = preflight.untried().to_vec();

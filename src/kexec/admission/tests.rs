@@ -1,7 +1,9 @@
 //! Machines with more and with less memory.
 
 use super::*;
+use crate::arch::Arch;
 use crate::error::Exit;
+use crate::fetch::operator;
 use Call::{FileLoad, Load};
 use proptest::prelude::*;
 
@@ -89,6 +91,55 @@ fn a_machine_that_does_not_tell_is_not_held_up() {
     assert!(before_download(&BOTH, 30 * MB, 20 * MB, &paths).is_err());
     assert!(before_download(&[FileLoad], 30 * MB, 10 * MB, &paths).is_err());
     assert!(before_download(&BOTH, u64::MAX, u64::MAX, &paths).is_err());
+}
+
+fn machine(available: u64) -> (tempfile::TempDir, Paths) {
+    let root = tempfile::tempdir().unwrap();
+    let paths = Paths::under(root.path());
+    std::fs::create_dir(root.path().join("proc")).unwrap();
+    let text = format!("MemTotal: {} kB\nMemAvailable: {} kB\n", 1u64 << 40, available / 1024);
+    std::fs::write(paths.meminfo(), text).unwrap();
+    (root, paths)
+}
+
+#[test]
+fn what_is_unpacked_must_be_loadable_too() {
+    let (_root, paths) = machine(200 * MB);
+    for calls in [&BOTH[..], &[FileLoad], &[Load]] {
+        let most = most_unpacked(calls, 10 * MB, 20 * MB, &paths);
+        let fits = |kernel| {
+            let here = Needs { wrapper: 10 * MB, here: 30 * MB, ..Needs::loading(kernel, kernel, 20 * MB) };
+            admit(calls, &here, available(200 * MB)).is_ok()
+        };
+        assert!(fits(most) && !fits(most + 1), "{calls:?}");
+    }
+    // Two kernels and a ramdisk, less the wrapper that is given back: 200 - 4 - 1.8 = 2 * 92.1 + 20 - 10.
+    let most = most_unpacked(&BOTH, 10 * MB, 20 * MB, &paths);
+    assert!((92 * MB..93 * MB).contains(&most), "{most}");
+    assert_eq!(most_unpacked(&BOTH, 10 * MB, 400 * MB, &paths), 0);
+    assert_eq!(most_unpacked(&BOTH, 1, 1, &machine(64 << 30).1), MOST_UNPACKED);
+    assert_eq!(most_unpacked(&BOTH, 1, 1, &Paths::under("/nonexistent")), MOST_UNPACKED);
+}
+
+#[test]
+fn archives_are_joined_only_where_there_is_room_for_the_largest_twice() {
+    let mut head = include_bytes!("../../image/testdata/debian-6.1-arm64.head").to_vec();
+    head.resize(1 << 20, 0);
+    let kernel = operator::vouched("kernel", &mut head.as_slice(), u64::MAX).unwrap();
+    let kernel = KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap();
+    // The kernel takes 26.7 MiB once it is placed. Loading: that, 4 MiB, and both ramdisks once more.
+    let ask = |parts: &[u64], available| {
+        before_joining(&[Load], &kernel, parts.iter().copied(), &machine(available).1)
+    };
+    assert!(ask(&[MB, MB], 34 * MB).is_ok());
+    assert!(ask(&[MB, 100 * MB], 34 * MB).is_err());
+    assert!(ask(&[100 * MB], 134 * MB).is_ok());
+    assert!(ask(&[100 * MB, MB], 135 * MB).is_ok());
+    assert!(ask(&[100 * MB, MB], 125 * MB).is_err());
+    assert!(ask(&[], 34 * MB).is_ok());
+    assert!(
+        before_joining(&[Load], &kernel, [u64::MAX; 2].into_iter(), &Paths::under("/nonexistent")).is_ok()
+    );
 }
 
 fn needs() -> impl Strategy<Value = Needs> {
