@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::compressed::{self, Compression, Stop};
 use super::foreign::{self, Foreign};
 use super::pe::Pe;
-use super::{Error, Fault, at};
+use super::{Error, at, zboot};
 
 /// More archives in one ramdisk are not looked at.
 const MOST_PIECES: usize = 64;
@@ -144,7 +144,7 @@ fn walk<'a>(bytes: &'a [u8], piece: &mut Piece) -> Result<&'a [u8], String> {
         let name = bytes.get(offset.saturating_add(HEADER)..name_end).unwrap_or_default();
         let end = name_end.next_multiple_of(4).saturating_add(size);
         if end > bytes.len() {
-            return Err(Fault::Truncated { promised: end as u64, left: bytes.len() as u64 }.to_string());
+            return Err(format!("file {} ends at byte {end}, the archive at {}", files + 1, bytes.len()));
         }
         if name.strip_suffix(b"\0").unwrap_or(name) == LAST {
             piece.files = Some(files);
@@ -162,7 +162,8 @@ pub(super) fn judge(name: &'static str, bytes: &[u8]) -> Result<(), Error> {
     if foreign::is_cpio(bytes) || Compression::of(bytes).is_some() {
         return Ok(());
     }
-    let is_kernel = super::arch(bytes).is_some() || foreign::other_kernel(bytes).is_some();
+    let is_kernel =
+        super::arch(bytes).is_some() || foreign::other_kernel(bytes).is_some() || zboot::is(bytes);
     let kind = match foreign::recognise(bytes) {
         _ if is_kernel || Pe::parse(bytes).is_some() => Foreign::Kernel,
         kind => kind,
@@ -195,6 +196,94 @@ pub(super) fn judge(name: &'static str, bytes: &[u8]) -> Result<(), Error> {
         | Foreign::Unknown => {
             log::warn!("{name} is {kind}, {} bytes: the next kernel may not unpack it", bytes.len());
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::{ARM, X86, arm64, bzimage, cpio, gzip, pe, uki, zboot, zstd};
+
+    fn formats(bytes: &[u8]) -> Vec<String> {
+        survey(bytes).into_iter().map(|piece| piece.format.into_owned()).collect()
+    }
+
+    #[test]
+    fn archives_one_behind_the_other_are_told_apart() {
+        let microcode = cpio(&[("kernel/x86/microcode/GenuineIntel.bin", &[7; 1000])]);
+        let main = cpio(&[("init", b"#!"), ("etc/passwd", b"root")]);
+        let mut bytes = microcode.clone();
+        bytes.resize(2048, 0);
+        let start = bytes.len();
+        bytes.extend_from_slice(&gzip(&main));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend_from_slice(&zstd(&main));
+        bytes.extend_from_slice(&main);
+        let pieces = survey(&bytes);
+        assert_eq!(formats(&bytes), ["cpio", "gzip", "zstd", "cpio"]);
+        assert!(pieces[0].microcode && !pieces[3].microcode);
+        assert_eq!((pieces[0].offset, pieces[0].size, pieces[0].files), (0, microcode.len(), Some(1)));
+        assert_eq!((pieces[1].offset, pieces[1].unpacked), (start, Some(main.len() as u64)));
+        assert_eq!(pieces[3].files, Some(2));
+        assert!(pieces.iter().all(|piece| piece.fault.is_none()), "{pieces:?}");
+        assert_eq!(formats(b"\xfd7zXZ\0....."), ["xz"]);
+        assert_eq!(formats(&[&microcode, &b"\x02\x21\x4c\x18.."[..]].concat()), ["cpio", "lz4"]);
+        assert!(survey(&[0; 100]).is_empty() && survey(b"").is_empty());
+    }
+
+    #[test]
+    fn what_is_broken_is_said() {
+        let whole = cpio(&[("init", &[1; 100]), ("other", &[2; 100])]);
+        let fault = |bytes: &[u8]| survey(bytes).pop().unwrap().fault.unwrap();
+        assert_eq!(fault(&whole[..whole.len() - 124]), "it ends after 2 files without an end mark");
+        assert_eq!(fault(&whole[..200]), "file 1 ends at byte 216, the archive at 200");
+        let mut bytes = whole.clone();
+        bytes[54] = b'x';
+        assert_eq!(fault(&bytes), "the header after 0 files is broken");
+        assert_eq!(
+            fault(&[&whole[..220], &[b'x'; 200][..]].concat()),
+            "no file header follows the first 1 files"
+        );
+        assert_eq!(fault(&gzip(b"no archive")), "no cpio archive is in it");
+        let cut = gzip(&whole);
+        assert!(fault(&cut[..cut.len() - 3]).contains("left"));
+        assert_eq!(fault(b"nonsense"), "the kernel does not unpack it");
+    }
+
+    #[test]
+    fn what_is_certainly_no_ramdisk_is_refused() {
+        let said = |bytes: &[u8]| judge("initramfs", bytes).map_err(|error| error.to_string());
+        for bytes in [bzimage(), arm64(), uki(X86, &bzimage()), zboot("xz", b"x"), pe(ARM, &[])] {
+            let error = judge("initramfs", &bytes).unwrap_err();
+            assert_eq!(error.to_string(), "initramfs is a kernel, not a ramdisk");
+            assert_eq!(error.hint(), "are kernel and initramfs swapped?");
+        }
+        assert_eq!(said(b"<html>404").unwrap_err(), "initramfs is a web page, not a ramdisk");
+        assert!(said(b"{}").is_err());
+        assert!(said(b"\x7fELF").is_err());
+        for bytes in [cpio(&[]), gzip(b""), zstd(b"x"), b"hsqs".to_vec(), vec![], vec![0; 512], b"?".to_vec()]
+        {
+            assert_eq!(said(&bytes), Ok(()));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_ramdisk_panics(
+            flips in proptest::collection::vec((0usize..600, 0u8..8), 0..4),
+            length in 0usize..=600,
+        ) {
+            let mut bytes = cpio(&[("init", &[1; 50])]);
+            bytes.extend(gzip(&cpio(&[("a", b"b")])));
+            bytes.resize(600, 0);
+            for (at, bit) in flips {
+                bytes[at] ^= 1 << bit;
+            }
+            bytes.truncate(length);
+            let pieces = survey(&bytes);
+            proptest::prop_assert!(pieces.iter().all(|piece| piece.offset + piece.size <= length));
+            let _ = judge("initramfs", &bytes);
         }
     }
 }

@@ -250,3 +250,96 @@ fn zstd_fault(error: FrameDecoderError) -> Fault {
         _ => Fault::Broken("its compressed data is invalid"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::{gzip, zstd};
+
+    fn unpacked(bytes: &[u8]) -> Result<(Vec<u8>, usize), String> {
+        let mut all = Vec::new();
+        let compression = Compression::of(bytes).ok_or("not compressed")?;
+        let done = unpack::<()>(compression, bytes, &mut |chunk| {
+            all.extend_from_slice(chunk);
+            Ok(())
+        });
+        match done {
+            Ok(rest) => Ok((all, rest.len())),
+            Err(Stop::Fault(fault)) => Err(fault.to_string()),
+            Err(Stop::Sink(())) => unreachable!(),
+        }
+    }
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).flat_map(|number| format!("{number} ").into_bytes()).collect()
+    }
+
+    #[test]
+    fn the_gzip_header_is_passed_over_with_all_it_may_hold() {
+        let plain = gzip(&text());
+        let mut full = vec![0x1f, 0x8b, 8, 0x1f, 0, 0, 0, 0, 0, 3];
+        full.extend_from_slice(b"\x05\0extra");
+        full.extend_from_slice(b"Image\0a comment\0\x12\x34");
+        full.extend_from_slice(&plain[10..]);
+        assert_eq!(unpacked(&full).unwrap(), (text(), 0));
+        for length in 2..30 {
+            let said = unpacked(&full[..length]).unwrap_err();
+            assert!(said.contains("left") || said.contains("ends"), "{length}: {said}");
+        }
+        let broken = |at: usize, value: u8| {
+            let mut bytes = plain.clone();
+            bytes[at] = value;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(broken(2, 7), "its header is of an unknown kind");
+        assert_eq!(broken(3, 0x20), "its header is of an unknown kind");
+    }
+
+    #[test]
+    fn checksum_and_size_are_compared() {
+        let whole = gzip(&text());
+        let end = whole.len();
+        let flipped = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(flipped(end - 8), "its checksum does not match");
+        assert_eq!(flipped(end - 1), "its size does not match");
+        let mut bytes = zstd(&text());
+        let end = bytes.len();
+        bytes[end - 1] ^= 1;
+        assert_eq!(unpacked(&bytes).unwrap_err(), "its checksum does not match");
+    }
+
+    #[test]
+    fn wherever_it_is_cut_it_is_truncated() {
+        for whole in [gzip(&text()), zstd(&text())] {
+            for length in (4..whole.len()).step_by(97).chain(whole.len() - 12..whole.len()) {
+                let said = unpacked(&whole[..length]).unwrap_err();
+                assert!(said.contains("left") || said == "it ends in the middle", "{length}: {said}");
+            }
+            assert_eq!(unpacked(&whole).unwrap(), (text(), 0));
+        }
+    }
+
+    #[test]
+    fn windows_and_dictionaries_have_limits() {
+        // Window descriptors: RFC 8878, section 3.1.1.1.2. 17 is 128 MiB, and 18 twice as much.
+        let frame = |window: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, window << 3, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&frame(17)).unwrap().0, b"x");
+        assert_eq!(unpacked(&frame(18)).unwrap_err(), "its window of 268435456 bytes is over 128 MiB");
+        // A frame that is one segment has its own size for a window: here 2^63.
+        let huge = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x80, 9, 0, 0, b'x'];
+        assert!(unpacked(&huge).unwrap_err().contains("over 128 MiB"));
+        let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 1, 17 << 3, 7, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&dictionary).unwrap_err(), "it needs a dictionary");
+        let reserved = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 15, 0, 0, b'x'];
+        assert_eq!(unpacked(&reserved).unwrap_err(), "it has a block of an unknown kind");
+        // It says 2 bytes and holds 1.
+        let short = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 2, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&short).unwrap_err(), "its size does not match");
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 9, 0, 0, 0, 1, 2];
+        assert_eq!(unpacked(&skipped).unwrap_err(), "it promises 9 bytes more, 2 are left");
+    }
+}

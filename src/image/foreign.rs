@@ -203,3 +203,72 @@ fn text(bytes: &[u8]) -> Foreign {
         Foreign::Unknown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Header;
+    use crate::image::testing::{ARM, X86, arm64, bzimage, pe};
+
+    fn at_offset(offset: usize, mark: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![1; offset + mark.len() + 100];
+        bytes[offset..offset + mark.len()].copy_from_slice(mark);
+        bytes
+    }
+
+    #[test]
+    fn each_is_named() {
+        for (bytes, kind) in [
+            (b"".to_vec(), Foreign::Empty),
+            (pe(X86, &[(".text", b"")]), Foreign::Efi("x86_64")),
+            (pe(ARM, &[]), Foreign::Efi("arm64")),
+            (b"MZ".to_vec(), Foreign::Unknown),
+            (b"\x7fELF\x02\x01............\x3e\0".to_vec(), Foreign::Elf("x86_64")),
+            (b"\x7fELF\x02\x01............\xb7\0".to_vec(), Foreign::Elf("arm64")),
+            (b"\x7fELF".to_vec(), Foreign::Elf("another architecture")),
+            (b"\n <!DOCTYPE html><html>".to_vec(), Foreign::WebPage),
+            (b"\xef\xbb\xbf<HTML>404".to_vec(), Foreign::WebPage),
+            (b"{\"error\":404}".to_vec(), Foreign::Json),
+            (b"[1]".to_vec(), Foreign::Json),
+            (b"{\xff}".to_vec(), Foreign::Unknown),
+            (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), Foreign::LfsPointer),
+            (b"070701000002".to_vec(), Foreign::Cpio),
+            (b"\xfd7zXZ\0....".to_vec(), Foreign::Xz),
+            (b"\x02\x21\x4c\x18".to_vec(), Foreign::Lz4),
+            (b"\x04\x22\x4d\x18".to_vec(), Foreign::Lz4),
+            (b"\xd0\x0d\xfe\xed".to_vec(), Foreign::DeviceTree),
+            (b"hsqs".to_vec(), Foreign::Squashfs),
+            (at_offset(0x438, b"\x53\xef"), Foreign::Ext),
+            (at_offset(0x8001, b"CD001"), Foreign::Iso),
+            (at_offset(512, b"EFI PART"), Foreign::Disk),
+            (at_offset(257, b"ustar\0"), Foreign::Tar),
+            (b"!<arch>\ndebian-binary".to_vec(), Foreign::Deb),
+            (b"\xed\xab\xee\xdb".to_vec(), Foreign::Rpm),
+            (vec![0; 4096], Foreign::Zeros),
+            (b"an initramfs".to_vec(), Foreign::Unknown),
+        ] {
+            assert_eq!(recognise(&bytes), kind, "{:?}", &bytes[..bytes.len().min(20)]);
+            let error = Header::of("kernel", &bytes).unwrap_err();
+            assert!(error.to_string().starts_with("kernel is "), "{error}");
+            assert!(!error.hint().is_empty() && !error.hint().contains("not supported"), "{error}");
+        }
+    }
+
+    #[test]
+    fn kernels_of_other_machines_are_named() {
+        let mut loongarch = pe(0x6264, &[]);
+        loongarch[0x38..0x3c].copy_from_slice(&[0xcd, 0x23, 0x82, 0x81]);
+        let mut small = bzimage();
+        small[0x236..0x238].fill(0);
+        for (bytes, found) in [
+            (at_offset(0x38, b"RSC\x05"), "RISC-V"),
+            (at_offset(0x24, &[0x18, 0x28, 0x6f, 0x01]), "32-bit ARM"),
+            (loongarch, "LoongArch"),
+            (small, "32-bit x86"),
+        ] {
+            let error = Header::of("kernel", &bytes).unwrap_err();
+            assert_eq!(error.to_string(), format!("kernel is a kernel for {found}"));
+        }
+        assert!(Header::of("kernel", &arm64()).is_ok());
+    }
+}

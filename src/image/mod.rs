@@ -16,6 +16,8 @@ mod kernel;
 mod part;
 mod pe;
 mod ramdisk;
+#[cfg(test)]
+mod testing;
 mod uki;
 mod unwrap;
 mod zboot;

@@ -71,3 +71,57 @@ impl AsFd for Ramdisk {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::arch::Arch;
+    use crate::image::archive;
+    use crate::image::testing::{X86, artifact, bzimage, cpio, gzip, uki};
+    use crate::image::{KernelImage, Part};
+
+    #[test]
+    fn one_is_passed_on_and_none_is_none() {
+        let part = Part::from(artifact("initramfs", b"an archive"));
+        let descriptor = part.as_fd().as_raw_fd();
+        let ramdisk = Ramdisk::join(vec![part]).unwrap().unwrap();
+        assert_eq!(ramdisk.as_fd().as_raw_fd(), descriptor, "not copied");
+        assert_eq!((ramdisk.size(), ramdisk.name()), (10, "initramfs"));
+        assert!(Ramdisk::join(Vec::<Part>::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn several_begin_at_multiples_of_four() {
+        for (first, padding) in [(&b"1234"[..], 0), (b"12345", 3), (b"123456", 2), (b"1234567", 1), (b"", 0)]
+        {
+            let ramdisk = Ramdisk::join(vec![
+                artifact("one", first),
+                artifact("two", b"second"),
+                artifact("three", b"3"),
+            ]);
+            let joined = [first, &[0; 3][..padding], b"second\0\0", b"3"].concat();
+            assert_eq!(&*ramdisk.unwrap().unwrap().map().unwrap(), joined.as_slice());
+        }
+    }
+
+    #[test]
+    fn a_unified_kernel_images_own_come_first() {
+        let image = artifact("kernel", &uki(X86, &bzimage()));
+        let mut kernel = KernelImage::from_artifact(image, Arch::X86_64).unwrap();
+        let mut parts = kernel.take_ramdisks();
+        parts.push(artifact("initramfs", &gzip(&cpio(&[("etc/x", b"y")]))).into());
+        let ramdisk = Ramdisk::join(parts).unwrap().unwrap();
+        let pieces = archive::survey(&ramdisk.map().unwrap());
+        let formats: Vec<_> = pieces.iter().map(|piece| (&*piece.format, piece.microcode)).collect();
+        assert_eq!(formats, [("cpio", true), ("cpio", false), ("gzip", false)]);
+        assert!(pieces.iter().all(|piece| piece.fault.is_none() && piece.offset % 4 == 0));
+    }
+
+    #[test]
+    fn a_kernel_is_not_joined() {
+        let parts = vec![artifact("initrd", &cpio(&[])), artifact("initrd", &bzimage())];
+        assert_eq!(Ramdisk::join(parts).unwrap_err().to_string(), "initrd is a kernel, not a ramdisk");
+    }
+}

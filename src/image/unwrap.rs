@@ -164,3 +164,6 @@ fn unpack(
         Err(Stop::Fault(fault)) => Err(Error::Unpack { name, wrapper, done: draft.size(), fault }),
     }
 }
+
+#[cfg(test)]
+mod tests;
