@@ -45,7 +45,7 @@ pub struct Untried {
 
 impl fmt::Display for Untried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was not tried: {}", self.call, self.reason)
+        write!(f, "{} is left out: {}", self.call, self.reason)
     }
 }
 

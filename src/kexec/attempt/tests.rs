@@ -79,7 +79,7 @@ fn the_report_names_each_call_and_its_answer() {
     assert_eq!(
         error.to_string(),
         "kexec_file_load answered EPERM (the kernel is locked down (integrity), and the image is not signed \
-         with a key that it trusts); kexec_load was not tried: lockdown (integrity) forbids it"
+         with a key that it trusts); kexec_load is left out: lockdown (integrity) forbids it"
     );
     assert_eq!(error.exit(), Exit::KexecRefused);
     assert!(error.hint().contains("signed"));

@@ -49,10 +49,7 @@ fn lockdown_leaves_kexec_file_load_alone() {
             let found = judge(Arch::Aarch64, Method::Auto, Available, load, lockdown).unwrap();
             assert_eq!(found.calls(), [FileLoad]);
             let [untried] = found.untried() else { panic!("{found:?}") };
-            assert_eq!(
-                untried.to_string(),
-                format!("kexec_load was not tried: lockdown ({mode}) forbids it")
-            );
+            assert_eq!(untried.to_string(), format!("kexec_load is left out: lockdown ({mode}) forbids it"));
             for (method, file) in [(Method::Auto, Missing), (Method::Load, Available)] {
                 let error = judge(Arch::Aarch64, method, file, load, lockdown).unwrap_err();
                 assert_eq!(error.exit(), Exit::KexecRefused);
@@ -69,7 +66,7 @@ fn what_is_left_out_is_told_with_its_reason() {
         (Refused(Errno::ACCESS), "EACCES (a security module (IMA, SELinux) forbids it)"),
     ] {
         let found = found(Method::Auto, Available, load).unwrap();
-        assert_eq!(found.untried()[0].to_string(), format!("kexec_load was not tried: {words}"));
+        assert_eq!(found.untried()[0].to_string(), format!("kexec_load is left out: {words}"));
     }
     // Only what was wanted.
     assert!(found(Method::File, Available, Missing).unwrap().untried().is_empty());
