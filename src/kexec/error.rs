@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::attempt::telling;
 use super::errno::explain;
-use super::{Attempted, Call, Lockdown, Method, Untried};
+use super::{Attempted, Call, Lockdown, Method, Untried, x86_64};
 use crate::devicetree;
 use crate::error::Exit;
 use crate::log::bytes;
@@ -107,6 +107,9 @@ pub enum Error {
     /// The loaded kernel is still there.
     #[error("unload: {}", Attempted { call: Call::Load, errno: *errno, lockdown: Lockdown::None })]
     Unload { errno: Errno },
+    /// kexec_load of an x86_64 kernel.
+    #[error(transparent)]
+    X86(#[from] x86_64::Error),
 }
 
 const MORE_MEMORY: &str = "give the machine more memory, or publish smaller images";
@@ -147,6 +150,7 @@ impl Error {
             Self::Unload { errno } => explain(Call::Load, *errno).exit,
             Self::NothingLoaded | Self::Exec { .. } => Exit::ExecFailed,
             Self::TreeNotTaken => Exit::KexecUnavailable,
+            Self::X86(error) => error.exit(),
         }
     }
 
@@ -192,6 +196,7 @@ impl Error {
             Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
             Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",
+            Self::X86(error) => error.hint(),
         }
     }
 }

@@ -30,6 +30,7 @@ pub use memory::MemoryMap;
 pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
 pub use preflight::{Availability, Lockdown, Preflight, preflight};
 pub use ranges::Ranges;
+pub use x86_64::Error as X86Error;
 
 /// A system call that loads a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
