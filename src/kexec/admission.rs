@@ -124,10 +124,9 @@ pub fn admit(calls: &[Call], needs: &Needs, memory: Meminfo) -> Result<Vec<Call>
 /// met; what says something of this machine rather than of the call; else the later one.
 pub(super) fn nearer(first: Error, second: Error) -> Error {
     match (&first, &second) {
-        (Error::Memory { needed: one, .. }, Error::Memory { needed: other, .. }) if one <= other => first,
-        (Error::Memory { .. }, Error::OverHalf { .. }) => first,
+        (Error::Memory { needed: one, .. }, Error::Memory { needed: other, .. }) if one > other => second,
         (Error::NoWay, _) => second,
-        (_, Error::NoWay | Error::TreeNotTaken) => first,
+        (Error::Memory { .. }, _) | (_, Error::TreeNotTaken) => first,
         _ => second,
     }
 }

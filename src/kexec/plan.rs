@@ -223,7 +223,10 @@ pub fn cmdline_limit(header: &Header) -> usize {
     }
 }
 
-/// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
+/// Plans kexec_file_load. The line reaches the next kernel as it is given here. On arm64 the running
+/// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
+/// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
+/// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });

@@ -68,6 +68,22 @@ fn the_call_that_fits_is_taken() {
 }
 
 #[test]
+fn of_several_reasons_the_one_that_can_be_mended_is_told() {
+    let memory = |needed| Error::Memory { needed, available: 1 };
+    let told = |first, second| nearer(first, second).to_string();
+    for (first, second) in [(2, 3), (3, 2)] {
+        assert_eq!(told(memory(first), memory(second)), memory(2).to_string());
+    }
+    for other in [|| Error::TreeNotTaken, || Error::IomemHidden] {
+        assert_eq!(told(memory(2), other()), memory(2).to_string());
+        assert_eq!(told(other(), memory(2)), memory(2).to_string());
+    }
+    assert_eq!(told(Error::NoWay, Error::TreeNotTaken), Error::TreeNotTaken.to_string());
+    assert_eq!(told(Error::TreeNotTaken, Error::NoRam), Error::NoRam.to_string());
+    assert_eq!(told(Error::NoRam, Error::TreeNotTaken), Error::NoRam.to_string());
+}
+
+#[test]
 fn half_of_all_memory_is_the_most() {
     let segments = debian().segments();
     let machine = |total| Meminfo { total, available: u64::MAX };
