@@ -21,9 +21,9 @@ use crate::paths::Paths;
 /// 16 MiB, on top of everything, while there is a download: TLS, sockets and their buffers, threads,
 /// this program's own pages.
 const WHILE_FETCHING: u64 = 16 << 20;
-/// 4 MiB while there is none: device tree or boot parameters, purgatory, control pages, and what
-/// others take meanwhile.
-const WHILE_LOADING: u64 = 4 << 20;
+/// 2 MiB while there is none: device tree or boot parameters, purgatory, control pages, and what
+/// others take meanwhile. Not more, for `MemAvailable` leaves a reserve of its own.
+const WHILE_LOADING: u64 = 2 << 20;
 /// One part in 128 of everything: a word for each page in the page tables of our mapping and of the
 /// kernel's buffers, in the buffers' lists of pages, and in the list of source pages.
 const WORDS_FOR_PAGES: u64 = 128;
