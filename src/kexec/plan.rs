@@ -3,7 +3,6 @@
 mod exposed;
 mod show;
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -284,9 +283,10 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
+    let running = device_tree(&paths.devicetree())?;
     let tree = match &target.devicetree {
-        Some(given) => Cow::Borrowed(given),
-        None => Cow::Owned(device_tree(&paths.devicetree())?),
+        Some(given) => devicetree::complete(given, &running)?,
+        None => running,
     };
     let plan = aarch64::plan(
         &memory,

@@ -92,6 +92,31 @@ fn a_missing_tree_matters_only_where_it_is_needed() {
 }
 
 #[test]
+fn a_tree_from_a_file_goes_by_kexec_load_and_is_completed() {
+    let (_root, paths) = machine();
+    let given = {
+        let mut writer = vm_fdt::FdtWriter::new().unwrap();
+        let root = writer.begin_node("").unwrap();
+        writer.property_u32("#address-cells", 2).unwrap();
+        writer.property_u32("#size-cells", 2).unwrap();
+        writer.property_string("model", "from a file").unwrap();
+        writer.end_node(root).unwrap();
+        writer.finish().unwrap()
+    };
+    let with = |devicetree: &[u8]| Target { devicetree: Some(devicetree.to_vec()), ..target("a=1") };
+    let plan = Plan::new(with(&given), &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert!(matches!(plan.attempts(), [Attempt::Load(_)]));
+    let tree = devicetree::source(tree_of(&plan)).unwrap();
+    for text in ["model = \"from a file\"", "memory@40000000 {", "bootargs = \"a=1\"", "linux,initrd-end"] {
+        assert!(tree.contains(text), "{text}: {tree}");
+    }
+    let refused =
+        |tree: &[u8], calls: &[Call]| Plan::new(with(tree), &found(calls), &paths, Kaslr::Seed).unwrap_err();
+    assert!(matches!(refused(&given, &[Call::FileLoad]), Error::TreeNotTaken));
+    assert!(matches!(refused(b"<html>", &[Call::Load]), Error::DeviceTree(devicetree::Error::Magic { .. })));
+}
+
+#[test]
 fn kexec_file_load_is_kept_off_live_tables() {
     let (root, paths) = machine();
     fs::create_dir_all(root.path().join("dev")).unwrap();
