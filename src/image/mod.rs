@@ -207,7 +207,7 @@ fn arch(bytes: &[u8]) -> Option<Arch> {
 }
 
 /// `N` bytes at `offset`, if they are there.
-fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+pub(crate) fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
