@@ -125,3 +125,42 @@ pub(super) fn set(settings: &[Setting]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+    /// No link has this number.
+    const NOBODY: u32 = 0x7fff_fff0;
+
+    fn start() -> (Raiser, Arc<OwnedFd>) {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+        (Raiser::start(Netlink::connect().unwrap(), Arc::clone(&wake)).unwrap(), wake)
+    }
+
+    #[test]
+    fn what_is_set_comes_first_and_what_came_of_it_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = folder.path().join("accept_ra");
+        let (raiser, wake) = start();
+        raiser.add(&mut vec![Job { index: NOBODY, settings: vec![(setting.clone(), "2")] }]);
+        let limit = super::super::timespec(std::time::Duration::from_secs(20));
+        assert_eq!(poll(&mut [PollFd::new(&*wake, PollFlags::IN)], Some(&limit)), Ok(1));
+        // Who is not root is told so, others that there is no such link.
+        assert!(matches!(raiser.take()[..], [(NOBODY, Err(Errno::NODEV | Errno::PERM))]));
+        assert_eq!(std::fs::read_to_string(setting).unwrap(), "2");
+        assert!(raiser.take().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_raised_after_a_stop() {
+        let (raiser, _wake) = start();
+        let mut jobs: Vec<Job> = (0..200).map(|_| Job { index: NOBODY, settings: Vec::new() }).collect();
+        raiser.add(&mut jobs);
+        raiser.stop();
+        let begun = raiser.take().len();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(begun <= 200 && raiser.take().is_empty());
+    }
+}
