@@ -1,12 +1,13 @@
 //! The whole chain, from the network to the next kernel.
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 
 use crate::config::{self, Config, Leases};
-use crate::error::Error;
+use crate::devicetree::choice;
+use crate::error::{Error, printable};
 use crate::fetch;
 use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target, cmdline};
+use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
@@ -35,12 +36,18 @@ pub fn run(
     ending: Ending,
 ) -> Result<Option<Plan>, Error> {
     let deadline = Deadline::after(config.timeout);
-    let preflight = kexec::preflight(paths, config.method)?;
+    let mut preflight = kexec::preflight(paths, config.method)?;
+    if trust.policy().require_kernel_keyring {
+        preflight = preflight.with_keyring()?;
+    }
     let (mut memory, found, network) = find(config, trust, paths, caller, purpose(caller, ending), deadline)?;
+    let content = found.manifest.manifest();
+    admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let target = Target { kernel, initrd: Some(artifacts.initramfs), cmdline, devicetree: None };
+    let devicetree = own_tree(&found, &preflight, paths)?;
+    let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
@@ -54,7 +61,7 @@ pub fn run(
         return Ok(None);
     }
     network.hand_over();
-    match loaded.exec()? {}
+    match loaded.exec(config.handoff)? {}
 }
 
 /// Brings the network up, and finds the first manifest over any of its links that this machine may
@@ -138,6 +145,32 @@ pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
         return None;
     }
     Some(trust.now(UnixTime::now()))
+}
+
+/// The manifest's device tree for this machine. None where ACPI describes it, or where the running
+/// kernel's tree has to do.
+fn own_tree(found: &Found, preflight: &Preflight, paths: &Paths) -> Result<Option<Vec<u8>>, Error> {
+    let dtbs = &found.manifest.manifest().dtbs;
+    let running = if dtbs.is_empty() { None } else { std::fs::read(paths.devicetree()).ok() };
+    let machine = running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default();
+    let Some(name) = machine.first() else {
+        debug!("{} device trees in the manifest, and no tree that describes this machine", dtbs.len());
+        return Ok(None);
+    };
+    if !preflight.calls().contains(&Call::Load) {
+        warn!("the manifest's device trees are of no use: kexec_file_load hands on the running kernel's");
+        return Ok(None);
+    }
+    let published = dtbs.iter().map(|(name, spec)| (name.as_str(), spec.size, spec));
+    let chosen = choice::choose(&machine, published, |spec| {
+        let tree = fetch::artifact(spec, &found.manifest, &found.client, paths)?;
+        let bytes = tree.map().map_err(|errno| fetch::Error::MemoryFile { name: spec.name, errno })?;
+        Ok::<_, fetch::Error>(bytes.to_vec())
+    })?;
+    if chosen.is_none() {
+        warn!("no device tree of the manifest is for {}: the running kernel's is handed on", printable(name));
+    }
+    Ok(chosen)
 }
 
 /// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.

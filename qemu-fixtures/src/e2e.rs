@@ -312,7 +312,8 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     let servers = Servers::start(scenario, &stage)?;
     let mirrors = scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect();
     let kernel = scenario.published_kernel();
-    let content = Content { kernel, initramfs: target, cmdline: next, mirrors };
+    let dtb = scenario.dtb.then(|| scenario.machine.tree(&stage.path("machine.dtb"))).transpose()?;
+    let content = Content { kernel, initramfs: target, dtb, cmdline: next, mirrors };
     let mut initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
     let (first, payload) = (tools.kernel(scenario.kernel)?, &tools.built(arch)?.payload);
     match scenario.initramfs {
