@@ -1,7 +1,6 @@
 //! Which of a manifest's device trees is this machine's: the one that was made for what the running
 //! kernel's tree says this machine is.
 
-use super::blob::{Blob, Token};
 use super::{Error, LARGEST};
 use crate::error::printable;
 
@@ -11,14 +10,7 @@ const MOST_BYTES: u64 = 16 << 20;
 /// The `compatible` of a tree's root: what the machine is, the most specific first. Empty for a
 /// machine that ACPI describes: the tree that the kernel's UEFI stub makes there has none.
 pub fn compatible(tree: &[u8]) -> Result<Vec<String>, Error> {
-    let blob = Blob::parse(tree)?;
-    let root = blob.tokens.iter().skip(1).map_while(|token| match token {
-        Token::Property(property) => Some(property),
-        Token::Begin(_) | Token::End => None,
-    });
-    let value = root.filter(|property| property.name == b"compatible").map(|property| &property.value).next();
-    let names = value.into_iter().flat_map(|value| value.split(|&byte| byte == 0));
-    Ok(names.filter(|name| !name.is_empty()).map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    super::root_strings(tree, "compatible")
 }
 
 /// The best of the `published` trees for the `machine`, whose [`compatible`] it is: the tree whose own
