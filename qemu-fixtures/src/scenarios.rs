@@ -226,6 +226,10 @@ fn boots() -> Vec<Scenario> {
         "lab.very=last",
     ])];
     const TREE: &[Check] = &[Check::FreshSeeds];
+    const LOAD: &str = "phase.kexec=load";
+    const LOADED: &[Check] = &[Check::Says("loaded by kexec_load"), Check::Acpi];
+    const LOADED_BY_UEFI: &[Check] =
+        &[Check::Says("loaded by kexec_load"), Check::Efi, Check::Acpi, Check::Cpus("0-3")];
     let step = |checks| Step { publish: RELEASE, ..Step::new(Expect::Boots(checks)) };
     let boots = |name, kernel, checks| Scenario::new(name, kernel, vec![step(checks)]);
     let boots_with =
@@ -240,6 +244,17 @@ fn boots() -> Vec<Scenario> {
         Scenario { timed: true, ..boots("debian-6.1", ARM, TREE) },
         Scenario { timed: true, ..boots("lab-kernel", Id::LabArm64, TREE) },
         boots("debian-6.12", Id::Debian612, &[]),
+        boots_with(LOAD, "kexec-load", X86, LOADED),
+        boots_with(LOAD, "kexec-load-6.12", Id::Debian612, LOADED),
+        with(boots_with(LOAD, "kexec-load-uefi", X86, LOADED_BY_UEFI), |machine| {
+            machine.firmware = Firmware::Uefi;
+            machine.cpus = 4;
+        }),
+        with(boots_with(LOAD, "kexec-load-160-mb", X86, LOADED), |machine| machine.memory_mb = 160),
+        with(boots_with(LOAD, "kexec-load-5-gb", X86, LOADED), |machine| {
+            machine.memory_mb = 5120;
+            machine.cpus = 4;
+        }),
         with(boots("uefi", X86, &[Check::Efi, Check::Acpi, Check::Cpus("0-1")]), |machine| {
             machine.firmware = Firmware::Uefi;
             machine.cpus = 2;
