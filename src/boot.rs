@@ -6,7 +6,7 @@ use crate::config::{self, Config, Leases};
 use crate::devicetree::choice;
 use crate::error::{Error, printable};
 use crate::fetch;
-use crate::image::KernelImage;
+use crate::image::{KernelImage, Trees};
 use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
@@ -44,9 +44,9 @@ pub fn run(
     let content = found.manifest.manifest();
     admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
-    let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
+    let mut kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let devicetree = own_tree(&found, &preflight, paths)?;
+    let devicetree = own_tree(&found, &mut kernel, &preflight, paths)?;
     let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
@@ -147,28 +147,44 @@ pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
     Some(trust.now(UnixTime::now()))
 }
 
-/// The manifest's device tree for this machine. None where ACPI describes it, or where the running
+/// The device tree for this machine among the manifest's and those in the kernel image; if none is for
+/// it, the image's one for every machine. None where ACPI describes the machine, or where the running
 /// kernel's tree has to do.
-fn own_tree(found: &Found, preflight: &Preflight, paths: &Paths) -> Result<Option<Vec<u8>>, Error> {
+fn own_tree(
+    found: &Found,
+    kernel: &mut KernelImage,
+    preflight: &Preflight,
+    paths: &Paths,
+) -> Result<Option<Vec<u8>>, Error> {
     let dtbs = &found.manifest.manifest().dtbs;
-    let running = if dtbs.is_empty() { None } else { std::fs::read(paths.devicetree()).ok() };
+    let Trees { fixed, candidates } = kernel.take_trees();
+    if dtbs.is_empty() && candidates.is_empty() && fixed.is_none() {
+        return Ok(None);
+    }
+    let running = std::fs::read(paths.devicetree()).ok();
     let machine = running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default();
     let Some(name) = machine.first() else {
-        debug!("{} device trees in the manifest, and no tree that describes this machine", dtbs.len());
+        debug!("device trees are published, and none describes this machine now: it goes without");
         return Ok(None);
     };
     if !preflight.calls().contains(&Call::Load) {
-        warn!("the manifest's device trees are of no use: kexec_file_load hands on the running kernel's");
+        warn!("published device trees are of no use: kexec_file_load hands on the running kernel's");
         return Ok(None);
     }
-    let published = dtbs.iter().map(|(name, spec)| (name.as_str(), spec.size, spec));
-    let chosen = choice::choose(&machine, published, |spec| {
+    let specs: Vec<_> = dtbs.iter().collect();
+    let published = specs.iter().map(|(name, spec)| (name.as_str(), spec.size));
+    let inside = candidates.iter().map(|tree| ("in the kernel image", tree.len() as u64));
+    let chosen = choice::choose(&machine, published.chain(inside).collect(), |index| {
+        let Some((_, spec)) = specs.get(index) else {
+            return Ok(candidates.get(index.saturating_sub(specs.len())).cloned().unwrap_or_default());
+        };
         let tree = fetch::artifact(spec, &found.manifest, &found.client, paths)?;
         let bytes = tree.map().map_err(|errno| fetch::Error::MemoryFile { name: spec.name, errno })?;
         Ok::<_, fetch::Error>(bytes.to_vec())
     })?;
+    let chosen = chosen.or(fixed);
     if chosen.is_none() {
-        warn!("no device tree of the manifest is for {}: the running kernel's is handed on", printable(name));
+        warn!("no published device tree is for {}: the running kernel's is handed on", printable(name));
     }
     Ok(chosen)
 }
