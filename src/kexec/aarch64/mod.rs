@@ -90,11 +90,11 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
             page: parts.page,
         },
     )?;
-    edits.initrd = layout
-        .initrd
-        .as_ref()
-        .zip(initrd_file)
-        .map(|(place, size)| place.start..place.start.saturating_add(size.max(1)));
+    edits.initrd = layout.initrd.as_ref().zip(initrd_file).map(|(place, size)| match size {
+        // The kernel looks for a boot config in the last bytes of a ramdisk: they have to be its own.
+        0 => place.clone(),
+        _ => place.start..place.start.saturating_add(size),
+    });
     let tree = devicetree::prepare(parts.tree, &edits)?;
 
     let segment = |content, file, place: &Range<u64>| Segment {
@@ -188,7 +188,8 @@ mod tests {
                 panic!("{plan:?}")
             };
             let text = devicetree::source(copy).unwrap();
-            assert_eq!(text.contains("linux,initrd-start"), !pages.is_empty(), "{text}");
+            assert_eq!(text.contains("linux,initrd-start = <0x00 0x40000000>"), !pages.is_empty(), "{text}");
+            assert_eq!(text.contains("linux,initrd-end = <0x00 0x40001000>"), !pages.is_empty(), "{text}");
             assert_eq!(text.contains("linux,uefi-mmap-start"), !pages.is_empty());
         }
     }
