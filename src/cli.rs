@@ -58,6 +58,8 @@ pub enum Command {
     Verify { manifest: PathBuf, source: Source, json: bool },
     Kexec(Kexec),
     Fdt { input: Option<PathBuf>, output: Option<PathBuf>, print: bool },
+    Inspect { file: PathBuf, json: bool },
+    Doctor(Doctor),
 }
 
 /// Where a manifest comes from and what it is held against.
@@ -93,6 +95,15 @@ pub struct Kexec {
     pub dtb: Option<PathBuf>,
     pub method: Method,
     pub action: KexecAction,
+}
+
+/// `phaseboot doctor`
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Doctor {
+    /// Also: would this one fit, and load?
+    pub kernel: Option<PathBuf>,
+    pub initrd: Vec<PathBuf>,
+    pub json: bool,
 }
 
 /// What `phaseboot kexec` ends in.
@@ -167,6 +178,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, E
         "verify" => verify(&mut parser),
         "kexec" => kexec(&mut parser),
         "fdt" => fdt(&mut parser),
+        "inspect" => inspect(&mut parser),
+        "doctor" => doctor(&mut parser),
         _ => Err(Error::UnknownCommand(crate::error::printable(&name))),
     }
 }
@@ -332,6 +345,34 @@ fn fdt(parser: &mut lexopt::Parser) -> Result<Command, Error> {
         return Err(Error::Missing { command: "fdt", what: "--out FILE or --print" });
     }
     Ok(Command::Fdt { input, output, print })
+}
+
+fn inspect(parser: &mut lexopt::Parser) -> Result<Command, Error> {
+    let (mut file, mut json) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(path) if file.is_none() => file = Some(path.into()),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let file = file.ok_or(Error::Missing { command: "inspect", what: "the path of a file" })?;
+    Ok(Command::Inspect { file, json })
+}
+
+fn doctor(parser: &mut lexopt::Parser) -> Result<Command, Error> {
+    let mut doctor = Doctor::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("kernel") => doctor.kernel = Some(parser.value()?.into()),
+            Long("initrd") => doctor.initrd.push(parser.value()?.into()),
+            Long("json") => doctor.json = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Doctor(doctor))
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ pub(crate) enum Change {
 pub(crate) struct Content {
     pub(crate) kernel: Id,
     pub(crate) initramfs: PathBuf,
+    pub(crate) dtb: Option<PathBuf>,
     pub(crate) cmdline: String,
     /// Where the tree can be had, if manifests have to say so: URLs, the first one first.
     pub(crate) mirrors: Vec<String>,
@@ -118,6 +119,9 @@ impl Tree<'_> {
         let mut publish = self.stage.publish(content.kernel, &content.initramfs)?;
         for mirror in &content.mirrors {
             publish.args(["--url-base", mirror]);
+        }
+        if let Some(dtb) = &content.dtb {
+            publish.arg("--dtb").arg(dtb);
         }
         for key in &keys {
             publish.arg("--key").arg(&key.private);

@@ -20,6 +20,8 @@ pub(crate) struct Scenario {
     pub(crate) padding: usize,
     /// Bytes of a useless file in the published initramfs.
     pub(crate) ballast: usize,
+    /// A device tree for the machine is published, too: its own with the mark of [`Check::OwnTree`].
+    pub(crate) dtb: bool,
     pub(crate) serve: Serve,
     /// Who else is on the lab's own network; without one the machine has QEMU's.
     pub(crate) lan: Option<Lan>,
@@ -55,6 +57,8 @@ pub(crate) struct Step {
 pub(crate) const TRUSTED: &[&str] = &["trusted"];
 /// The network is somebody else's.
 const AS_IT_IS: &[Check] = &[Check::Says("the network is used as it is"), Check::ExecWithin(30)];
+/// dracut switches the machine off if its hooks have come to nothing.
+const DRACUT: &str = "rd.shell=0 rd.emergency=poweroff";
 /// A release signed by that key.
 pub(crate) const RELEASE: &[Change] = &[Change::Release { version: 1, keys: TRUSTED }];
 
@@ -78,6 +82,8 @@ pub(crate) enum Initramfs {
     BuiltLater,
     /// A shell is its init, brings the network up so, and calls `phaseboot boot`.
     Shell(&'static str),
+    /// dracut has made it, and a hook of its calls phaseboot so.
+    Dracut(&'static str),
 }
 
 /// How it has to end.
@@ -100,6 +106,8 @@ pub(crate) enum Check {
     FreshSeeds,
     /// The same, but its address layout is the linker's.
     NoSeeds,
+    /// Its device tree is the published one.
+    OwnTree,
     /// Its command line has parameters that begin so, in this order.
     CmdlineOrder(&'static [&'static str]),
     /// So many attempts failed before.
@@ -153,6 +161,7 @@ impl Scenario {
             kernel,
             padding: 0,
             ballast: 0,
+            dtb: false,
             serve: Serve::Phasectl,
             lan: None,
             provider: None,
@@ -173,7 +182,8 @@ impl Scenario {
 
     /// Whether its times are compared with those of the peer on this architecture.
     pub(crate) fn compares(&self, arch: Arch) -> bool {
-        self.timed && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1
+        let told = self.steps.iter().any(|step| step.cmdline.contains("phase.debug"));
+        self.timed && !told && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1
     }
 
     /// The folder name of its remains.
@@ -221,6 +231,10 @@ fn boots() -> Vec<Scenario> {
         "lab.very=last",
     ])];
     const TREE: &[Check] = &[Check::FreshSeeds];
+    const LOAD: &str = "phase.kexec=load";
+    const LOADED: &[Check] = &[Check::Says("loaded by kexec_load"), Check::Acpi];
+    const LOADED_BY_UEFI: &[Check] =
+        &[Check::Says("loaded by kexec_load"), Check::Efi, Check::Acpi, Check::Cpus("0-3")];
     let step = |checks| Step { publish: RELEASE, ..Step::new(Expect::Boots(checks)) };
     let boots = |name, kernel, checks| Scenario::new(name, kernel, vec![step(checks)]);
     let boots_with =
@@ -235,6 +249,17 @@ fn boots() -> Vec<Scenario> {
         Scenario { timed: true, ..boots("debian-6.1", ARM, TREE) },
         Scenario { timed: true, ..boots("lab-kernel", Id::LabArm64, TREE) },
         boots("debian-6.12", Id::Debian612, &[]),
+        boots_with(LOAD, "kexec-load", X86, LOADED),
+        boots_with(LOAD, "kexec-load-6.12", Id::Debian612, LOADED),
+        with(boots_with(LOAD, "kexec-load-uefi", X86, LOADED_BY_UEFI), |machine| {
+            machine.firmware = Firmware::Uefi;
+            machine.cpus = 4;
+        }),
+        with(boots_with(LOAD, "kexec-load-160-mb", X86, LOADED), |machine| machine.memory_mb = 160),
+        with(boots_with(LOAD, "kexec-load-5-gb", X86, LOADED), |machine| {
+            machine.memory_mb = 5120;
+            machine.cpus = 4;
+        }),
         with(boots("uefi", X86, &[Check::Efi, Check::Acpi, Check::Cpus("0-1")]), |machine| {
             machine.firmware = Firmware::Uefi;
             machine.cpus = 2;
@@ -262,7 +287,20 @@ fn boots() -> Vec<Scenario> {
             initramfs: Initramfs::Shell("none"),
             ..boots("boot-brings-network-up", X86, &[Check::Lease("eth0")])
         },
+        Scenario {
+            initramfs: Initramfs::Dracut("phaseboot boot"),
+            ..boots_with(DRACUT, "from-dracut", X86, &[Check::ExecWithin(30)])
+        },
+        Scenario {
+            initramfs: Initramfs::Dracut("phaseboot net && phaseboot boot"),
+            ..boots_with(DRACUT, "dracut-net-then-boot", X86, AS_IT_IS)
+        },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
+        Scenario { dtb: true, ..boots("own-tree", ARM, &[Check::OwnTree, Check::FreshSeeds]) },
+        Scenario {
+            dtb: true,
+            ..boots("own-tree-of-no-use", Id::LabArm64, &[Check::Says("device trees are of no use")])
+        },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
         with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {
             machine.cpu = "cortex-a72";

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
-use super::{Error, Ranges, gic};
+use super::{Error, Ranges, aarch64};
 use crate::error::printable;
 
 /// The flags of a page that only CPUs use, of Documentation/admin-guide/mm/pagemap.rst: user memory
@@ -16,7 +16,7 @@ const UNUSABLE: u64 = 1 << 19 | 1 << 20 | 1 << 23;
 /// What a GIC writes to lies in whole blocks of this size, aligned to it. Smaller runs of pages
 /// without a flag are the kernel's stacks, modules and free pages in per-CPU lists: everywhere, and
 /// dead with it.
-const LIVE_BLOCK: u64 = gic::TABLE;
+const LIVE_BLOCK: u64 = aarch64::TABLE;
 
 /// Physical memory. Addresses in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,30 +1,33 @@
 //! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
 
-use std::borrow::Cow;
+mod exposed;
+mod show;
+
 use std::ffi::CString;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
 
 use super::aarch64::{self, Parts};
-use super::errno::other_call_may_do;
+use super::admission::{self, Needs};
+use super::attempt::{BUSY_PAUSE, first_that_loads};
 use super::handoff::Loaded;
-use super::placement::{self, Pieces};
-use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, gic};
+use super::{Call, Error, Kaslr, Lockdown, MemoryMap, Preflight, Untried, cmdline, x86_64};
 use crate::devicetree::{self, Seeds};
-use crate::fetch::VerifiedArtifact;
-use crate::image::{Arm64Image, Header, KernelImage};
+use crate::image::{Arm64Image, BzImage, Header, KernelImage, Ramdisk};
 use crate::log::bytes;
+use crate::meminfo::Meminfo;
 use crate::paths::Paths;
 use crate::sys;
+use exposed::{Exposed, exposed_tables};
 
 /// What to boot.
 #[derive(Debug)]
 pub struct Target {
     pub kernel: KernelImage,
-    pub initrd: Option<VerifiedArtifact>,
+    pub ramdisk: Option<Ramdisk>,
     /// As [`cmdline::compose`] made it.
     pub cmdline: String,
     /// In place of the tree that the running kernel was given.
@@ -34,28 +37,15 @@ pub struct Target {
 /// Where a segment's bytes come from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
-    Kernel,
+    /// The kernel file from this byte on.
+    Kernel {
+        from: u64,
+    },
     Initrd,
+    /// x86's zero page, and what it points to: command line, setup_data.
+    BootParams(Vec<u8>),
     DeviceTree(Vec<u8>),
     Trampoline(Vec<u8>),
-}
-
-impl fmt::Display for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Kernel => "kernel",
-            Self::Initrd => "ramdisk",
-            Self::DeviceTree(_) => "device tree",
-            Self::Trampoline(_) => "trampoline",
-        })
-    }
-}
-
-/// Without the bytes: the tree holds seeds.
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// One piece of memory of the next kernel.
@@ -85,48 +75,79 @@ pub enum Attempt {
     Load(LoadPlan),
 }
 
+impl Attempt {
+    /// Which call it is.
+    pub fn call(&self) -> Call {
+        match self {
+            Self::FileLoad { .. } => Call::FileLoad,
+            Self::Load(_) => Call::Load,
+        }
+    }
+
+    /// What its segments take, in bytes; of those that the kernel makes itself, the large ones.
+    fn segments(&self, needs: &Needs) -> u64 {
+        match self {
+            Self::FileLoad { .. } => needs.segments(),
+            Self::Load(plan) => plan.segments.iter().map(|segment| segment.size).fold(0, u64::saturating_add),
+        }
+    }
+}
+
 /// A target and the calls that are going to be tried for it, in order.
 #[derive(Debug)]
 pub struct Plan {
     target: Target,
     attempts: Vec<Attempt>,
+    untried: Vec<Untried>,
+    lockdown: Lockdown,
     paths: Paths,
 }
 
 impl Plan {
-    /// Plans each call that `preflight` found. Reads the memory map and the device tree; changes
-    /// nothing.
-    pub fn new(target: Target, preflight: &Preflight, paths: &Paths, kaslr: Kaslr) -> Result<Self, Error> {
+    /// Plans each call that `preflight` found and that there is memory for. Reads the memory map and
+    /// the device tree; changes nothing.
+    pub fn new(
+        mut target: Target,
+        preflight: &Preflight,
+        paths: &Paths,
+        kaslr: Kaslr,
+    ) -> Result<Self, Error> {
+        // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
+        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0);
         let exposed = exposed_tables(&target, paths);
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
             // Only what we place ourselves is sure to stay clear of the tables.
             calls.sort_by_key(|&call| call == Call::FileLoad);
         }
+        let needs = Needs::of(&target.kernel, target.ramdisk.as_ref().map_or(0, Ramdisk::size));
+        let meminfo = Meminfo::read(paths);
         let mut attempts = Vec::new();
+        let mut untried = preflight.untried().to_vec();
         let mut obstacle = Error::NoWay;
-        if target.devicetree.is_some() {
-            // kexec_file_load takes none.
-            calls.retain(|&call| call == Call::Load);
-            obstacle = Error::TreeNotTaken;
-        }
         for call in calls {
-            let attempt = match call {
+            let planned = match call {
+                Call::FileLoad if target.devicetree.is_some() => Err(Error::TreeNotTaken),
                 Call::FileLoad => file_load(&target, kaslr, &exposed),
                 Call::Load => load(&target, paths, kaslr),
             };
-            match attempt {
+            let fits = |attempt: &Attempt| match meminfo {
+                Some(memory) => admission::fits(call, &needs, attempt.segments(&needs), memory),
+                None => Ok(()),
+            };
+            match planned.and_then(|attempt| fits(&attempt).map(|()| attempt)) {
                 Ok(attempt) => attempts.push(attempt),
                 Err(error) => {
-                    log::debug!("{call} is no way: {error}");
-                    obstacle = error;
+                    log::info!("{call} is no way: {error}");
+                    untried.push(Untried { call, reason: error.to_string() });
+                    obstacle = admission::nearer(obstacle, error);
                 }
             }
         }
         if attempts.is_empty() {
             return Err(obstacle);
         }
-        Ok(Self { target, attempts, paths: paths.clone() })
+        Ok(Self { target, attempts, untried, lockdown: preflight.lockdown, paths: paths.clone() })
     }
 
     /// The calls, in the order they are tried.
@@ -134,46 +155,51 @@ impl Plan {
         &self.attempts
     }
 
-    /// Loads the kernel by the first call that does it.
+    /// Those that were wanted and are not tried, each with the reason.
+    pub fn untried(&self) -> &[Untried] {
+        &self.untried
+    }
+
+    /// Loads the kernel by the first call that does it. Until then, and if none does, a kernel that was
+    /// loaded before stays as it was: do_kexec_load() of kernel/kexec.c and its twin in
+    /// kernel/kexec_file.c exchange the two when the new one is whole.
     pub fn load(self) -> Result<Loaded, Error> {
-        let mut refused = Vec::new();
-        for attempt in &self.attempts {
-            let (call, answer) = match attempt {
-                Attempt::FileLoad { cmdline } => {
-                    let kernel = self.target.kernel.artifact().as_fd();
-                    let initrd = self.target.initrd.as_ref().map(AsFd::as_fd);
-                    (Call::FileLoad, sys::kexec::file_load(kernel, initrd, cmdline))
-                }
-                Attempt::Load(plan) => (Call::Load, self.load_segments(plan)?),
-            };
-            let Err(errno) = answer else {
-                log::info!("loaded by {call}");
-                return Ok(Loaded::new(self.paths));
-            };
-            let attempted = Attempted { call, errno };
-            log::debug!("{attempted}");
-            refused.push(attempted);
-            if !other_call_may_do(errno) {
-                break;
+        let calls: Vec<Call> = self.attempts.iter().map(Attempt::call).collect();
+        let ask = |index| match self.attempts.get(index) {
+            Some(Attempt::FileLoad { cmdline }) => {
+                let kernel = self.target.kernel.as_fd();
+                let ramdisk = self.target.ramdisk.as_ref().map(AsFd::as_fd);
+                Ok(sys::kexec::file_load(kernel, ramdisk, cmdline))
             }
+            Some(Attempt::Load(plan)) => self.load_segments(plan),
+            None => Err(Error::NoWay),
+        };
+        match first_that_loads(&calls, self.lockdown, ask, || thread::sleep(BUSY_PAUSE))? {
+            Ok(call) => {
+                log::info!("loaded by {call}");
+                Ok(Loaded::new(self.paths))
+            }
+            Err(attempts) => Err(Error::Load { attempts, untried: self.untried }),
         }
-        Err(Error::Load { attempts: refused })
     }
 
     fn load_segments(&self, plan: &LoadPlan) -> Result<rustix::io::Result<()>, Error> {
-        let map = |artifact: &VerifiedArtifact| {
-            artifact.map().map_err(|errno| Error::Map { name: artifact.name(), errno })
-        };
-        let kernel = map(self.target.kernel.artifact())?;
-        let initrd = self.target.initrd.as_ref().map(map).transpose()?;
+        let (kernel, ramdisk) = (&self.target.kernel, self.target.ramdisk.as_ref());
+        let kernel = kernel.map().map_err(|errno| Error::Map { name: kernel.name(), errno })?;
+        let map = |disk: &Ramdisk| disk.map().map_err(|errno| Error::Map { name: disk.name(), errno });
+        let initrd = ramdisk.map(map).transpose()?;
         let segments: Vec<_> = plan
             .segments
             .iter()
             .map(|segment| sys::kexec::Segment {
                 bytes: match &segment.content {
-                    Content::Kernel => &kernel,
+                    Content::Kernel { from } => {
+                        usize::try_from(*from).ok().and_then(|from| kernel.get(from..)).unwrap_or_default()
+                    }
                     Content::Initrd => initrd.as_deref().unwrap_or_default(),
-                    Content::DeviceTree(bytes) | Content::Trampoline(bytes) => bytes,
+                    Content::BootParams(bytes) | Content::DeviceTree(bytes) | Content::Trampoline(bytes) => {
+                        bytes
+                    }
                 },
                 address: segment.address,
                 size: segment.size,
@@ -181,81 +207,6 @@ impl Plan {
             .collect();
         Ok(sys::kexec::load(plan.entry, &segments))
     }
-}
-
-/// A line for each call, and for kexec_load a line for each segment: what, where, how big.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kernel = self.target.kernel.artifact();
-        for attempt in &self.attempts {
-            match attempt {
-                Attempt::FileLoad { cmdline } => {
-                    write!(f, "kexec_file_load: {} {}", kernel.name(), bytes(kernel.size()))?;
-                    if let Some(initrd) = &self.target.initrd {
-                        write!(f, ", {} {}", initrd.name(), bytes(initrd.size()))?;
-                    }
-                    writeln!(f)?;
-                    if cmdline.to_bytes() != self.target.cmdline.as_bytes() {
-                        writeln!(f, "  command line: {}", cmdline.to_string_lossy())?;
-                    }
-                }
-                Attempt::Load(plan) => {
-                    writeln!(f, "kexec_load: entry {:#x}", plan.entry)?;
-                    for segment in &plan.segments {
-                        let end = segment.address.saturating_add(segment.size);
-                        writeln!(
-                            f,
-                            "  {:<12} {:#012x}..{:#012x}  {:>9}, {} of them zero",
-                            segment.content,
-                            segment.address,
-                            end,
-                            bytes(segment.size),
-                            bytes(segment.size.saturating_sub(segment.file)),
-                        )?;
-                    }
-                }
-            }
-        }
-        write!(f, "command line: {}", self.target.cmdline)
-    }
-}
-
-/// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
-/// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
-/// none.
-fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
-    let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
-    let live = gic::live_tables(&paths.kmsg());
-    let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
-    else {
-        return Vec::new();
-    };
-    let places = placement::by_file_load(
-        &memory.free(),
-        &Pieces {
-            text_offset: kernel.text_offset,
-            kernel: kernel.memory,
-            initrd: target.initrd.as_ref().map(VerifiedArtifact::size),
-            tree: 0,
-            trampoline: 0,
-            page: sys::kexec::page_size(),
-        },
-    );
-    live.into_iter()
-        .filter(|table| memory.usable.contains(table))
-        .map(|table| Exposed {
-            address: table.start,
-            overwritten: places.iter().any(|place| place.start < table.end && table.start < place.end),
-        })
-        .collect()
-}
-
-/// A live table in memory that is not reserved.
-#[derive(Clone, Copy, Debug)]
-struct Exposed {
-    address: u64,
-    /// By kexec_file_load.
-    overwritten: bool,
 }
 
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
@@ -271,7 +222,10 @@ pub fn cmdline_limit(header: &Header) -> usize {
     }
 }
 
-/// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
+/// Plans kexec_file_load. The line reaches the next kernel as it is given here. On arm64 the running
+/// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
+/// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
+/// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });
@@ -296,29 +250,49 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
 
 /// Plans kexec_load.
 fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
-    let kernel: &Arm64Image = match target.kernel.header() {
-        Header::Arm64(kernel) => kernel,
-        Header::BzImage(_) => return Err(Error::NoWay),
+    match target.kernel.header() {
+        Header::Arm64(kernel) => load_arm64(target, kernel, paths, kaslr),
+        Header::BzImage(_) if target.devicetree.is_some() => Err(Error::TreeNotTaken),
+        Header::BzImage(kernel) => load_x86(target, kernel, paths, kaslr),
+    }
+}
+
+/// Plans kexec_load of an x86 kernel.
+fn load_x86(target: &Target, kernel: &BzImage, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
+    let image = target.kernel.map().map_err(|errno| Error::Map { name: target.kernel.name(), errno })?;
+    let parts = x86_64::Parts {
+        kernel,
+        image: &image,
+        initrd_file: target.ramdisk.as_ref().map(Ramdisk::size),
+        cmdline: &target.cmdline,
+        seed: kaslr == Kaslr::Seed,
+        page: sys::kexec::page_size(),
     };
+    Ok(Attempt::Load(x86_64::plan(&x86_64::Machine::read(paths)?, parts)?))
+}
+
+/// Plans kexec_load of an arm64 kernel.
+fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
-    let live = gic::live_tables(&paths.kmsg());
-    let initrd = target.initrd.as_ref().map(VerifiedArtifact::size);
+    let live = aarch64::live_tables(&paths.kmsg());
+    let initrd = target.ramdisk.as_ref().map(Ramdisk::size);
     let wanted = kernel.memory.saturating_add(initrd.unwrap_or(0));
     let mut memory = memory(paths, page, wanted.saturating_mul(4).saturating_add(SPARE))?;
     for table in &live {
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
+    let running = device_tree(&paths.devicetree())?;
     let tree = match &target.devicetree {
-        Some(given) => Cow::Borrowed(given),
-        None => Cow::Owned(device_tree(&paths.devicetree())?),
+        Some(given) => devicetree::complete(given, &running)?,
+        None => running,
     };
     let plan = aarch64::plan(
         &memory,
         Parts {
             kernel,
-            kernel_file: target.kernel.artifact().size(),
+            kernel_file: target.kernel.size(),
             initrd_file: initrd,
             tree: &tree,
             cmdline: &target.cmdline,

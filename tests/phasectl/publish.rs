@@ -139,12 +139,15 @@ fn what_cannot_boot_is_not_published() {
             "image",
             "image: kernel is a kernel for arm64, not for x86_64; publish the kernel that was built for this architecture",
         ),
-        ("initrd", "initrd: kernel is no kernel that phaseboot knows, 12 bytes; publish a bzImage (x86_64)"),
-        ("empty", "empty: kernel is empty, 0 bytes; publish a bzImage"),
-        ("vmlinux", "vmlinux: kernel is an ELF file (a vmlinux?), 64 bytes; ELF kernels are not supported"),
+        ("initrd", "initrd: kernel is of no kind that phaseboot knows, 12 bytes; publish a bzImage (x86_64)"),
+        ("empty", "empty: kernel is empty, 0 bytes; the file that was published is another"),
+        (
+            "vmlinux",
+            "vmlinux: kernel is an ELF file for x86_64 (a vmlinux?), 64 bytes; publish arch/x86/boot/bzImage",
+        ),
         (
             "vmlinuz.gz",
-            "vmlinuz.gz: kernel is a gzip file (a compressed Image?), 3 bytes; compressed kernels",
+            "vmlinuz.gz: kernel is a broken gzip file: it promises 10 bytes more, 3 are left (after 0 unpacked bytes)",
         ),
         ("cut", "cut: kernel is a truncated bzImage"),
         ("zimage", "zimage: kernel has a broken bzImage header: it is a zImage"),
@@ -460,7 +463,7 @@ fn what_cannot_boot_does_not_go_live_by_way_of_a_draft() {
     done(at, PUBLISH);
     let image = fs::read(at.join("image")).unwrap();
     refused(at, &by_hand(at, &image, |_| ()), 1, "tree/stable/x86_64/hand: kernel is a kernel for arm64");
-    refused(at, &by_hand(at, b"no kernel", |_| ()), 1, "hand: kernel is no kernel that phaseboot knows");
+    refused(at, &by_hand(at, b"no kernel", |_| ()), 1, "hand: kernel is of no kind that phaseboot knows");
     let kernel = bzimage();
     let long = by_hand(at, &kernel, |manifest| manifest["cmdline"] = "x".repeat(2017).into());
     refused(at, &long, 1, "cmdline: the command line for the next kernel is 2017 bytes long");

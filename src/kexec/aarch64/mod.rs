@@ -1,13 +1,20 @@
 //! What kexec_load is given on arm64: kernel, ramdisk, device tree, and a trampoline between the
 //! running kernel's last instruction and the next one's first.
 
+mod gic;
+mod placement;
+
 use std::ops::Range;
 
-use super::placement::{self, Pieces};
 use super::plan::{Content, LoadPlan, Segment};
 use super::{Error, MemoryMap};
 use crate::devicetree::{self, Edits, Seeds};
 use crate::image::Arm64Image;
+use crate::image::arm64::PageSize;
+
+pub(super) use gic::{TABLE, live_tables};
+pub(super) use placement::by_file_load;
+pub use placement::{Layout, Pieces, place};
 
 /// The trampoline: position independent, its two addresses behind it. The kernel enters it with
 /// the MMU off and x0 to x3 undefined for kexec_load.
@@ -44,10 +51,29 @@ pub(super) struct Parts<'a> {
 
 /// Places everything in `memory` and writes the tree for it.
 pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Error> {
+    let other = match parts.kernel.page_size {
+        PageSize::K4 => 4 << 10,
+        PageSize::K16 => 16 << 10,
+        PageSize::K64 => 64 << 10,
+        PageSize::Unspecified => parts.page,
+    };
+    if other != parts.page {
+        // Only kexec_file_load checks that: system_supports_64kb_granule() and its like.
+        log::warn!(
+            "the next kernel has pages of {other} bytes: on a CPU without them it hangs without a word"
+        );
+    }
+    // A kernel that is given no ramdisk takes the one that the firmware's first kernel had, from a table of
+    // UEFI's (LINUX_EFI_INITRD_MEDIA_GUID), long after its memory is something else's. A page of zeros is
+    // a ramdisk with nothing in it.
+    let initrd_file = match parts.initrd_file {
+        None if devicetree::is_uefi(parts.tree)? => Some(0),
+        given => given,
+    };
     // The addresses in the tree have a fixed width: its size does not depend on them.
     let mut edits = Edits {
         bootargs: Some(parts.cmdline),
-        initrd: parts.initrd_file.map(|_| 0..0),
+        initrd: initrd_file.map(|_| 0..0),
         seeds: parts.seeds,
         reserve: parts.live,
     };
@@ -57,7 +83,8 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         &Pieces {
             text_offset: parts.kernel.text_offset,
             kernel: parts.kernel.memory,
-            initrd: parts.initrd_file,
+            anywhere: parts.kernel.anywhere,
+            initrd: initrd_file,
             tree: size,
             trampoline: trampoline(0, 0).len() as u64,
             page: parts.page,
@@ -66,8 +93,8 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
     edits.initrd = layout
         .initrd
         .as_ref()
-        .zip(parts.initrd_file)
-        .map(|(place, size)| place.start..place.start.saturating_add(size));
+        .zip(initrd_file)
+        .map(|(place, size)| place.start..place.start.saturating_add(size.max(1)));
     let tree = devicetree::prepare(parts.tree, &edits)?;
 
     let segment = |content, file, place: &Range<u64>| Segment {
@@ -77,8 +104,8 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         size: place.end.saturating_sub(place.start),
     };
     let code = trampoline(layout.kernel.start, layout.tree.start);
-    let mut segments = vec![segment(Content::Kernel, parts.kernel_file, &layout.kernel)];
-    if let (Some(place), Some(size)) = (&layout.initrd, parts.initrd_file) {
+    let mut segments = vec![segment(Content::Kernel { from: 0 }, parts.kernel_file, &layout.kernel)];
+    if let (Some(place), Some(size)) = (&layout.initrd, initrd_file) {
         segments.push(segment(Content::Initrd, size, place));
     }
     let (tree_size, code_size) = (tree.len() as u64, code.len() as u64);
@@ -90,7 +117,6 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::arm64::PageSize;
     use std::process::Command;
 
     #[test]
@@ -126,8 +152,50 @@ mod tests {
     }
 
     #[test]
+    fn without_a_ramdisk_a_uefi_machine_gets_an_empty_one() {
+        let memory = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-uefi.txt")).unwrap();
+        let kernel = Arm64Image {
+            text_offset: 0,
+            memory: 0x1ab_0000,
+            old: false,
+            big_endian: false,
+            page_size: PageSize::K64,
+            anywhere: true,
+        };
+        let uefi: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-uefi.dtb");
+        let without: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb");
+        for (tree, pages) in [(uefi, vec![(0u64, 4096u64)]), (without, vec![])] {
+            let parts = Parts {
+                kernel: &kernel,
+                kernel_file: 27_303_872,
+                initrd_file: None,
+                tree,
+                cmdline: "",
+                seeds: None,
+                live: &[],
+                page: 4096,
+            };
+            let plan = plan(&memory, parts).unwrap();
+            let initrds: Vec<_> =
+                plan.segments.iter().filter(|segment| segment.content == Content::Initrd).collect();
+            assert_eq!(initrds.iter().map(|one| (one.file, one.size)).collect::<Vec<_>>(), pages);
+            let Some(Content::DeviceTree(copy)) = plan
+                .segments
+                .iter()
+                .map(|one| &one.content)
+                .find(|one| matches!(one, Content::DeviceTree(_)))
+            else {
+                panic!("{plan:?}")
+            };
+            let text = devicetree::source(copy).unwrap();
+            assert_eq!(text.contains("linux,initrd-start"), !pages.is_empty(), "{text}");
+            assert_eq!(text.contains("linux,uefi-mmap-start"), !pages.is_empty());
+        }
+    }
+
+    #[test]
     fn a_whole_plan() {
-        let memory = MemoryMap::parse(include_str!("testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
+        let memory = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
         let kernel = Arm64Image {
             text_offset: 0,
             memory: 0x1ab_0000,
@@ -142,7 +210,7 @@ mod tests {
                 kernel: &kernel,
                 kernel_file: 27_303_872,
                 initrd_file: Some(1_000_001),
-                tree: include_bytes!("../devicetree/testdata/qemu-virt-gicv3.dtb"),
+                tree: include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb"),
                 cmdline: "console=ttyAMA0",
                 seeds: None,
                 live: &[],

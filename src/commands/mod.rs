@@ -1,5 +1,9 @@
 //! The commands for people and scripts: each a short function over the rooms.
 
+mod doctor;
+mod inspect;
+mod kexec;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -7,13 +11,11 @@ use std::path::{Path, PathBuf};
 use log::warn;
 
 use crate::boot::{self, Ending};
-use crate::cli::{self, Command, KexecAction, Source};
+use crate::cli::{self, Command, Source};
 use crate::config::{self, Config, Policy};
 use crate::devicetree;
 use crate::error::{Error, Exit, printable};
-use crate::fetch::{self, VerifiedArtifact, operator};
-use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target};
+use crate::fetch::{self, VerifiedArtifact};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
 use crate::net::{self, Caller, Lease, Settings, Uplink};
@@ -23,8 +25,6 @@ use crate::rollback::{Memory, Purpose};
 use crate::sys::arch::NATIVE;
 use crate::time::Deadline;
 
-/// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
-const MOST_FILE_BYTES: u64 = 4 << 30;
 /// Firmware pads trees; none is larger than this.
 const MOST_TREE_BYTES: usize = 2 * devicetree::LARGEST;
 
@@ -67,7 +67,9 @@ pub fn run(command: Command) -> Result<(), Error> {
         Command::Net { interface, json } => net(interface.as_deref(), json, &paths),
         Command::Fetch { out, source, json } => fetch(&out, &source, json, &paths),
         Command::Verify { manifest, source, json } => verify(&manifest, &source, json, &paths),
-        Command::Kexec(arguments) => kexec(&arguments, &paths),
+        Command::Kexec(arguments) => kexec::run(&arguments, &paths),
+        Command::Inspect { file, json } => inspect::run(&file, json),
+        Command::Doctor(arguments) => doctor::run(&arguments, &paths),
         Command::Fdt { input, output, print } => fdt(input, output, print, &paths),
     }
 }
@@ -267,56 +269,6 @@ fn describe(verified: &VerifiedManifest, json: bool) -> String {
         manifest.manifest_version,
         verified.signed_by()
     )
-}
-
-fn kexec(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
-    match arguments.action {
-        KexecAction::Unload => return Ok(kexec::unload()?),
-        KexecAction::Exec => match kexec::exec_loaded(paths)? {},
-        KexecAction::LoadAndExec | KexecAction::LoadOnly | KexecAction::DryRun => {}
-    }
-    let preflight = kexec::preflight(paths, arguments.method)?;
-    let kernel = match &arguments.kernel {
-        Some(path) => vouched("kernel", std::slice::from_ref(path))?,
-        None => return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into()),
-    };
-    let initrd = match arguments.initrd.as_slice() {
-        [] => None,
-        paths => Some(vouched("initrd", paths)?),
-    };
-    let devicetree = arguments.dtb.as_deref().map(|path| read_bounded(path, MOST_TREE_BYTES)).transpose()?;
-    let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
-    let line = arguments.cmdline.as_deref().unwrap_or_default();
-    let cmdline = kexec::cmdline::compose(line, "", &[], "", kernel.cmdline_limit())?;
-    let plan = Plan::new(
-        Target { kernel, initrd, cmdline, devicetree },
-        &preflight,
-        paths,
-        config::Kaslr::default(),
-    )?;
-    if arguments.action == KexecAction::DryRun {
-        return print(&format!("{plan}\n"));
-    }
-    let loaded = plan.load()?;
-    if arguments.action == KexecAction::LoadOnly {
-        return Ok(());
-    }
-    match loaded.exec()? {}
-}
-
-/// Files that the operator names, one behind the other in sealed memory. Each begins at a multiple
-/// of 4 bytes, as the kernel wants joined archives: Documentation/driver-api/early-userspace/buffer-format.rst.
-fn vouched(name: &'static str, files: &[PathBuf]) -> Result<VerifiedArtifact, Error> {
-    let mut joined: Box<dyn Read> = Box::new(io::empty());
-    for path in files {
-        let unreadable = |error| CommandError::Read { path: path.clone(), error };
-        let file = fs::File::open(path).map_err(unreadable)?;
-        let size = file.metadata().map_err(unreadable)?.len();
-        let padding = size.next_multiple_of(4).saturating_sub(size);
-        joined =
-            Box::new(joined.chain(file).chain(io::repeat(0).take(if files.len() > 1 { padding } else { 0 })));
-    }
-    Ok(operator::vouched(name, &mut joined, MOST_FILE_BYTES)?)
 }
 
 fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &Paths) -> Result<(), Error> {
