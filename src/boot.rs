@@ -1,12 +1,14 @@
 //! The whole chain, from the network to the next kernel.
 
+use std::convert::Infallible;
+
 use log::{debug, error, info, warn};
 
 use crate::config::{self, Config, Leases};
 use crate::devicetree::choice;
 use crate::error::{Error, printable};
-use crate::fetch;
-use crate::image::{KernelImage, Trees};
+use crate::fetch::{self, VerifiedArtifact};
+use crate::image::{KernelImage, Part, Ramdisk};
 use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
@@ -44,10 +46,14 @@ pub fn run(
     let content = found.manifest.manifest();
     admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
-    let mut kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
+    let (mut kernel, ramdisk) =
+        recognise(artifacts.kernel, vec![artifacts.initramfs], preflight.calls(), paths)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let devicetree = own_tree(&found, &mut kernel, &preflight, paths)?;
-    let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree };
+    let devicetree = match own_tree(&found, &preflight, paths)? {
+        None => brought_tree(&mut kernel, preflight.calls(), paths),
+        published => published,
+    };
+    let target = Target { kernel, ramdisk, cmdline, devicetree };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
@@ -147,49 +153,78 @@ pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
     Some(trust.now(UnixTime::now()))
 }
 
-/// The device tree for this machine among the manifest's and those in the kernel image; if none is for
-/// it, the image's one for every machine. None where ACPI describes the machine, or where the running
-/// kernel's tree has to do.
-fn own_tree(
-    found: &Found,
-    kernel: &mut KernelImage,
-    preflight: &Preflight,
+/// The kernel out of its wrappings, and its ramdisk: what the image brings, then each of `archives`.
+pub fn recognise(
+    kernel: VerifiedArtifact,
+    archives: Vec<VerifiedArtifact>,
+    calls: &[Call],
     paths: &Paths,
-) -> Result<Option<Vec<u8>>, Error> {
-    let dtbs = &found.manifest.manifest().dtbs;
-    let Trees { fixed, candidates } = kernel.take_trees();
-    if dtbs.is_empty() && candidates.is_empty() && fixed.is_none() {
-        return Ok(None);
+) -> Result<(KernelImage, Option<Ramdisk>), Error> {
+    let size = archives.iter().map(VerifiedArtifact::size).fold(0, u64::saturating_add);
+    let limit = admission::most_unpacked(calls, kernel.size(), size, paths);
+    let mut kernel = KernelImage::within(kernel, NATIVE, limit)?;
+    let mut parts = kernel.take_ramdisks();
+    parts.extend(archives.into_iter().map(Part::from));
+    admission::before_joining(calls, &kernel, parts.iter().map(Part::size), paths)?;
+    Ok((kernel, Ramdisk::join(parts)?))
+}
+
+/// The device tree that the kernel image brings for this machine: of those that are for one kind of
+/// machine each the one that is for this, else the one that is for all. None where ACPI describes the
+/// machine, or nothing takes a tree.
+pub fn brought_tree(kernel: &mut KernelImage, calls: &[Call], paths: &Paths) -> Option<Vec<u8>> {
+    let trees = kernel.take_trees();
+    if trees.fixed.is_none() && trees.candidates.is_empty() {
+        return None;
     }
+    let machine = machine(paths);
+    if machine.is_empty() {
+        debug!("device trees in the kernel image, and no tree that describes this machine");
+        return None;
+    }
+    if !calls.contains(&Call::Load) {
+        warn!("the kernel image's device trees are of no use: kexec_file_load hands on the running kernel's");
+        return None;
+    }
+    let candidates =
+        trees.candidates.into_iter().map(|tree| ("in the kernel image", tree.len() as u64, tree));
+    let Ok(chosen) = choice::choose(&machine, candidates, Ok::<_, Infallible>);
+    chosen.or(trees.fixed)
+}
+
+/// What the running kernel's device tree says this machine is; nothing where ACPI does.
+fn machine(paths: &Paths) -> Vec<String> {
     let running = std::fs::read(paths.devicetree()).ok();
-    let machine = running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default();
+    running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default()
+}
+
+/// The manifest's device tree for this machine. None where ACPI describes it, or where the running
+/// kernel's tree has to do.
+fn own_tree(found: &Found, preflight: &Preflight, paths: &Paths) -> Result<Option<Vec<u8>>, Error> {
+    let dtbs = &found.manifest.manifest().dtbs;
+    let machine = if dtbs.is_empty() { Vec::new() } else { machine(paths) };
     let Some(name) = machine.first() else {
-        debug!("device trees are published, and none describes this machine now: it goes without");
+        debug!("{} device trees in the manifest, and no tree that describes this machine", dtbs.len());
         return Ok(None);
     };
     if !preflight.calls().contains(&Call::Load) {
-        warn!("published device trees are of no use: kexec_file_load hands on the running kernel's");
+        warn!("the manifest's device trees are of no use: kexec_file_load hands on the running kernel's");
         return Ok(None);
     }
-    let specs: Vec<_> = dtbs.iter().collect();
-    let published = specs.iter().map(|(name, spec)| (name.as_str(), spec.size));
-    let inside = candidates.iter().map(|tree| ("in the kernel image", tree.len() as u64));
-    let chosen = choice::choose(&machine, published.chain(inside).collect(), |index| {
-        let Some((_, spec)) = specs.get(index) else {
-            return Ok(candidates.get(index.saturating_sub(specs.len())).cloned().unwrap_or_default());
-        };
+    let published = dtbs.iter().map(|(name, spec)| (name.as_str(), spec.size, spec));
+    let chosen = choice::choose(&machine, published, |spec| {
         let tree = fetch::artifact(spec, &found.manifest, &found.client, paths)?;
         let bytes = tree.map().map_err(|errno| fetch::Error::MemoryFile { name: spec.name, errno })?;
         Ok::<_, fetch::Error>(bytes.to_vec())
     })?;
-    let chosen = chosen.or(fixed);
     if chosen.is_none() {
-        warn!("no published device tree is for {}: the running kernel's is handed on", printable(name));
+        warn!("no device tree of the manifest is for {}: the running kernel's is handed on", printable(name));
     }
     Ok(chosen)
 }
 
-/// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.
+/// The manifest's parameters, or the kernel image's own where it has none, then what the policy lets
+/// the next kernel inherit, then `phase.append`.
 fn next_cmdline(
     config: &Config,
     trust: &Trust,
@@ -198,7 +233,7 @@ fn next_cmdline(
     paths: &Paths,
 ) -> Result<String, Error> {
     let running = config::kernel_cmdline(paths)?;
-    let first = &manifest.manifest().cmdline;
+    let first = cmdline::base(&manifest.manifest().cmdline, kernel.cmdline());
     let inherit = &trust.policy().inherit;
     let line = cmdline::compose(first, &running, inherit, &config.append, kernel.cmdline_limit())?;
     info!("command line: {line}");

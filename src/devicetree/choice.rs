@@ -1,7 +1,6 @@
 //! Which of a manifest's device trees is this machine's: the one that was made for what the running
 //! kernel's tree says this machine is.
 
-use super::blob::{Blob, Token};
 use super::{Error, LARGEST};
 use crate::error::printable;
 
@@ -11,39 +10,31 @@ const MOST_BYTES: u64 = 16 << 20;
 /// The `compatible` of a tree's root: what the machine is, the most specific first. Empty for a
 /// machine that ACPI describes: the tree that the kernel's UEFI stub makes there has none.
 pub fn compatible(tree: &[u8]) -> Result<Vec<String>, Error> {
-    let blob = Blob::parse(tree)?;
-    let root = blob.tokens.iter().skip(1).map_while(|token| match token {
-        Token::Property(property) => Some(property),
-        Token::Begin(_) | Token::End => None,
-    });
-    let value = root.filter(|property| property.name == b"compatible").map(|property| &property.value).next();
-    let names = value.into_iter().flat_map(|value| value.split(|&byte| byte == 0));
-    Ok(names.filter(|name| !name.is_empty()).map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    super::root_strings(tree, "compatible")
 }
 
 /// The best of the `published` trees for the `machine`, whose [`compatible`] it is: the tree whose own
 /// most specific entry stands first in the machine's list. A tree that only shares a later entry is
 /// another machine's with the same chip. None if none of them is for it.
 ///
-/// Each is known by its name and its size in bytes, and seen when `fetch` was asked for it by its
-/// place in the list. The names only say in which order: the first that is made for exactly this
-/// machine ends the search.
-pub fn choose<E>(
+/// Each is known by its name and its size in bytes, and seen when it was fetched. The names only say
+/// in which order: the first that is made for exactly this machine ends the search.
+pub fn choose<'a, T, E>(
     machine: &[String],
-    published: Vec<(&str, u64)>,
-    mut fetch: impl FnMut(usize) -> Result<Vec<u8>, E>,
+    published: impl IntoIterator<Item = (&'a str, u64, T)>,
+    mut fetch: impl FnMut(T) -> Result<Vec<u8>, E>,
 ) -> Result<Option<Vec<u8>>, E> {
-    let mut candidates: Vec<_> = published.into_iter().enumerate().collect();
-    candidates.sort_by_key(|(_, (name, _))| hint(machine, name));
+    let mut candidates: Vec<_> = published.into_iter().collect();
+    candidates.sort_by_key(|(name, ..)| hint(machine, name));
     let mut left = MOST_BYTES;
     let mut best: Option<(usize, &str, Vec<u8>)> = None;
-    for (index, (name, size)) in candidates {
+    for (name, size, spec) in candidates {
         if size > LARGEST as u64 || size > left {
             log::warn!("device tree {name} is not looked at: {size} bytes, {left} are left of {MOST_BYTES}");
             continue;
         }
         left -= size;
-        let tree = fetch(index)?;
+        let tree = fetch(spec)?;
         let rank = match compatible(&tree) {
             Ok(list) => machine.iter().position(|entry| list.first() == Some(entry)),
             Err(error) => {
@@ -101,10 +92,10 @@ mod tests {
     /// The names in the order in which they are fetched, and what is chosen.
     fn run(machine: &[String], trees: &[(&str, Vec<u8>)]) -> (Vec<String>, Option<Vec<u8>>) {
         let mut asked = Vec::new();
-        let published = trees.iter().map(|(name, tree)| (*name, tree.len() as u64)).collect();
-        let chosen = choose(machine, published, |index| {
-            asked.push(trees[index].0.to_owned());
-            Ok::<_, std::convert::Infallible>(trees[index].1.clone())
+        let published = trees.iter().map(|(name, tree)| (*name, tree.len() as u64, (*name, tree)));
+        let chosen = choose(machine, published, |(name, tree)| {
+            asked.push(name.to_owned());
+            Ok::<_, std::convert::Infallible>(tree.clone())
         });
         (asked, chosen.unwrap())
     }
@@ -164,7 +155,7 @@ mod tests {
         let large: Vec<_> = names.iter().map(|name| (name.as_str(), vec![0; LARGEST])).collect();
         assert_eq!(run(&machine, &large).0.len(), 8);
         // One that cannot be fetched is no reason to boot with another.
-        assert_eq!(choose(&machine, vec![("1", 4)], |_| Err("gone")), Err("gone"));
+        assert_eq!(choose(&machine, [("1", 4, ())], |()| Err("gone")), Err("gone"));
     }
 
     proptest! {

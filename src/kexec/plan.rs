@@ -34,17 +34,6 @@ pub struct Target {
     pub devicetree: Option<Vec<u8>>,
 }
 
-impl Target {
-    /// What loading it takes beside the files, which are here.
-    fn needs(&self) -> Needs {
-        let placed = match self.kernel.header() {
-            Header::BzImage(kernel) => kernel.init_size,
-            Header::Arm64(kernel) => kernel.memory,
-        };
-        Needs::loading(self.kernel.size(), placed, self.ramdisk.as_ref().map_or(0, Ramdisk::size))
-    }
-}
-
 /// Where a segment's bytes come from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
@@ -131,7 +120,7 @@ impl Plan {
             // Only what we place ourselves is sure to stay clear of the tables.
             calls.sort_by_key(|&call| call == Call::FileLoad);
         }
-        let needs = target.needs();
+        let needs = Needs::of(&target.kernel, target.ramdisk.as_ref().map_or(0, Ramdisk::size));
         let meminfo = Meminfo::read(paths);
         let mut attempts = Vec::new();
         let mut untried = preflight.untried().to_vec();
@@ -233,7 +222,10 @@ pub fn cmdline_limit(header: &Header) -> usize {
     }
 }
 
-/// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
+/// Plans kexec_file_load. The line reaches the next kernel as it is given here. On arm64 the running
+/// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
+/// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
+/// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });

@@ -165,13 +165,13 @@ fn the_call_that_memory_is_left_for_is_planned() {
     // The kernel takes 27.9 MB once it is placed; its file here is 1 MiB.
     give_memory(&paths, 200_000, 40_000);
     assert_eq!(plan(&paths).unwrap().attempts().len(), 2);
-    give_memory(&paths, 200_000, 32_100);
+    give_memory(&paths, 200_000, 30_100);
     let planned = plan(&paths).unwrap();
     assert!(matches!(planned.attempts(), [Attempt::Load(_)]), "{planned}");
     let [untried] = planned.untried() else { panic!("{planned}") };
     assert!(untried.to_string().starts_with("kexec_file_load is left out: kernel and initramfs need about"));
     assert!(planned.to_string().contains(" are missing\ncommand line: "), "{planned}");
-    give_memory(&paths, 200_000, 31_000);
+    give_memory(&paths, 200_000, 28_500);
     let error = plan(&paths).unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
     // Enough is free, but the kernel takes more than half of it all.
