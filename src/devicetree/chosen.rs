@@ -137,9 +137,9 @@ pub(super) fn drop_old_reservations(blob: &mut Blob<'_>) {
     let of = |name: &[u8]| value(name).and_then(|value| number(&value));
     let ramdisk = of(b"linux,initrd-start")
         .and_then(|start| Some((start, of(b"linux,initrd-end")?.checked_sub(start)?)));
-    // The root has two cells for each, or one.
+    // In the root's cells: one each, two each, or two for the address and one for the size.
     let buffer = value(b"linux,ima-kexec-buffer").and_then(|value| {
-        let (address, size) = value.split_at_checked(value.len() / 2)?;
+        let (address, size) = value.split_at_checked(value.len().div_ceil(8).saturating_mul(4))?;
         Some((number(address)?, number(size)?))
     });
     for (start, size) in [ramdisk, buffer].into_iter().flatten() {

@@ -225,6 +225,12 @@ fn measurements_of_the_last_kernel_are_dropped_with_their_reservation() {
     ) else {
         return;
     };
+    let narrow = compiled(
+        "/dts-v1/; /memreserve/ 0x50000000 0x3000; / { #address-cells = <2>; #size-cells = <1>; chosen {
+             linux,ima-kexec-buffer = <0 0x50000000 0x3000>; }; };",
+    );
+    let copy = prepare(&narrow.unwrap(), &Edits::default()).unwrap();
+    assert!(Blob::parse(&copy).unwrap().reservations.is_empty());
     let copy = prepare(&tree, &Edits::default()).unwrap();
     let left = Blob::parse(&copy).unwrap().reservations;
     assert_eq!(left, [Reservation { address: 0x6000_0000, size: 0x1000 }]);

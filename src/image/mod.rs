@@ -74,7 +74,7 @@ pub enum Error {
     TooDeep { name: &'static str },
     /// It is about what a wrapping holds.
     #[error("{error}, inside {wrappings}")]
-    Within { wrappings: String, error: Box<Error> },
+    Within { wrappings: String, error: Box<Self> },
     /// What was published as a ramdisk is certainly none.
     #[error("{name} is {kind}, not a ramdisk")]
     NotRamdisk { name: &'static str, kind: Foreign },
