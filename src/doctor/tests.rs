@@ -165,7 +165,8 @@ fn what_demands_a_signature_is_named_and_decides_over_an_unsigned_kernel() {
     let unsigned = image(0);
     let signed = Image { is_signed: true, ..unsigned };
     let locked = |facts: &mut Facts| (facts.lockdown, facts.load) = (Some(Lockdown::Integrity), EPERM);
-    let cases: [(&str, &dyn Fn(&mut Facts), State, State); 7] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Facts), State, State);
+    let cases: [Case<'_>; 7] = [
         ("none demanded", &|_| (), State::Ok, State::Ok),
         ("lockdown", &|it| locked(it), State::Warning, State::Blocker(Exit::KexecRefused)),
         // Nobody checks where nothing can be checked.
