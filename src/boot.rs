@@ -243,7 +243,10 @@ fn next_cmdline(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
     use crate::config::ClientId;
+    use crate::error::Exit;
+    use crate::image::testing::{self, ARM, X86};
     use rustix::io::Errno;
 
     #[test]
@@ -272,5 +275,65 @@ mod tests {
             let error = withdrawn(rollback::Error::NoPlace, unloaded);
             assert!(matches!(error, Error::Rollback(rollback::Error::NoPlace)), "{error}");
         }
+    }
+
+    /// A machine of this memory, in kB, with the device tree of QEMU's arm64 one.
+    fn machine_with(available: u64) -> (tempfile::TempDir, Paths) {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        std::fs::create_dir_all(root.path().join("sys/firmware")).unwrap();
+        std::fs::create_dir_all(root.path().join("proc")).unwrap();
+        let meminfo = format!("MemTotal: 1000000 kB\nMemAvailable: {available} kB\n");
+        std::fs::write(paths.meminfo(), meminfo).unwrap();
+        std::fs::write(paths.devicetree(), QEMU).unwrap();
+        (root, paths)
+    }
+
+    const QEMU: &[u8] = include_bytes!("devicetree/testdata/qemu-virt-gicv3.dtb");
+
+    fn native() -> (u16, Vec<u8>) {
+        if NATIVE == Arch::X86_64 { (X86, testing::bzimage()) } else { (ARM, testing::arm64()) }
+    }
+
+    #[test]
+    fn what_an_image_brings_comes_before_what_was_published() {
+        let (machine, kernel) = native();
+        let image = testing::uki(machine, &testing::gzip(&kernel));
+        let published = testing::cpio(&[("published", b"x")]);
+        let recognised = |available| {
+            let archives = vec![testing::artifact("initramfs", &published)];
+            let kernel = testing::artifact("kernel", &image);
+            recognise(kernel, archives, &[Call::FileLoad, Call::Load], &machine_with(available).1)
+        };
+        let (found, ramdisk) = recognised(900_000).unwrap();
+        assert_eq!(found.size(), kernel.len() as u64);
+        let ramdisk = ramdisk.unwrap().map().unwrap();
+        let at = |text: &[u8]| ramdisk.windows(text.len()).position(|window| window == text);
+        assert!(at(b"GenuineIntel.bin") < at(b"#!/bin/sh") && at(b"#!/bin/sh") < at(b"published"));
+        assert!(at(b"GenuineIntel.bin").is_some());
+        // What would not be loaded is not even unpacked.
+        let error = recognised(2_000).unwrap_err();
+        assert_eq!(error.exit(), Exit::NotEnoughMemory, "{error}");
+    }
+
+    #[test]
+    fn of_the_trees_in_an_image_the_one_for_this_machine_is_taken() {
+        let (_root, paths) = machine_with(900_000);
+        let brought = |sections: &[(&str, &[u8])], calls: &[Call], paths: &Paths| {
+            let kernel = testing::arm64();
+            let image = testing::pe(ARM, &[sections, &[(".linux", &kernel)]].concat());
+            let mut kernel = KernelImage::examine(testing::artifact("kernel", &image)).unwrap();
+            brought_tree(&mut kernel, calls, paths)
+        };
+        let (any, other): (&[u8], &[u8]) = (b"any", b"of no machine");
+        let both = [Call::FileLoad, Call::Load];
+        let all = [(".dtb", any), (".dtbauto", other), (".dtbauto", QEMU)];
+        assert_eq!(brought(&all, &both, &paths).unwrap(), QEMU);
+        assert_eq!(brought(&all[..2], &both, &paths).unwrap(), any);
+        assert_eq!(brought(&all[1..2], &both, &paths), None);
+        assert_eq!(brought(&[], &both, &paths), None);
+        // kexec_file_load takes none; ACPI describes a machine without a tree.
+        assert_eq!(brought(&all, &[Call::FileLoad], &paths), None);
+        assert_eq!(brought(&all, &both, &Paths::under("/nonexistent")), None);
     }
 }

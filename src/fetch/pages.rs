@@ -4,7 +4,8 @@
 //! more than the copy from the socket, and reading it back for the hash a third more than from large
 //! pages. They can cost more than they save too: where the kernel has to make room first, or
 //! where the host of a virtual machine has taken free memory back: 4 ms each instead of 0.3 ms
-//! were measured there. So their time is counted.
+//! were measured there. So their time is counted, and small files go without: the few milliseconds that
+//! they could save are no more than what one large page takes on a bad day.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use log::debug;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::fetch::pace;
 use crate::sys::memfd;
 
 const LARGE: u64 = memfd::LARGE_PAGE as u64;
@@ -35,7 +37,10 @@ impl Pages {
     /// `count` bytes are about to be written to `file` from `from` on: has the kernel take a large page
     /// for those that come now. Whether it does or not, `file` is as it was.
     pub(super) fn prepare(&mut self, file: &File, from: u64, count: u64, size: u64) {
-        let Some(start) = reached(from, count, size).filter(|_| !self.is_over) else { return };
+        if self.is_over || size < pace::LARGE {
+            return;
+        }
+        let Some(start) = reached(from, count, size) else { return };
         let (began, busy) = (Instant::now(), busy());
         let result = memfd::enlarge_page(file, start);
         let busy = self::busy().saturating_sub(busy);
@@ -101,7 +106,9 @@ mod tests {
     fn a_file_that_cannot_have_them_is_left_as_it_is() {
         let file = memfd::create("short").unwrap();
         let mut pages = Pages::default();
-        pages.prepare(&file, 0, 1, 10 * LARGE);
+        pages.prepare(&file, 0, 1, pace::LARGE - 1);
+        assert!(!pages.is_over, "a small one does not ask");
+        pages.prepare(&file, 0, 1, pace::LARGE);
         assert!(pages.is_over, "the file is shorter than it was said to be");
         assert_eq!(file.metadata().unwrap().len(), 0);
     }

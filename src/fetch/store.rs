@@ -299,7 +299,7 @@ mod tests {
     /// The first half arrives last, so that the large page in the middle is taken when it is half full.
     #[test]
     fn large_pages_keep_what_is_there() {
-        const SIZE: u64 = 5 << 20;
+        const SIZE: u64 = 35 << 20;
         let bytes: Vec<u8> = (0..u32::try_from(SIZE / 4).unwrap()).flat_map(u32::to_le_bytes).collect();
         let (store, hasher) = Store::<()>::new("test", SIZE).unwrap();
         let now = Instant::now();

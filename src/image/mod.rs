@@ -17,7 +17,7 @@ mod part;
 mod pe;
 mod ramdisk;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod uki;
 mod unwrap;
 mod zboot;
