@@ -30,6 +30,7 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
             None => {}
         }
     }
+    handovers(results);
     compare(results, "lease, 16 cards against 1", ["sixteen-nics", "debian-6.1"], |times| times.lease);
     let fetch = |times: &Times| times.verified.zip(times.lease).map(|(verified, lease)| verified - lease);
     compare(results, "lease to verified, dead first DNS server", ["dead-first-dns", "debian-6.1"], fetch);
@@ -48,6 +49,33 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
         if let Some(largest) = largest.max() {
             size(&format!("initramfs {arch}"), largest, INITRAMFS_BUDGET);
         }
+    }
+}
+
+/// How long it may take from kernel to kernel, for each second that the next one takes without one before it.
+const HANDOVER_BUDGET: f64 = 1.5;
+
+/// Prints how long each row took from the jump to the next kernel's init, beside that kernel's cold boot. Rows
+/// run beside each other: their times are good for the ratio, which load changes little, and for nothing else.
+fn handovers(results: &Results) {
+    let rows = results.outcomes.iter().filter_map(|outcome| {
+        let times = outcome.result.as_ref().ok()?;
+        Some((outcome.scenario.full_name(), times.cold?, times.handover?))
+    });
+    let mut rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort_by(|one, other| one.0.cmp(&other.0));
+    println!(
+        "\nfrom kernel to kernel (seconds to the next kernel's init: from the jump, and from a cold boot)"
+    );
+    println!("{:<44} {:>8} {:>8} {:>6}", "", "jump", "cold", "ratio");
+    for (name, cold, jump) in &rows {
+        let ratio = jump / cold;
+        let verdict =
+            if ratio <= HANDOVER_BUDGET { String::new() } else { format!("  OVER {HANDOVER_BUDGET}") };
+        println!("{name:<44} {jump:>8.2} {cold:>8.2} {ratio:>6.2}{verdict}");
     }
 }
 

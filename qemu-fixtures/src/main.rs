@@ -16,6 +16,7 @@ mod judge;
 mod kernels;
 mod listener;
 mod machine;
+mod matrix;
 mod network;
 mod peer;
 mod proxy;

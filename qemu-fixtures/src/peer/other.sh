@@ -18,4 +18,4 @@ udhcpc)
 phaseboot) phaseboot net ;;
 none) ;;
 esac
-phaseboot boot
+. /commands
