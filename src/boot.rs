@@ -54,7 +54,7 @@ pub fn run(
         return Ok(None);
     }
     network.hand_over();
-    match loaded.exec()? {}
+    match loaded.exec(config.handoff)? {}
 }
 
 /// Brings the network up, and finds the first manifest over any of its links that this machine may

@@ -82,6 +82,8 @@ paths! {
     efi_variables = "sys/firmware/efi/efivars";
     /// The machine's UUID, as SMBIOS has it.
     product_uuid = "sys/class/dmi/id/product_uuid";
+    /// Watchdogs: Documentation/ABI/testing/sysfs-class-watchdog.
+    watchdogs = "sys/class/watchdog";
     /// Network interfaces.
     interfaces = "sys/class/net";
     /// The names of the consoles the kernel writes to.

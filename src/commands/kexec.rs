@@ -10,7 +10,7 @@ use crate::config;
 use crate::error::Error;
 use crate::fetch::{VerifiedArtifact, operator};
 use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target};
+use crate::kexec::{self, Handoff, Plan, Target};
 use crate::paths::Paths;
 use crate::sys::arch::NATIVE;
 
@@ -20,7 +20,7 @@ const MOST_FILE_BYTES: u64 = 4 << 30;
 pub(super) fn run(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     match arguments.action {
         KexecAction::Unload => return Ok(kexec::unload()?),
-        KexecAction::Exec => match kexec::exec_loaded(paths)? {},
+        KexecAction::Exec => match kexec::exec_loaded(paths, Handoff::default())? {},
         KexecAction::LoadAndExec | KexecAction::LoadOnly | KexecAction::DryRun => {}
     }
     let preflight = kexec::preflight(paths, arguments.method)?;
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
     if arguments.action == KexecAction::LoadOnly {
         return Ok(());
     }
-    match loaded.exec()? {}
+    match loaded.exec(Handoff::default())? {}
 }
 
 /// Files that the operator names, one behind the other in sealed memory. Each begins at a multiple

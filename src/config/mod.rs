@@ -3,6 +3,7 @@
 
 mod cache;
 pub mod cmdline;
+mod handoff;
 pub mod network;
 mod policy;
 mod proxy;
@@ -16,6 +17,7 @@ use log::warn;
 use serde::Deserialize;
 
 pub use cache::Cache;
+pub use handoff::{Handoff, Links, Reset};
 pub use policy::{DamagedRecord, Leases, Policy, RollbackRecord};
 
 use crate::error::{Exit, printable};
@@ -31,13 +33,16 @@ pub const PARAMETERS: &[&str] = &[
     "phase.debug",
     "phase.kaslr",
     "phase.kexec",
+    "phase.links",
     "phase.log",
     "phase.mode",
     "phase.nowrite",
     "phase.onfail",
     "phase.provider",
     "phase.proxy",
+    "phase.reset",
     "phase.timeout",
+    "phase.watchdog",
 ];
 
 /// How long one attempt may take, from the first packet to the last verified byte.
@@ -45,6 +50,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// A day: what a longer `phase.timeout` is taken for a mistake.
 const MOST_SECONDS: u64 = 86_400;
 const MOST_PROVIDERS: usize = 16;
+/// A watchdog must outlast what keeps PID 1 busy for a moment, as loading a driver does.
+const WATCHDOG_SECONDS: std::ops::RangeInclusive<u32> = 10..=3600;
 
 /// What to do, with every value checked.
 #[derive(Clone, Debug)]
@@ -79,6 +86,10 @@ pub struct Config {
     pub client_id: ClientId,
     /// `phase.mode=local`: providers may be looked for by mDNS.
     pub local: bool,
+    /// `phase.links`, `phase.reset`
+    pub handoff: Handoff,
+    /// `phase.watchdog`: after how long without PID 1 a watchdog resets the machine, in seconds.
+    pub watchdog: Option<u32>,
 }
 
 /// What a DHCPv4 client calls itself in option 61.
@@ -189,6 +200,8 @@ impl Default for Config {
             proxy: None,
             client_id: ClientId::Mac,
             local: false,
+            handoff: Handoff::default(),
+            watchdog: None,
         }
     }
 }
@@ -314,6 +327,21 @@ impl Config {
             }
             // The other modes differ only in the next system.
             "phase.mode" => (self.private, self.local) = (text == "private", text == "local"),
+            "phase.links" => {
+                self.handoff.links = Links::parse(text).ok_or_else(|| wrong("expected keep or down"))?;
+            }
+            "phase.reset" => {
+                self.handoff.reset = Reset::parse(text).ok_or_else(|| wrong("expected none, pci or xhci"))?;
+            }
+            "phase.watchdog" => {
+                self.watchdog = match text {
+                    "off" => None,
+                    _ => {
+                        let seconds = text.parse().ok().filter(|seconds| WATCHDOG_SECONDS.contains(seconds));
+                        Some(seconds.ok_or_else(|| wrong("expected off, or 10 to 3600 seconds"))?)
+                    }
+                }
+            }
             "phase.proxy" => {
                 if !proxy::is_proxy(text) {
                     return Err(wrong("expected http://HOST or http://HOST:PORT"));
@@ -398,7 +426,8 @@ mod tests {
             "console=ttyS0 phase.provider=http://a/,https://b phase.channel=testing phase.onfail=shell \
              phase.append=\"x y=1\" phase.kexec=load phase.kaslr=zero phase.timeout=15 phase.log=json phase.debug \
              phase.cache=LABEL=x phase.mode=lab phase.nowrite \
-             phase.proxy=http://proxy:3128 phase.clientid=duid ip=eth0:dhcp",
+             phase.proxy=http://proxy:3128 phase.clientid=duid ip=eth0:dhcp \
+             phase.links=down phase.reset=xhci phase.watchdog=30",
         )
         .unwrap();
         assert_eq!(config.providers, ["http://a/", "https://b"]);
@@ -415,6 +444,8 @@ mod tests {
         assert_eq!(config.proxy.as_deref(), Some("http://proxy:3128"));
         assert_eq!(config.client_id, ClientId::Duid);
         assert_eq!(config.network.assignments.len(), 1);
+        assert_eq!(config.handoff, Handoff { links: Links::Down, reset: Reset::Xhci });
+        assert_eq!(config.watchdog, Some(30));
     }
 
     #[test]
@@ -486,6 +517,11 @@ mod tests {
             "phase.cache=maybe",
             "phase.cache=/dev/../etc",
             "phase.nowrite=maybe",
+            "phase.links=up",
+            "phase.reset=usb",
+            "phase.watchdog",
+            "phase.watchdog=9",
+            "phase.watchdog=4294967326",
         ] {
             let error = config(line).unwrap_err();
             assert_eq!(error.exit(), Exit::Usage, "{line}");

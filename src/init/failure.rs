@@ -8,7 +8,7 @@ use log::{error, info, warn};
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
 
-use super::hotplug::Hotplug;
+use super::chores::Chores;
 use super::{child, console};
 use crate::config::OnFail;
 use crate::error::Exit;
@@ -42,27 +42,27 @@ impl Default for FailurePolicy {
 
 impl FailurePolicy {
     /// Acts on a failed attempt. Returns if the boot is to be attempted again.
-    pub(super) fn act(&mut self, on_fail: OnFail, exit: Exit, paths: &Paths, hotplug: &mut Hotplug) {
+    pub(super) fn act(&mut self, on_fail: OnFail, exit: Exit, paths: &Paths, chores: &mut Chores) {
         match on_fail {
             OnFail::Retry if exit.may_pass() => {
-                pause(self.next_pause());
+                pause(self.next_pause(), chores);
             }
             OnFail::Retry => {
                 info!("trying again cannot help");
-                restart();
+                restart(chores);
             }
-            OnFail::Reboot => restart(),
+            OnFail::Reboot => restart(chores),
             OnFail::PowerOff => {
                 info!("powering off");
                 end(RebootCommand::PowerOff);
             }
-            OnFail::Shell => match shell(paths, hotplug) {
-                Some(lived) if self.may_follow(lived) => pause(self.next_pause()),
+            OnFail::Shell => match shell(paths, chores) {
+                Some(lived) if self.may_follow(lived) => pause(self.next_pause(), chores),
                 Some(_) => {
                     warn!("the shell ended at once {MOST_SHORT_SHELLS} times");
-                    restart();
+                    restart(chores);
                 }
-                None => restart(),
+                None => restart(chores),
             },
         }
     }
@@ -84,21 +84,21 @@ impl FailurePolicy {
     }
 }
 
-fn pause(pause: Duration) {
+fn pause(pause: Duration, chores: &mut Chores) {
     info!("trying again in {} s", pause.as_secs());
-    std::thread::sleep(pause);
+    chores.rest(pause);
 }
 
 /// Restarts the machine when there was time to read why.
-fn restart() -> ! {
+fn restart(chores: &mut Chores) -> ! {
     info!("restarting in {} s", READING_TIME.as_secs());
-    std::thread::sleep(READING_TIME);
+    chores.rest(READING_TIME);
     end(RebootCommand::Restart)
 }
 
 /// Runs the initramfs's shell on the console until it ends. Returns how long that took, or None if
 /// there is no shell.
-fn shell(paths: &Paths, hotplug: &mut Hotplug) -> Option<Duration> {
+fn shell(paths: &Paths, chores: &mut Chores) -> Option<Duration> {
     let Some(shell) = SHELLS.iter().find(|shell| Path::new(shell).exists()) else {
         warn!("there is no shell in this initramfs ({})", SHELLS.join(", "));
         return None;
@@ -119,7 +119,7 @@ fn shell(paths: &Paths, hotplug: &mut Hotplug) -> Option<Duration> {
     let started = Instant::now();
     match command.spawn() {
         Ok(process) => {
-            child::wait(Pid::from_child(&process), None, hotplug);
+            child::wait(Pid::from_child(&process), None, chores);
             let lived = started.elapsed();
             // The end of a session hangs up its terminal for everybody: what was open gives EIO
             // (disassociate_ctty of drivers/tty/tty_jobctrl.c).

@@ -5,11 +5,13 @@
 //! out of memory included, ends in one line and the failure policy.
 
 mod child;
+mod chores;
 mod console;
 mod failure;
 mod hotplug;
 mod modules;
 mod mounts;
+mod watchdog;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -28,8 +30,8 @@ use crate::net::Caller;
 use crate::paths::Paths;
 use crate::sys::process::{Fork, fork};
 use crate::time::UnixTime;
+use chores::Chores;
 use failure::FailurePolicy;
-use hotplug::Hotplug;
 
 /// What loading and the handoff may take after everything was fetched.
 const GRACE: Duration = Duration::from_secs(120);
@@ -80,16 +82,17 @@ pub fn run() -> ! {
     crate::log::keep_records(&paths);
     configure_log(&paths);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
-    let mut hotplug = Hotplug::start(&paths);
+    let mut chores = Chores::start(&paths);
 
     let mut failures = FailurePolicy::default();
     loop {
-        hotplug.load_all();
+        chores.hotplug.load_all();
         mounts::mount_variables();
         let (on_fail, exit) = match configure(&paths) {
             Ok((config, trust)) => {
-                hotplug.load_named(&link_modules(&config.network));
-                (config.on_fail, attempt(&config, &trust, &paths, &mut hotplug))
+                chores.hotplug.load_named(&link_modules(&config.network));
+                chores.watchdog.want(config.watchdog);
+                (config.on_fail, attempt(&config, &trust, &paths, &mut chores))
             }
             Err((on_fail, error)) => {
                 error!("{}", error.line());
@@ -97,7 +100,7 @@ pub fn run() -> ! {
                 (if on_fail == OnFail::Retry { OnFail::Reboot } else { on_fail }, error.exit())
             }
         };
-        failures.act(on_fail, exit, &paths, &mut hotplug);
+        failures.act(on_fail, exit, &paths, &mut chores);
     }
 }
 
@@ -162,7 +165,7 @@ fn raise_clock(trust: &Trust) {
 
 /// One boot attempt in a child process, while this one loads drivers for devices that appear.
 /// Returns how it failed: success does not return.
-fn attempt(config: &Config, trust: &Trust, paths: &Paths, hotplug: &mut Hotplug) -> Exit {
+fn attempt(config: &Config, trust: &Trust, paths: &Paths, chores: &mut Chores) -> Exit {
     crate::log::flush();
     let child = match fork() {
         Ok(Fork::Child) => {
@@ -182,7 +185,7 @@ fn attempt(config: &Config, trust: &Trust, paths: &Paths, hotplug: &mut Hotplug)
         Err(errno) => return report(Error::Fork(errno)),
     };
     let within = config.timeout + GRACE;
-    match child::wait(child, Instant::now().checked_add(within), hotplug) {
+    match child::wait(child, Instant::now().checked_add(within), chores) {
         Some(status) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::from_code(code),
             (None, signal) => report(Error::Killed(signal.unwrap_or(0))),

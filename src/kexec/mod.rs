@@ -18,7 +18,7 @@ mod x86_64;
 
 use std::fmt;
 
-pub use crate::config::{Kaslr, Method};
+pub use crate::config::{Handoff, Kaslr, Method};
 pub use aarch64::{Layout, Pieces, place};
 pub use errno::{Meaning, explain};
 pub use error::{Attempted, Error};

@@ -38,6 +38,7 @@ use crate::error::Exit;
 
 pub use existing::{Caller, is_routed};
 pub use lease::{Lease, Origin, Route};
+pub use linux::lower_all;
 pub use network::{Event, Network, Settings};
 pub use up::{up, up_over, up_with};
 pub use uplink::{Address6, Ipv6, Origin6, Uplink};

@@ -12,3 +12,4 @@ pub mod process;
 pub mod random;
 mod ring;
 pub mod tty;
+pub mod watchdog;

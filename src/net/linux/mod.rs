@@ -3,6 +3,7 @@
 
 mod apply;
 mod devices;
+mod down;
 mod events;
 mod ipv4;
 mod ipv6;
@@ -35,6 +36,7 @@ use netlink::Netlink;
 use runner::{Runner, Socket};
 use setup::Setup;
 
+pub use down::lower_all;
 pub(super) use lookup::Ways;
 
 /// How long drivers may take to make further links appear, once all that are there are decided. A

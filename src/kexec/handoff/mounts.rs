@@ -1,67 +1,38 @@
-//! The last steps of this kernel: nothing is left half-written, then reboot(2) into the next one.
+//! File systems on disks are taken out of use before the hand-over.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::system::RebootCommand;
 
-use super::Error;
 use crate::paths::Paths;
-use crate::sys;
+use crate::patience;
 
-/// A kernel is loaded. Only [`Plan::load`](super::Plan::load) makes this.
-#[derive(Debug)]
-pub struct Loaded {
-    paths: Paths,
-}
-
-impl Loaded {
-    pub(super) fn new(paths: Paths) -> Self {
-        Self { paths }
+/// Unmounts what is on block devices, the last mounted first, or makes it read-only. Whether nothing
+/// is mounted from a disk any more.
+pub(super) fn release(paths: &Paths) -> bool {
+    let mounted = || {
+        let text = fs::read_to_string(paths.mountinfo());
+        text.map(|text| on_block_devices(&text))
+            .inspect_err(|error| log::warn!("nothing unmounted, mounts cannot be listed: {error}"))
+    };
+    let Ok(points) = mounted() else { return false };
+    if points.is_empty() {
+        return true;
     }
-
-    /// Starts it. Writes back what is cached, takes block devices out of use as far as they can be,
-    /// leaves a line in the kernel log. Returns only if the kernel refuses, or, before anything is
-    /// touched, if no kernel is loaded after all.
-    pub fn exec(&self) -> Result<Infallible, Error> {
-        let loaded = fs::read_to_string(self.paths.kexec_loaded()).unwrap_or_default();
-        if loaded.trim() != "1" {
-            return Err(Error::NothingLoaded);
-        }
-        crate::patience::sync();
-        match fs::read_to_string(self.paths.mountinfo()) {
-            Ok(text) => release(&text),
-            Err(error) => log::warn!("nothing unmounted, mounts cannot be listed: {error}"),
-        }
-        log::info!("starting the next kernel");
-        crate::log::drain();
-        if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open(self.paths.kmsg()) {
-            let _ = kmsg.write_all(b"<5>phaseboot: handing over to the next kernel\n");
-        }
-        let errno = rustix::system::reboot(RebootCommand::Kexec).err().unwrap_or(Errno::IO);
-        Err(Error::Exec { errno })
+    // A disk that hangs, or a server of a network file system on it, keeps nobody from going on.
+    if patience::within(patience::LONGEST, move || unmount_all(&points)).is_none() {
+        log::warn!("unmounting does not end within {} s: going on", patience::LONGEST.as_secs());
+        return false;
     }
+    mounted().is_ok_and(|left| left.is_empty())
 }
 
-/// Starts a kernel that somebody loaded before.
-pub fn exec_loaded(paths: &Paths) -> Result<Infallible, Error> {
-    Loaded::new(paths.clone()).exec()
-}
-
-/// Forgets a loaded kernel, whoever loaded it. No error if there is none.
-pub fn unload() -> Result<(), Error> {
-    sys::kexec::unload().map_err(|errno| Error::Unload { errno })
-}
-
-/// Unmounts what is on block devices, the last mounted first, or makes it read-only.
-fn release(mountinfo: &str) {
-    for point in on_block_devices(mountinfo).iter().rev() {
+fn unmount_all(points: &[PathBuf]) {
+    for point in points.iter().rev() {
         let gone = if point == Path::new("/") {
             Err(Errno::BUSY)
         } else {
@@ -115,16 +86,6 @@ fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_is_touched_when_no_kernel_is_loaded() {
-        let root = tempfile::tempdir().unwrap();
-        let paths = Paths::under(root.path());
-        assert!(matches!(exec_loaded(&paths), Err(Error::NothingLoaded)));
-        fs::create_dir_all(root.path().join("sys/kernel")).unwrap();
-        fs::write(paths.kexec_loaded(), "0\n").unwrap();
-        assert!(matches!(exec_loaded(&paths), Err(Error::NothingLoaded)));
-    }
 
     #[test]
     fn only_what_is_on_block_devices() {
