@@ -24,7 +24,7 @@ use crate::wire::{self, Wire};
 use crate::{folders, peer, proxy};
 
 /// A machine that has not ended by then hangs.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 /// Twice as long as phasectl has a release be valid.
 const LATER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Lines of the serial log that are shown when a scenario fails.

@@ -93,7 +93,7 @@ impl fmt::Display for Kernel {
 
 /// The kernel, from the cache where it is there.
 pub(crate) fn get(id: Id) -> Result<Kernel> {
-    let _turn = folders::lock("kernels")?;
+    let _turn = folders::lock(&format!("kernels-{id}"))?;
     let debian = |names: &[&str], version, suite| debian(id, names, version, suite);
     match id {
         Id::Debian61(Arch::X86_64) => debian(&["linux-image-cloud-amd64"], "6.1.", "bookworm"),
