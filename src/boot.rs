@@ -6,7 +6,7 @@ use crate::config::{self, Config, Leases};
 use crate::error::Error;
 use crate::fetch;
 use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target, cmdline};
+use crate::kexec::{self, Plan, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
@@ -35,8 +35,13 @@ pub fn run(
     ending: Ending,
 ) -> Result<Option<Plan>, Error> {
     let deadline = Deadline::after(config.timeout);
-    let preflight = kexec::preflight(paths, config.method)?;
+    let mut preflight = kexec::preflight(paths, config.method)?;
+    if trust.policy().require_kernel_keyring {
+        preflight = preflight.with_keyring()?;
+    }
     let (mut memory, found, network) = find(config, trust, paths, caller, purpose(caller, ending), deadline)?;
+    let content = found.manifest.manifest();
+    admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
     let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;

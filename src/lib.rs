@@ -34,6 +34,7 @@ pub mod init;
 pub mod kexec;
 pub mod log;
 pub mod manifest;
+pub mod meminfo;
 pub mod net;
 pub mod paths;
 pub mod patience;

@@ -110,6 +110,14 @@ paths! {
     links = "run/phaseboot/links.json";
     /// How servers have done so far.
     mirrors = "run/phaseboot/mirrors.json";
+    /// x86's memory map as the firmware gave it: Documentation/ABI/testing/sysfs-firmware-memmap.
+    firmware_memmap = "sys/firmware/memmap";
+    /// x86's zero page as this kernel was given it: Documentation/ABI/testing/sysfs-kernel-boot_params.
+    boot_params = "sys/kernel/boot_params/data";
+    /// EFI, on machines that have it: Documentation/ABI/testing/sysfs-firmware-efi.
+    efi = "sys/firmware/efi";
+    /// The CPUs and their features: proc(5).
+    cpuinfo = "proc/cpuinfo";
     /// Every log record of this boot, a JSON object a line.
     log_jsonl = "run/phaseboot/log.jsonl";
 }

@@ -531,6 +531,7 @@ POLICY = {
     "min_manifest_version": (0, lambda value: is_number(value, 0)),
     "min_keys_version": (0, lambda value: is_number(value, 0)),
     "require_expiry": (False, lambda value: isinstance(value, bool)),
+    "require_kernel_keyring": (False, lambda value: isinstance(value, bool)),
     "settable": ([], lambda value: is_strings(value) and set(value) <= set(PARAMETERS)),
     "inherit": ([], lambda value: is_strings(value)),
     "on_fail": ("retry", lambda value: value in ("retry", "shell", "reboot", "poweroff")),

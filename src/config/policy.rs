@@ -27,6 +27,9 @@ pub struct Policy {
     pub min_keys_version: u64,
     /// Whether documents that do not say when they expire are refused.
     pub require_expiry: bool,
+    /// Whether only the running kernel's keyring lets a kernel in: no kexec_load, which does not ask
+    /// it, where there is kexec_file_load.
+    pub require_kernel_keyring: bool,
     /// The `phase.*` parameters that the kernel command line may set.
     pub settable: Vec<String>,
     /// The parameters that the next kernel gets from this one's command line.
@@ -95,6 +98,7 @@ impl Default for Policy {
             min_manifest_version: 0,
             min_keys_version: 0,
             require_expiry: false,
+            require_kernel_keyring: false,
             settable: strings(super::PARAMETERS),
             inherit: strings(&[
                 "console",
@@ -186,6 +190,7 @@ mod tests {
         let policy = Policy::parse("{}").unwrap();
         assert_eq!(policy.threshold, 1);
         assert!(!policy.allow_unsigned);
+        assert!(!policy.require_kernel_keyring);
         assert!(policy.may_set("phase.provider"));
         assert!(policy.allows_channel("anything"));
         assert_eq!(policy.rollback_record, RollbackRecord::Optional);
@@ -208,6 +213,11 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_keyring_can_be_required() {
+        assert!(Policy::parse(r#"{"require_kernel_keyring":true}"#).unwrap().require_kernel_keyring);
+    }
+
+    #[test]
     fn leases_can_be_given_back() {
         assert_eq!(Policy::parse(r#"{"leases":"release"}"#).unwrap().leases, Leases::Release);
     }
@@ -223,6 +233,8 @@ mod tests {
             ("{\"settable\":[\"phase.trust\"]}", "phase.trust"),
             ("{\"on_fail\":\"panic\"}", "panic"),
             ("{\"leases\":\"renew\"}", "renew"),
+            ("{\"require_kernel_keyring\":\"yes\"}", "expected a boolean"),
+            ("{\"require_kernel_keyrings\":true}", "unknown field"),
             ("{\"rollback_record\":\"maybe\"}", "maybe"),
             ("{\"rollback_record\":true}", "expected value"),
             ("{\"damaged_record\":\"ignore\"}", "ignore"),

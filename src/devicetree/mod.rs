@@ -134,5 +134,18 @@ pub fn source(tree: &[u8]) -> Result<String, Error> {
     Blob::parse(tree).map(|blob| source::print(&blob))
 }
 
+/// The texts in the property `name` of the root of `tree`, such as `compatible`.
+pub fn root_strings(tree: &[u8], name: &str) -> Result<Vec<String>, Error> {
+    let blob = Blob::parse(tree)?;
+    let own = blob.tokens.iter().skip(1).map_while(|token| match token {
+        blob::Token::Property(property) => Some(property),
+        blob::Token::Begin(_) | blob::Token::End => None,
+    });
+    let value =
+        own.filter(|property| property.name == name.as_bytes()).map(|property| &property.value).next();
+    let texts = value.into_iter().flat_map(|value| value.split(|&byte| byte == 0));
+    Ok(texts.filter(|text| !text.is_empty()).map(|text| String::from_utf8_lossy(text).into_owned()).collect())
+}
+
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,11 @@ impl VerifiedArtifact {
         self.file.map()
     }
 
+    /// The memory alone.
+    pub fn into_file(self) -> Sealed {
+        self.file
+    }
+
     /// Copies all of it into `file`, within the kernel: sendfile(2).
     pub fn copy_to(&self, file: &mut File) -> io::Result<()> {
         let mut offset = 0;

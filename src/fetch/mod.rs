@@ -19,6 +19,7 @@ pub use artifact::VerifiedArtifact;
 use crate::error::Exit;
 use crate::log::{Progress, bytes};
 use crate::manifest::{ArtifactSpec, VerifiedManifest};
+use crate::meminfo::Meminfo;
 use crate::paths::Paths;
 use crate::provider::http::Client;
 use crate::provider::url;
@@ -38,12 +39,8 @@ pub enum Error {
     /// A URL of the manifest leads nowhere that is followed.
     #[error("{name}: \"{url}\" is no http or https URL, nor relative to one")]
     Url { name: &'static str, url: String },
-    /// The artifacts and the copies that loading makes would not fit.
-    #[error(
-        "kernel and initramfs need about {} of memory while they are loaded, {} are available",
-        bytes(*.needed),
-        bytes(*.available)
-    )]
+    /// What is fetched would not fit.
+    #[error("what is fetched needs about {} of memory, {} are available", bytes(*.needed), bytes(*.available))]
     Memory { needed: u64, available: u64 },
     /// Memory for an artifact cannot be had or sealed.
     #[error("{name}: memory file: {errno}")]
@@ -149,19 +146,12 @@ fn urls(spec: &ArtifactSpec, manifest: &str) -> Result<Vec<String>, Error> {
     spec.urls.iter().map(absolute).collect()
 }
 
-/// Refuses before the first byte what would end in the kernel's out-of-memory killer: both system
-/// calls copy everything once more while the fetched files are still there.
+/// Refuses before the first byte what would end in the kernel's out-of-memory killer. Whoever loads
+/// what is fetched needs more, and has asked for that before.
 fn check_memory(artifacts: u64, paths: &Paths) -> Result<(), Error> {
-    let Ok(meminfo) = std::fs::read_to_string(paths.meminfo()) else { return Ok(()) };
-    let Some(available) = available_memory(&meminfo) else { return Ok(()) };
-    let needed = artifacts.saturating_mul(2).saturating_add(HEADROOM);
+    let Some(Meminfo { available, .. }) = Meminfo::read(paths) else { return Ok(()) };
+    let needed = artifacts.saturating_add(HEADROOM);
     if needed > available { Err(Error::Memory { needed, available }) } else { Ok(()) }
-}
-
-/// `MemAvailable` of /proc/meminfo, in bytes: proc(5).
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -175,8 +165,8 @@ mod tests {
         std::fs::write(root.path().join("proc/meminfo"), "MemTotal: 262144 kB\nMemAvailable:  102400 kB\n")
             .unwrap();
         let paths = Paths::under(root.path());
-        assert!(check_memory(40 << 20, &paths).is_ok());
-        let error = check_memory(60 << 20, &paths).unwrap_err();
+        assert!(check_memory(84 << 20, &paths).is_ok());
+        let error = check_memory(85 << 20, &paths).unwrap_err();
         assert_eq!(error.exit(), Exit::NotEnoughMemory);
         assert!(check_memory(u64::MAX, &paths).is_err());
         assert!(check_memory(u64::MAX, &Paths::under("/nonexistent")).is_ok());

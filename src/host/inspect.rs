@@ -52,9 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let size = output::bytes(u64::try_from(size).unwrap_or(u64::MAX));
             output::line(format_args!("kernel for {arch}: {format}, {size}"))
         }
-        Err(foreign @ image::Error::Foreign { .. }) => {
-            initramfs(path, &bytes, &foreign, arguments.output.json)
-        }
+        Err(
+            other
+            @ (image::Error::Foreign { .. } | image::Error::Unpack { .. } | image::Error::Within { .. }),
+        ) => initramfs(path, &bytes, &other, arguments.output.json),
         Err(error) => bail!("{}: {error}", path.display()),
     }
 }

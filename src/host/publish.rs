@@ -6,6 +6,7 @@
 //! Everything is on the disk and verified before the first name is given. What phaseboot would
 //! refuse is not published: its own code judges kernel, command line and manifest.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use super::place::{self, Last, Place, Stored, Tree};
 use super::signing::Signing;
 use crate::arch::Arch;
 use crate::devicetree;
-use crate::image::{self, Header};
+use crate::fetch::operator;
+use crate::image::{self, Header, KernelImage};
 use crate::kexec::{self, cmdline};
 use crate::manifest::{self, Manifest, TrustedKey, is_dtb_name};
 use crate::time::UnixTime;
@@ -277,22 +279,24 @@ pub fn check_bootable(manifest: &Manifest, arch: Arch, folder: &Path) -> Result<
     fits_cmdline("cmdline", &manifest.cmdline, limit)
 }
 
-/// What the kernel `name` is, and for which architecture; for `wanted` if that is given.
+/// What the kernel `name` is, whatever it is wrapped in, and for which architecture; for `wanted` if
+/// that is given.
 pub fn identify(
     name: &'static str,
-    bytes: &[u8],
+    mut bytes: &[u8],
     wanted: Option<Arch>,
 ) -> Result<(Arch, Header), image::Error> {
-    let parse = |native| Header::parse(name, bytes, native);
-    let header = match parse(wanted.unwrap_or(Arch::X86_64)) {
-        Err(image::Error::WrongArch { .. }) if wanted.is_none() => parse(Arch::Aarch64),
-        parsed => parsed,
+    let size = bytes.len() as u64;
+    let artifact = operator::vouched(name, &mut bytes, size).map_err(|error| image::Error::Memory {
+        name,
+        size,
+        error: io::Error::other(error),
+    })?;
+    let image = match wanted {
+        Some(arch) => KernelImage::from_artifact(artifact, arch),
+        None => KernelImage::examine(artifact),
     }?;
-    let arch = match header {
-        Header::BzImage(_) => Arch::X86_64,
-        Header::Arm64(_) => Arch::Aarch64,
-    };
-    Ok((arch, header))
+    Ok((image.header().arch(), image.header().clone()))
 }
 
 /// A device tree that phaseboot can read, under the name of its file.

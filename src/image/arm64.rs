@@ -1,6 +1,6 @@
 //! The arm64 Image: Documentation/arch/arm64/booting.rst, "Call the kernel image".
 
-use super::{Error, at};
+use super::{Error, at, line_at};
 
 const FORMAT: &str = "arm64 Image";
 /// "ARM\x64" and where it stands.
@@ -45,6 +45,21 @@ pub struct Arm64Image {
 /// Whether `bytes` carry the magic of an arm64 Image.
 pub(super) fn is(bytes: &[u8]) -> bool {
     at(bytes, MAGIC_OFFSET).as_ref() == Some(MAGIC)
+}
+
+/// The version that the kernel logs first.
+pub(super) fn version(bytes: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut rest = bytes;
+    // Looking for one byte is the quick part.
+    while let Some(at) = rest.iter().position(|&byte| byte == b'L') {
+        rest = rest.get(at..)?;
+        if let Some(version) = rest.strip_prefix(BANNER).filter(|text| text.first() != Some(&b'%')) {
+            return line_at(version);
+        }
+        rest = rest.get(1..)?;
+    }
+    None
 }
 
 impl Arm64Image {

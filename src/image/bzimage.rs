@@ -1,6 +1,6 @@
 //! The x86 bzImage: Documentation/arch/x86/boot.rst.
 
-use super::{Error, at};
+use super::{Error, at, line_at};
 
 const FORMAT: &str = "bzImage";
 /// "HdrS" and where it stands.
@@ -40,6 +40,10 @@ pub struct BzImage {
     /// What must be free from the load address on. At least `code_size`.
     pub init_size: u64,
     pub xloadflags: u16,
+    /// The highest address a ramdisk may end at where `above_4g` does not hold.
+    pub initrd_addr_max: u32,
+    /// Where the version's text is, less 0x200; 0 if there is none.
+    pub version_offset: u16,
 }
 
 /// Whether `bytes` carry the magic of a bzImage.
@@ -67,7 +71,7 @@ impl BzImage {
         }
         let xloadflags = u16_at(0x236)?;
         if xloadflags & XLF_KERNEL_64 == 0 {
-            return Err(broken("it has no 64-bit entry point (a 32-bit kernel?)"));
+            return Err(Error::OtherArch { name, found: "32-bit x86" });
         }
         let setup_sectors = match byte(0x1f1)? {
             0 => DEFAULT_SETUP_SECTORS,
@@ -106,7 +110,18 @@ impl BzImage {
             pref_address,
             init_size,
             xloadflags,
+            initrd_addr_max: u32_at(0x22c)?,
+            version_offset: u16_at(0x20e)?,
         })
+    }
+
+    /// The version and who built it, as file(1) shows it.
+    pub(super) fn version(&self, bytes: &[u8]) -> Option<String> {
+        if self.version_offset == 0 {
+            return None;
+        }
+        let start = usize::from(self.version_offset) + 0x200;
+        line_at(bytes.get(start..)?)
     }
 
     /// In bytes without the final NUL. The running kernel's loader (kexec-bzimage64.c) counts the
@@ -148,7 +163,7 @@ mod tests {
             refused(0x206, &[0x0b, 2]),
             "kernel is a bzImage of boot protocol 2.11, at least 2.12 is needed"
         );
-        assert!(refused(0x236, &[0, 0]).contains("no 64-bit entry point"));
+        assert_eq!(refused(0x236, &[0, 0]), "kernel is a kernel for 32-bit x86");
         assert!(refused(0x211, &[0]).contains("zImage"));
         assert!(refused(0x230, &[3, 0, 0, 0]).contains("kernel_alignment"));
         assert!(refused(0x238, &[0; 4]).contains("cmdline_size"));

@@ -1,44 +1,76 @@
-//! Names for the files people publish as a kernel that this version cannot load.
+//! Names for the files people publish as a kernel or a ramdisk that are none.
 
 use std::fmt;
 
 use super::at;
+use super::pe::Pe;
 
-/// What a file that is not a loadable kernel is.
+/// What a file is that is no kernel that can be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     Empty,
-    Gzip,
-    Zstd,
     Xz,
-    /// linux/drivers/firmware/efi/libstub/zboot-header.S
-    Zboot,
-    /// A PE file with a `.linux` section: UAPI.5 Unified Kernel Image.
-    UnifiedKernelImage,
-    Efi,
-    Elf,
+    Lzma,
+    Lz4,
+    Lzop,
+    Bzip2,
+    /// A program for the firmware with no kernel in it. For which architecture.
+    Efi(&'static str),
+    /// For which architecture.
+    Elf(&'static str),
+    /// A kernel where none belongs.
+    Kernel,
+    UBoot,
+    Android,
     WebPage,
     Json,
-    /// A newc cpio archive: the initramfs in the kernel's place.
+    /// A pointer of Git LFS.
+    LfsPointer,
     Cpio,
+    CompressedCpio,
+    DeviceTree,
+    Squashfs,
+    Ext,
+    Iso,
+    Disk,
+    Tar,
+    Deb,
+    Rpm,
+    Zip,
+    Zeros,
     Unknown,
 }
 
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Efi(arch) => return write!(f, "an EFI program for {arch} with no kernel in it"),
+            Self::Elf(arch) => return write!(f, "an ELF file for {arch} (a vmlinux?)"),
             Self::Empty => "empty",
-            Self::Gzip => "a gzip file (a compressed Image?)",
-            Self::Zstd => "a zstd file (a compressed Image?)",
             Self::Xz => "an xz file",
-            Self::Zboot => "an EFI zboot kernel",
-            Self::UnifiedKernelImage => "a unified kernel image",
-            Self::Efi => "an EFI program",
-            Self::Elf => "an ELF file (a vmlinux?)",
+            Self::Lzma => "an lzma file",
+            Self::Lz4 => "an lz4 file",
+            Self::Lzop => "an lzop file",
+            Self::Bzip2 => "a bzip2 file",
+            Self::Kernel => "a kernel",
+            Self::UBoot => "a U-Boot image",
+            Self::Android => "an Android boot image",
             Self::WebPage => "a web page",
             Self::Json => "a JSON text",
+            Self::LfsPointer => "a Git LFS pointer",
             Self::Cpio => "a cpio archive (an initramfs?)",
-            Self::Unknown => "no kernel that phaseboot knows",
+            Self::CompressedCpio => "a compressed cpio archive (an initramfs?)",
+            Self::DeviceTree => "a device tree blob",
+            Self::Squashfs => "a squashfs image",
+            Self::Ext => "an ext2/3/4 image",
+            Self::Iso => "an ISO image",
+            Self::Disk => "a disk image",
+            Self::Tar => "a tar archive",
+            Self::Deb => "a Debian package",
+            Self::Rpm => "an RPM package",
+            Self::Zip => "a zip archive",
+            Self::Zeros => "nothing but zeros",
+            Self::Unknown => "of no kind that phaseboot knows",
         })
     }
 }
@@ -46,63 +78,126 @@ impl fmt::Display for Foreign {
 impl Foreign {
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::Gzip | Self::Zstd => {
-                "compressed kernels are not supported in this version: publish the Image itself"
+            Self::Xz | Self::Lzma | Self::Lz4 | Self::Lzop | Self::Bzip2 => {
+                "compress it with gzip or zstd, or publish it as it is"
             }
-            Self::Zboot => "EFI zboot is not supported in this version: publish the Image it was made from",
-            Self::UnifiedKernelImage => {
-                "unified kernel images are not supported in this version: publish the kernel and the initramfs it holds"
+            Self::Elf(_) => "publish arch/x86/boot/bzImage or arch/arm64/boot/Image of the same build",
+            Self::Efi(_) => "publish the kernel itself, or a unified kernel image",
+            Self::Cpio | Self::CompressedCpio | Self::Kernel => "are kernel and initramfs swapped?",
+            Self::UBoot | Self::Android => "publish the kernel that is packed in it",
+            Self::Squashfs
+            | Self::Ext
+            | Self::Iso
+            | Self::Disk
+            | Self::Tar
+            | Self::Deb
+            | Self::Rpm
+            | Self::Zip => "publish the files that are packed in it",
+            Self::DeviceTree => {
+                "a device tree belongs into the manifest's dtbs; a FIT image has to be taken apart"
             }
-            Self::Elf => {
-                "ELF kernels are not supported in this version: publish arch/x86/boot/bzImage or arch/arm64/boot/Image"
+            Self::WebPage | Self::Json | Self::LfsPointer | Self::Empty | Self::Zeros => {
+                "the file that was published is another than was meant: check it and publish again"
             }
-            Self::WebPage | Self::Json => "the file behind the manifest's URL is not a kernel: publish again",
-            Self::Cpio => "are kernel and initramfs swapped in the manifest?",
-            Self::Empty | Self::Xz | Self::Efi | Self::Unknown => {
-                "publish a bzImage (x86_64) or an Image (arm64)"
-            }
+            Self::Unknown => "publish a bzImage (x86_64), an Image (arm64) or a unified kernel image",
         }
     }
 }
 
-/// Names `bytes`, which are neither a bzImage nor an arm64 Image.
-pub(super) fn recognise(bytes: &[u8]) -> Foreign {
-    match bytes {
-        [] => Foreign::Empty,
-        [0x1f, 0x8b, ..] => Foreign::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Foreign::Zstd,
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Foreign::Xz,
-        [0x7f, b'E', b'L', b'F', ..] => Foreign::Elf,
-        [b'0', b'7', b'0', b'7', b'0', ..] => Foreign::Cpio,
-        [b'M', b'Z', _, _, b'z', b'i', b'm', b'g', ..] => Foreign::Zboot,
-        [b'M', b'Z', ..] => portable_executable(bytes).unwrap_or(Foreign::Unknown),
-        _ => text(bytes),
-    }
+/// Bytes that a kind of file has at an offset.
+const MARKS: [(usize, &[u8], Foreign); 24] = [
+    (0, b"\xfd7zXZ\0", Foreign::Xz),
+    (0, b"\x5d\0\0", Foreign::Lzma),
+    // The kernel's own, and the frames of lz4(1).
+    (0, b"\x02\x21\x4c\x18", Foreign::Lz4),
+    (0, b"\x04\x22\x4d\x18", Foreign::Lz4),
+    (0, b"\x89LZO", Foreign::Lzop),
+    (0, b"BZh", Foreign::Bzip2),
+    (0, b"\x27\x05\x19\x56", Foreign::UBoot),
+    (0, b"ANDROID!", Foreign::Android),
+    (0, b"version https://git-lfs", Foreign::LfsPointer),
+    (0, b"07070", Foreign::Cpio),
+    (0, b"\xc7\x71", Foreign::Cpio),
+    (0, b"\xd0\x0d\xfe\xed", Foreign::DeviceTree),
+    (0, b"hsqs", Foreign::Squashfs),
+    (0, b"!<arch>\ndebian", Foreign::Deb),
+    (0, b"\xed\xab\xee\xdb", Foreign::Rpm),
+    (0, b"PK\x03\x04", Foreign::Zip),
+    (257, b"ustar", Foreign::Tar),
+    (0x438, b"\x53\xef", Foreign::Ext),
+    (0x8001, b"CD001", Foreign::Iso),
+    (512, b"EFI PART", Foreign::Disk),
+    // Kernels: of x86, arm64, RISC-V and 32-bit ARM.
+    (0x202, b"HdrS", Foreign::Kernel),
+    (0x38, b"ARM\x64", Foreign::Kernel),
+    (0x38, b"RSC\x05", Foreign::Kernel),
+    (0x24, b"\x18\x28\x6f\x01", Foreign::Kernel),
+];
+
+/// Whether an archive begins here that the kernel unpacks itself:
+/// Documentation/driver-api/early-userspace/buffer-format.rst.
+pub(super) fn is_cpio(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"07070")
 }
 
-/// Looks for the section `.linux` in a PE file: Microsoft PE format, "Section Table".
-fn portable_executable(bytes: &[u8]) -> Option<Foreign> {
-    /// UKIs have about a dozen.
-    const SECTIONS_MOST: u16 = 96;
-    let coff = usize::try_from(u32::from_le_bytes(at(bytes, 0x3c)?)).ok()?;
-    if &at::<4>(bytes, coff)? != b"PE\0\0" {
+/// Names `bytes`.
+pub(super) fn recognise(bytes: &[u8]) -> Foreign {
+    if bytes.is_empty() {
+        return Foreign::Empty;
+    }
+    if let Some(arch) = elf(bytes) {
+        return Foreign::Elf(arch);
+    }
+    let marked = MARKS
+        .iter()
+        .find(|(offset, mark, _)| bytes.get(*offset..).is_some_and(|there| there.starts_with(mark)));
+    if let Some(&(_, _, kind)) = marked {
+        return kind;
+    }
+    if let Some(pe) = Pe::parse(bytes) {
+        return Foreign::Efi(pe.arch());
+    }
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Foreign::Zeros;
+    }
+    text(bytes)
+}
+
+/// The architecture of a kernel that phaseboot starts on no machine.
+pub(super) fn other_kernel(bytes: &[u8]) -> Option<&'static str> {
+    match at(bytes, 0x38) {
+        Some([b'R', b'S', b'C', 5]) => return Some("RISC-V"),
+        // Every EFI kernel but x86's and arm64's has this there: linux/include/linux/pe.h.
+        Some([0xcd, 0x23, 0x82, 0x81]) => return Pe::parse(bytes).map(|pe| pe.arch()),
+        _ => {}
+    }
+    // linux/arch/arm/boot/compressed/head.S
+    (at(bytes, 0x24) == Some([0x18, 0x28, 0x6f, 0x01])).then_some("32-bit ARM")
+}
+
+/// The architecture of an ELF file: `e_machine` of the ELF header.
+fn elf(bytes: &[u8]) -> Option<&'static str> {
+    if !bytes.starts_with(b"\x7fELF") {
         return None;
     }
-    let sections = u16::from_le_bytes(at(bytes, coff.checked_add(6)?)?).min(SECTIONS_MOST);
-    let optional = u16::from_le_bytes(at(bytes, coff.checked_add(20)?)?);
-    let table = coff.checked_add(24)?.checked_add(usize::from(optional))?;
-    let linux = (0..usize::from(sections))
-        .filter_map(|index| at::<8>(bytes, table.checked_add(index.checked_mul(40)?)?))
-        .any(|name| &name == b".linux\0\0");
-    Some(if linux { Foreign::UnifiedKernelImage } else { Foreign::Efi })
+    Some(match at(bytes, 18).map(u16::from_le_bytes) {
+        Some(62) => "x86_64",
+        Some(183) => "arm64",
+        Some(3) => "32-bit x86",
+        Some(40) => "32-bit ARM",
+        Some(243) => "RISC-V",
+        Some(258) => "LoongArch",
+        _ => "another architecture",
+    })
 }
 
 fn text(bytes: &[u8]) -> Foreign {
-    let bytes = bytes.trim_ascii_start();
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let begins = |word: &[u8]| bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    if begins(b"<!doctype") || begins(b"<html") || begins(b"<?xml") {
+    let tags: [&[u8]; 4] = [b"<!doctype", b"<html", b"<head", b"<?xml"];
+    if tags.into_iter().any(begins) {
         Foreign::WebPage
-    } else if begins(b"{") && std::str::from_utf8(bytes).is_ok() {
+    } else if (begins(b"{") || begins(b"[")) && std::str::from_utf8(bytes).is_ok() {
         Foreign::Json
     } else {
         Foreign::Unknown
@@ -112,44 +207,68 @@ fn text(bytes: &[u8]) -> Foreign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Arch;
-    use crate::error::Exit;
-    use crate::image::{Error, Header};
+    use crate::image::Header;
+    use crate::image::testing::{ARM, X86, arm64, bzimage, pe};
 
-    fn pe(section: &[u8; 8]) -> Vec<u8> {
-        let mut bytes = vec![0; 0x400];
-        bytes[..2].copy_from_slice(b"MZ");
-        bytes[0x3c] = 0x80;
-        bytes[0x80..0x84].copy_from_slice(b"PE\0\0");
-        bytes[0x86] = 1;
-        bytes[0x94] = 0xf0;
-        bytes[0x80 + 24 + 0xf0..][..8].copy_from_slice(section);
+    fn at_offset(offset: usize, mark: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![1; offset + mark.len() + 100];
+        bytes[offset..offset + mark.len()].copy_from_slice(mark);
         bytes
     }
 
     #[test]
     fn each_is_named() {
-        assert_eq!(recognise(b""), Foreign::Empty);
-        assert_eq!(recognise(&[0x1f, 0x8b, 8, 0]), Foreign::Gzip);
-        assert_eq!(recognise(&[0x28, 0xb5, 0x2f, 0xfd]), Foreign::Zstd);
-        assert_eq!(recognise(b"MZ\0\0zimg\0\0\0\0gzip"), Foreign::Zboot);
-        assert_eq!(recognise(&pe(b".linux\0\0")), Foreign::UnifiedKernelImage);
-        assert_eq!(recognise(&pe(b".text\0\0\0")), Foreign::Efi);
-        assert_eq!(recognise(b"MZ"), Foreign::Unknown);
-        assert_eq!(recognise(b"\x7fELF\x02\x01"), Foreign::Elf);
-        assert_eq!(recognise(b"\n <!DOCTYPE html><html>"), Foreign::WebPage);
-        assert_eq!(recognise(b"<html>404"), Foreign::WebPage);
-        assert_eq!(recognise(b"{\"error\":404}"), Foreign::Json);
-        assert_eq!(recognise(b"070701000002"), Foreign::Cpio);
-        assert_eq!(recognise(&[0; 4096]), Foreign::Unknown);
+        for (bytes, kind) in [
+            (b"".to_vec(), Foreign::Empty),
+            (pe(X86, &[(".text", b"")]), Foreign::Efi("x86_64")),
+            (pe(ARM, &[]), Foreign::Efi("arm64")),
+            (b"MZ".to_vec(), Foreign::Unknown),
+            (b"\x7fELF\x02\x01............\x3e\0".to_vec(), Foreign::Elf("x86_64")),
+            (b"\x7fELF\x02\x01............\xb7\0".to_vec(), Foreign::Elf("arm64")),
+            (b"\x7fELF".to_vec(), Foreign::Elf("another architecture")),
+            (b"\n <!DOCTYPE html><html>".to_vec(), Foreign::WebPage),
+            (b"\xef\xbb\xbf<HTML>404".to_vec(), Foreign::WebPage),
+            (b"{\"error\":404}".to_vec(), Foreign::Json),
+            (b"[1]".to_vec(), Foreign::Json),
+            (b"{\xff}".to_vec(), Foreign::Unknown),
+            (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), Foreign::LfsPointer),
+            (b"070701000002".to_vec(), Foreign::Cpio),
+            (b"\xfd7zXZ\0....".to_vec(), Foreign::Xz),
+            (b"\x02\x21\x4c\x18".to_vec(), Foreign::Lz4),
+            (b"\x04\x22\x4d\x18".to_vec(), Foreign::Lz4),
+            (b"\xd0\x0d\xfe\xed".to_vec(), Foreign::DeviceTree),
+            (b"hsqs".to_vec(), Foreign::Squashfs),
+            (at_offset(0x438, b"\x53\xef"), Foreign::Ext),
+            (at_offset(0x8001, b"CD001"), Foreign::Iso),
+            (at_offset(512, b"EFI PART"), Foreign::Disk),
+            (at_offset(257, b"ustar\0"), Foreign::Tar),
+            (b"!<arch>\ndebian-binary".to_vec(), Foreign::Deb),
+            (b"\xed\xab\xee\xdb".to_vec(), Foreign::Rpm),
+            (vec![0; 4096], Foreign::Zeros),
+            (b"an initramfs".to_vec(), Foreign::Unknown),
+        ] {
+            assert_eq!(recognise(&bytes), kind, "{:?}", &bytes[..bytes.len().min(20)]);
+            let error = Header::of("kernel", &bytes).unwrap_err();
+            assert!(error.to_string().starts_with("kernel is "), "{error}");
+            assert!(!error.hint().is_empty() && !error.hint().contains("not supported"), "{error}");
+        }
     }
 
     #[test]
-    fn the_error_says_what_it_is_and_what_to_do() {
-        let error = Header::parse("kernel", &[0x1f, 0x8b, 8], Arch::Aarch64).unwrap_err();
-        assert_eq!(error.to_string(), "kernel is a gzip file (a compressed Image?), 3 bytes");
-        assert!(error.hint().contains("not supported in this version"));
-        assert_eq!(error.exit(), Exit::ImageUnusable);
-        assert!(matches!(error, Error::Foreign { kind: Foreign::Gzip, .. }));
+    fn kernels_of_other_machines_are_named() {
+        let mut loongarch = pe(0x6264, &[]);
+        loongarch[0x38..0x3c].copy_from_slice(&[0xcd, 0x23, 0x82, 0x81]);
+        let mut small = bzimage();
+        small[0x236..0x238].fill(0);
+        for (bytes, found) in [
+            (at_offset(0x38, b"RSC\x05"), "RISC-V"),
+            (at_offset(0x24, &[0x18, 0x28, 0x6f, 0x01]), "32-bit ARM"),
+            (loongarch, "LoongArch"),
+            (small, "32-bit x86"),
+        ] {
+            let error = Header::of("kernel", &bytes).unwrap_err();
+            assert_eq!(error.to_string(), format!("kernel is a kernel for {found}"));
+        }
+        assert!(Header::of("kernel", &arm64()).is_ok());
     }
 }

@@ -1,27 +1,43 @@
-//! What a kernel file is: its format, its architecture and what its header asks of a loader.
+//! What a kernel file is: what it is wrapped in, its format, its architecture and what its header asks
+//! of a loader; and the ramdisks that go with it.
 //!
-//! [`Header`] is read from foreign bytes once, here; what it says is in bounds and consistent, and
-//! nobody checks it again. A file a step a format: [`bzimage`], [`arm64`]; [`foreign`] names the
-//! files that are not loadable.
+//! What was verified is the file as it was published. It is unwrapped afterwards, in memory, into
+//! sealed files of its own ([`unwrap`]): before any kexec call, so that a broken file leaves a kernel
+//! that is loaded already as it is. [`Header`] is read from foreign bytes once, here; what it says is in
+//! bounds and consistent, and nobody checks it again. A file a step a format: [`compressed`], [`zboot`],
+//! [`uki`], [`bzimage`], [`arm64`]; [`foreign`] names the files that are not loadable.
 
+pub mod archive;
 pub mod arm64;
 pub mod bzimage;
+mod compressed;
 mod foreign;
+mod kernel;
+mod part;
+mod pe;
 mod ramdisk;
+#[cfg(test)]
+mod testing;
+mod uki;
+mod unwrap;
+mod zboot;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 
 use rustix::io::Errno;
 
 use crate::arch::Arch;
 use crate::error::Exit;
-use crate::fetch::VerifiedArtifact;
-use crate::sys::memfd::Mapping;
 
 pub use arm64::Arm64Image;
 pub use bzimage::BzImage;
+pub use compressed::{Compression, Fault};
 pub use foreign::Foreign;
+pub use kernel::KernelImage;
+pub use part::Part;
 pub use ramdisk::Ramdisk;
+pub use uki::{Trees, Uki};
+pub use unwrap::{MOST_UNPACKED, Wrapper, Wrapping};
 
 /// Why a file cannot be the next kernel.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +57,30 @@ pub enum Error {
     /// An x86 boot protocol without what is needed here.
     #[error("{name} is a bzImage of boot protocol {major}.{minor:02}, at least 2.12 is needed")]
     OldProtocol { name: &'static str, major: u16, minor: u16 },
+    /// A kernel for a kind of machine that phaseboot does not run on.
+    #[error("{name} is a kernel for {found}")]
+    OtherArch { name: &'static str, found: &'static str },
+    /// A wrapping that does not unpack.
+    #[error("{name} is a broken {wrapper}: {fault} (after {done} unpacked bytes)")]
+    Unpack { name: &'static str, wrapper: Wrapper, done: u64, fault: Fault },
+    /// More comes out than there is room for.
+    #[error("{name} is larger than {} when it is unpacked", crate::log::bytes(*limit))]
+    TooLarge { name: &'static str, limit: u64 },
+    /// Compressed in a way that is not undone here.
+    #[error("{name} is an EFI zboot kernel compressed with \"{found}\"")]
+    Compression { name: &'static str, found: String },
+    /// A wrapping in a wrapping in a wrapping, and so on.
+    #[error("{name} is wrapped too often")]
+    TooDeep { name: &'static str },
+    /// It is about what a wrapping holds.
+    #[error("{error}, inside {wrappings}")]
+    Within { wrappings: String, error: Box<Error> },
+    /// What was published as a ramdisk is certainly none.
+    #[error("{name} is {kind}, not a ramdisk")]
+    NotRamdisk { name: &'static str, kind: Foreign },
+    /// There is no memory for what was unwrapped.
+    #[error("keep {name} in memory, {size} bytes so far: {error}")]
+    Memory { name: &'static str, size: u64, error: io::Error },
     /// The verified memory cannot be mapped.
     #[error("map {name}: {errno}")]
     Map { name: &'static str, errno: Errno },
@@ -54,8 +94,15 @@ impl Error {
             | Self::WrongArch { .. }
             | Self::Truncated { .. }
             | Self::Malformed { .. }
-            | Self::OldProtocol { .. } => Exit::ImageUnusable,
-            Self::Map { .. } => Exit::NotEnoughMemory,
+            | Self::OldProtocol { .. }
+            | Self::OtherArch { .. }
+            | Self::Unpack { .. }
+            | Self::Compression { .. }
+            | Self::TooDeep { .. }
+            | Self::NotRamdisk { .. } => Exit::ImageUnusable,
+            Self::TooLarge { limit, .. } if *limit >= MOST_UNPACKED => Exit::ImageUnusable,
+            Self::TooLarge { .. } | Self::Memory { .. } | Self::Map { .. } => Exit::NotEnoughMemory,
+            Self::Within { error, .. } => error.exit(),
         }
     }
 
@@ -64,11 +111,27 @@ impl Error {
         match self {
             Self::Foreign { kind, .. } => kind.hint(),
             Self::WrongArch { .. } => "publish the kernel that was built for this architecture",
-            Self::Truncated { .. } => "publish the whole file",
+            Self::OtherArch { .. } => "publish a 64-bit kernel for x86_64 or arm64",
+            Self::Truncated { .. } | Self::Unpack { .. } => "check the published file: it must be whole",
             Self::Malformed { .. } => "publish an unmodified bzImage (x86_64) or Image (arm64)",
             Self::OldProtocol { .. } => "publish a kernel of Linux 3.8 or newer",
-            Self::Map { .. } => "give the machine more memory",
+            Self::Compression { .. } => {
+                "build it with CONFIG_KERNEL_GZIP or CONFIG_KERNEL_ZSTD, or publish arch/arm64/boot/Image"
+            }
+            Self::TooDeep { .. } => "publish the kernel that is in it",
+            Self::TooLarge { limit, .. } if *limit >= MOST_UNPACKED => "check that this is the right file",
+            Self::TooLarge { .. } | Self::Memory { .. } | Self::Map { .. } => "give the machine more memory",
+            Self::NotRamdisk { kind, .. } => kind.hint(),
+            Self::Within { error, .. } => error.hint(),
         }
+    }
+
+    /// The same about what is inside `wrappings`.
+    fn within(self, wrappings: &[Wrapping]) -> Self {
+        if wrappings.is_empty() {
+            return self;
+        }
+        Self::Within { wrappings: Wrapping::list(wrappings), error: Box::new(self) }
     }
 }
 
@@ -83,19 +146,44 @@ impl Header {
     /// Reads the header of the kernel file `bytes`, which errors call `name`, for a machine of
     /// architecture `native`.
     pub fn parse(name: &'static str, bytes: &[u8], native: Arch) -> Result<Self, Error> {
-        if bzimage::is(bytes) {
-            if native != Arch::X86_64 {
-                return Err(Error::WrongArch { name, found: "x86", native });
+        match arch(bytes) {
+            Some(Arch::X86_64) if native != Arch::X86_64 => {
+                Err(Error::WrongArch { name, found: "x86", native })
             }
-            return BzImage::parse(name, bytes).map(Self::BzImage);
-        }
-        if arm64::is(bytes) {
-            if native != Arch::Aarch64 {
-                return Err(Error::WrongArch { name, found: "arm64", native });
+            Some(Arch::Aarch64) if native != Arch::Aarch64 => {
+                Err(Error::WrongArch { name, found: "arm64", native })
             }
-            return Arm64Image::parse(name, bytes).map(Self::Arm64);
+            _ => Self::of(name, bytes),
         }
-        Err(Error::Foreign { name, kind: foreign::recognise(bytes), size: bytes.len() as u64 })
+    }
+
+    /// Reads the header of the kernel file `bytes`, which errors call `name`, for whichever
+    /// architecture it is.
+    pub fn of(name: &'static str, bytes: &[u8]) -> Result<Self, Error> {
+        match (arch(bytes), foreign::other_kernel(bytes)) {
+            (Some(Arch::X86_64), _) => BzImage::parse(name, bytes).map(Self::BzImage),
+            (Some(Arch::Aarch64), _) => Arm64Image::parse(name, bytes).map(Self::Arm64),
+            (None, Some(found)) => Err(Error::OtherArch { name, found }),
+            (None, None) => {
+                Err(Error::Foreign { name, kind: foreign::recognise(bytes), size: bytes.len() as u64 })
+            }
+        }
+    }
+
+    /// The architecture the kernel is for.
+    pub fn arch(&self) -> Arch {
+        match self {
+            Self::BzImage(_) => Arch::X86_64,
+            Self::Arm64(_) => Arch::Aarch64,
+        }
+    }
+
+    /// The version that stands in the kernel `bytes`.
+    fn version(&self, bytes: &[u8]) -> Option<String> {
+        match self {
+            Self::BzImage(header) => header.version(bytes),
+            Self::Arm64(_) => arm64::version(bytes),
+        }
     }
 
     /// The longest command line this kernel reads whole, in bytes without the final NUL.
@@ -107,58 +195,30 @@ impl Header {
     }
 }
 
-/// A verified file that is a kernel for this machine.
-#[derive(Debug)]
-pub struct KernelImage {
-    artifact: VerifiedArtifact,
-    header: Header,
-}
-
-impl KernelImage {
-    /// Recognises `artifact` as a kernel for a machine of architecture `native`.
-    pub fn from_artifact(artifact: VerifiedArtifact, native: Arch) -> Result<Self, Error> {
-        let name = artifact.name();
-        let bytes = artifact.map().map_err(|errno| Error::Map { name, errno })?;
-        let header = Header::parse(name, &bytes, native)?;
-        Ok(Self { artifact, header })
-    }
-
-    /// What it is called in the manifest.
-    pub fn name(&self) -> &'static str {
-        self.artifact.name()
-    }
-
-    /// What is loaded, in bytes.
-    pub fn size(&self) -> u64 {
-        self.artifact.size()
-    }
-
-    /// Maps what is loaded for reading.
-    pub fn map(&self) -> Result<Mapping, Errno> {
-        self.artifact.map()
-    }
-
-    /// What its header says.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The longest command line this kernel reads whole, in bytes without the final NUL.
-    pub fn cmdline_limit(&self) -> usize {
-        self.header.cmdline_limit()
-    }
-}
-
-/// What is loaded, open for reading.
-impl AsFd for KernelImage {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.artifact.as_fd()
+/// The architecture of the kernel that `bytes` carry the marks of.
+fn arch(bytes: &[u8]) -> Option<Arch> {
+    if bzimage::is(bytes) {
+        Some(Arch::X86_64)
+    } else if arm64::is(bytes) {
+        Some(Arch::Aarch64)
+    } else {
+        None
     }
 }
 
 /// `N` bytes at `offset`, if they are there.
-fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+pub(crate) fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
+}
+
+/// The text at the beginning of `bytes`, as far as it is one line.
+fn line_at(bytes: &[u8]) -> Option<String> {
+    /// Versions are shorter, even with compilers and dates.
+    const MOST: usize = 400;
+    let bytes = bytes.get(..MOST).unwrap_or(bytes);
+    let line = bytes.split(|&byte| byte == 0 || byte == b'\n').next().unwrap_or_default();
+    let text = std::str::from_utf8(line).ok()?.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

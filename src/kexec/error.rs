@@ -4,28 +4,21 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::attempt::telling;
 use super::errno::explain;
-use super::{Call, Method};
+use super::{Attempted, Call, Lockdown, Method, Untried, x86_64};
 use crate::devicetree;
 use crate::error::Exit;
 use crate::log::bytes;
 
-/// A call that was tried, and the kernel's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempted {
-    pub call: Call,
-    pub errno: Errno,
-}
-
-impl std::fmt::Display for Attempted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let meaning = explain(self.call, self.errno);
-        write!(f, "{} answered {} ({})", self.call, meaning.name, meaning.text)
+/// Every call that was tried, then those that were not.
+fn report(attempts: &[Attempted], untried: &[Untried]) -> String {
+    let tried: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+    let mut report = tried.join("; then ");
+    for untried in untried {
+        report.push_str(&format!("; {untried}"));
     }
-}
-
-fn list(attempts: &[Attempted]) -> String {
-    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; then ")
+    report
 }
 
 /// An error of this room.
@@ -40,12 +33,9 @@ pub enum Error {
     /// Neither call is built in, or not the one that was asked for.
     #[error("this kernel was built without {}", missing(*method))]
     Missing { method: Method },
-    /// The way that is left is not implemented.
-    #[error("kexec_load on x86_64 is not supported in this version, and {}", why_not_file(*method))]
-    LoadOnX86 { method: Method },
     /// kernel_lockdown(7)
     #[error("the kernel is locked down ({mode}) and refuses kexec_load")]
-    LockedDown { mode: String },
+    LockedDown { mode: &'static str },
     /// Not by lockdown.
     #[error("{call} is not permitted ({errno})")]
     NotPermitted { call: Call, errno: Errno },
@@ -73,6 +63,21 @@ pub enum Error {
     /// Memory is too small or too fragmented.
     #[error("no place for {what}: {} wanted, {} is the largest piece of usable memory", bytes(*size), bytes(*largest))]
     NoPlace { what: &'static str, size: u64, largest: u64 },
+    /// The files and the copies that loading makes would not fit.
+    #[error(
+        "kernel and initramfs need about {} of memory while they are loaded, {} are available, {} are missing",
+        bytes(*.needed),
+        bytes(*.available),
+        bytes(needed.saturating_sub(*available))
+    )]
+    Memory { needed: u64, available: u64 },
+    /// The kernel answers EINVAL to this, however much is free.
+    #[error(
+        "kernel and initramfs need {} once they are unpacked and placed, a kernel loads at most half of the memory: {}",
+        bytes(*.size),
+        bytes(*.half)
+    )]
+    OverHalf { size: u64, half: u64 },
     /// kexec_file_load places things itself, and knows nothing of these tables.
     #[error(
         "kexec_file_load would load over the interrupt controller's live table at {address:#x}, which destroys the next kernel"
@@ -87,9 +92,9 @@ pub enum Error {
     /// The plan has no way that suits this kernel image.
     #[error("no kexec call is left for this kernel image")]
     NoWay,
-    /// Every call of the plan was refused.
-    #[error("{}", list(attempts))]
-    Load { attempts: Vec<Attempted> },
+    /// Every call of the plan that was worth a try was refused.
+    #[error("{}", report(attempts, untried))]
+    Load { attempts: Vec<Attempted>, untried: Vec<Untried> },
     /// /sys/kernel/kexec_loaded does not say 1; nothing was touched.
     #[error("no kernel is loaded")]
     NothingLoaded,
@@ -100,22 +105,20 @@ pub enum Error {
     #[error("reboot(LINUX_REBOOT_CMD_KEXEC) came back: {errno}")]
     Exec { errno: Errno },
     /// The loaded kernel is still there.
-    #[error("unload: {}", Attempted { call: Call::Load, errno: *errno })]
+    #[error("unload: {}", Attempted { call: Call::Load, errno: *errno, lockdown: Lockdown::None })]
     Unload { errno: Errno },
+    /// kexec_load of an x86_64 kernel.
+    #[error(transparent)]
+    X86(#[from] x86_64::Error),
 }
+
+const MORE_MEMORY: &str = "give the machine more memory, or publish smaller images";
 
 fn missing(method: Method) -> &'static str {
     match method {
         Method::Auto => "kexec_file_load and without kexec_load",
         Method::File => "kexec_file_load",
         Method::Load => "kexec_load",
-    }
-}
-
-fn why_not_file(method: Method) -> &'static str {
-    match method {
-        Method::Auto | Method::File => "this kernel was built without kexec_file_load",
-        Method::Load => "it was asked for",
     }
 }
 
@@ -126,11 +129,12 @@ impl Error {
             Self::Disabled
             | Self::Exhausted
             | Self::Missing { .. }
-            | Self::LoadOnX86 { .. }
             | Self::NotPermitted { .. }
             | Self::IomemHidden => Exit::KexecUnavailable,
             Self::LockedDown { .. } => Exit::KexecRefused,
-            Self::NoPlace { .. } | Self::Map { .. } => Exit::NotEnoughMemory,
+            Self::NoPlace { .. } | Self::Map { .. } | Self::Memory { .. } | Self::OverHalf { .. } => {
+                Exit::NotEnoughMemory
+            }
             Self::CmdlineTooLong { .. }
             | Self::CmdlineCharacter { .. }
             | Self::CmdlineQuote { .. }
@@ -140,12 +144,13 @@ impl Error {
             | Self::LiveTable { .. }
             | Self::NoWay => Exit::LoadFailed,
             Self::DeviceTree(error) => error.exit(),
-            Self::Load { attempts } => {
-                attempts.last().map_or(Exit::LoadFailed, |last| explain(last.call, last.errno).exit)
+            Self::Load { attempts, .. } => {
+                telling(attempts).map_or(Exit::LoadFailed, |answer| explain(answer.call, answer.errno).exit)
             }
             Self::Unload { errno } => explain(Call::Load, *errno).exit,
             Self::NothingLoaded | Self::Exec { .. } => Exit::ExecFailed,
             Self::TreeNotTaken => Exit::KexecUnavailable,
+            Self::X86(error) => error.exit(),
         }
     }
 
@@ -159,8 +164,6 @@ impl Error {
                 "start from a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC"
             }
             Self::Missing { .. } => "use --method auto, or start from a kernel that has it",
-            Self::LoadOnX86 { method: Method::Load } => "use --method auto or file",
-            Self::LoadOnX86 { .. } => "start from a kernel with CONFIG_KEXEC_FILE",
             Self::LockedDown { .. } => {
                 "start from a kernel with CONFIG_KEXEC_FILE and load a kernel it trusts, or turn lockdown off"
             }
@@ -177,18 +180,20 @@ impl Error {
                 "start this machine with irqchip.gicv3_nolpi=1 on the first kernel's command line, by UEFI, or from a kernel with CONFIG_KEXEC"
             }
             Self::IomemHidden => "run as root: CAP_SYS_ADMIN shows the addresses",
-            Self::NoPlace { .. } | Self::Map { .. } => {
-                "give the machine more memory, or publish smaller images"
+            Self::NoPlace { .. } | Self::Map { .. } | Self::Memory { .. } | Self::OverHalf { .. } => {
+                MORE_MEMORY
             }
             Self::DeviceTree(error) => error.hint(),
             Self::Load { .. } if self.exit() == Exit::KexecRefused => {
-                "under lockdown or IMA only a kernel signed with a key that this one trusts can be loaded"
+                "under lockdown, Secure Boot or IMA only a kernel signed with a key that this one trusts can be loaded"
             }
+            Self::Load { .. } if self.exit() == Exit::NotEnoughMemory => MORE_MEMORY,
             Self::Load { .. } => "the kernel log may say more",
             Self::Unload { .. } => "",
             Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
             Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
             Self::Exec { .. } => "the kernel log says why; the running system goes on",
+            Self::X86(error) => error.hint(),
         }
     }
 }

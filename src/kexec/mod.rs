@@ -6,6 +6,8 @@
 //! so nothing else can get in.
 
 mod aarch64;
+pub mod admission;
+mod attempt;
 pub mod cmdline;
 mod errno;
 mod error;
@@ -20,13 +22,15 @@ use std::fmt;
 
 pub use crate::config::{Handoff, Kaslr, Method};
 pub use aarch64::{Layout, Pieces, place};
+pub use attempt::{Attempted, Untried};
 pub use errno::{Meaning, explain};
-pub use error::{Attempted, Error};
+pub use error::Error;
 pub use handoff::{Loaded, exec_loaded, unload};
 pub use memory::MemoryMap;
 pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
 pub use preflight::{Availability, Lockdown, Preflight, preflight};
 pub use ranges::Ranges;
+pub use x86_64::Error as X86Error;
 
 /// A system call that loads a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

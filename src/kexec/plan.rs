@@ -1,22 +1,28 @@
 //! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
 
+mod exposed;
+mod show;
+
 use std::borrow::Cow;
 use std::ffi::CString;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
 
-use super::aarch64::{self, Parts, Pieces};
-use super::errno::other_call_may_do;
+use super::aarch64::{self, Parts};
+use super::admission::{self, Needs};
+use super::attempt::{BUSY_PAUSE, first_that_loads};
 use super::handoff::Loaded;
-use super::{Attempted, Call, Error, Kaslr, MemoryMap, Preflight, cmdline, x86_64};
+use super::{Call, Error, Kaslr, Lockdown, MemoryMap, Preflight, Untried, cmdline, x86_64};
 use crate::devicetree::{self, Seeds};
 use crate::image::{Arm64Image, BzImage, Header, KernelImage, Ramdisk};
 use crate::log::bytes;
+use crate::meminfo::Meminfo;
 use crate::paths::Paths;
 use crate::sys;
+use exposed::{Exposed, exposed_tables};
 
 /// What to boot.
 #[derive(Debug)]
@@ -27,6 +33,17 @@ pub struct Target {
     pub cmdline: String,
     /// In place of the tree that the running kernel was given.
     pub devicetree: Option<Vec<u8>>,
+}
+
+impl Target {
+    /// What loading it takes beside the files, which are here.
+    fn needs(&self) -> Needs {
+        let placed = match self.kernel.header() {
+            Header::BzImage(kernel) => kernel.init_size,
+            Header::Arm64(kernel) => kernel.memory,
+        };
+        Needs::loading(self.kernel.size(), placed, self.ramdisk.as_ref().map_or(0, Ramdisk::size))
+    }
 }
 
 /// Where a segment's bytes come from.
@@ -41,25 +58,6 @@ pub enum Content {
     BootParams(Vec<u8>),
     DeviceTree(Vec<u8>),
     Trampoline(Vec<u8>),
-}
-
-impl fmt::Display for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Kernel { .. } => "kernel",
-            Self::Initrd => "ramdisk",
-            Self::BootParams(_) => "boot params",
-            Self::DeviceTree(_) => "device tree",
-            Self::Trampoline(_) => "trampoline",
-        })
-    }
-}
-
-/// Without the bytes: the tree holds seeds.
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// One piece of memory of the next kernel.
@@ -89,48 +87,79 @@ pub enum Attempt {
     Load(LoadPlan),
 }
 
+impl Attempt {
+    /// Which call it is.
+    pub fn call(&self) -> Call {
+        match self {
+            Self::FileLoad { .. } => Call::FileLoad,
+            Self::Load(_) => Call::Load,
+        }
+    }
+
+    /// What its segments take, in bytes; of those that the kernel makes itself, the large ones.
+    fn segments(&self, needs: &Needs) -> u64 {
+        match self {
+            Self::FileLoad { .. } => needs.segments(),
+            Self::Load(plan) => plan.segments.iter().map(|segment| segment.size).fold(0, u64::saturating_add),
+        }
+    }
+}
+
 /// A target and the calls that are going to be tried for it, in order.
 #[derive(Debug)]
 pub struct Plan {
     target: Target,
     attempts: Vec<Attempt>,
+    untried: Vec<Untried>,
+    lockdown: Lockdown,
     paths: Paths,
 }
 
 impl Plan {
-    /// Plans each call that `preflight` found. Reads the memory map and the device tree; changes
-    /// nothing.
-    pub fn new(target: Target, preflight: &Preflight, paths: &Paths, kaslr: Kaslr) -> Result<Self, Error> {
+    /// Plans each call that `preflight` found and that there is memory for. Reads the memory map and
+    /// the device tree; changes nothing.
+    pub fn new(
+        mut target: Target,
+        preflight: &Preflight,
+        paths: &Paths,
+        kaslr: Kaslr,
+    ) -> Result<Self, Error> {
+        // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
+        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0);
         let exposed = exposed_tables(&target, paths);
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
             // Only what we place ourselves is sure to stay clear of the tables.
             calls.sort_by_key(|&call| call == Call::FileLoad);
         }
+        let needs = target.needs();
+        let meminfo = Meminfo::read(paths);
         let mut attempts = Vec::new();
+        let mut untried = preflight.untried().to_vec();
         let mut obstacle = Error::NoWay;
-        if target.devicetree.is_some() {
-            // kexec_file_load takes none.
-            calls.retain(|&call| call == Call::Load);
-            obstacle = Error::TreeNotTaken;
-        }
         for call in calls {
-            let attempt = match call {
+            let planned = match call {
+                Call::FileLoad if target.devicetree.is_some() => Err(Error::TreeNotTaken),
                 Call::FileLoad => file_load(&target, kaslr, &exposed),
                 Call::Load => load(&target, paths, kaslr),
             };
-            match attempt {
+            let fits = |attempt: &Attempt| match meminfo {
+                Some(memory) => admission::fits(call, &needs, attempt.segments(&needs), memory),
+                None => Ok(()),
+            };
+            match planned.and_then(|attempt| fits(&attempt).map(|()| attempt)) {
                 Ok(attempt) => attempts.push(attempt),
                 Err(error) => {
-                    log::debug!("{call} is no way: {error}");
-                    obstacle = error;
+                    log::info!("{call} is no way: {error}");
+                    untried.push(Untried { call, reason: error.to_string() });
+                    obstacle = admission::nearer(obstacle, error);
                 }
             }
         }
         if attempts.is_empty() {
             return Err(obstacle);
         }
-        Ok(Self { target, attempts, paths: paths.clone() })
+        Ok(Self { target, attempts, untried, lockdown: preflight.lockdown, paths: paths.clone() })
     }
 
     /// The calls, in the order they are tried.
@@ -138,30 +167,32 @@ impl Plan {
         &self.attempts
     }
 
-    /// Loads the kernel by the first call that does it.
+    /// Those that were wanted and are not tried, each with the reason.
+    pub fn untried(&self) -> &[Untried] {
+        &self.untried
+    }
+
+    /// Loads the kernel by the first call that does it. Until then, and if none does, a kernel that was
+    /// loaded before stays as it was: do_kexec_load() of kernel/kexec.c and its twin in
+    /// kernel/kexec_file.c exchange the two when the new one is whole.
     pub fn load(self) -> Result<Loaded, Error> {
-        let mut refused = Vec::new();
-        for attempt in &self.attempts {
-            let (call, answer) = match attempt {
-                Attempt::FileLoad { cmdline } => {
-                    let kernel = self.target.kernel.as_fd();
-                    let initrd = self.target.ramdisk.as_ref().map(AsFd::as_fd);
-                    (Call::FileLoad, sys::kexec::file_load(kernel, initrd, cmdline))
-                }
-                Attempt::Load(plan) => (Call::Load, self.load_segments(plan)?),
-            };
-            let Err(errno) = answer else {
-                log::info!("loaded by {call}");
-                return Ok(Loaded::new(self.paths));
-            };
-            let attempted = Attempted { call, errno };
-            log::debug!("{attempted}");
-            refused.push(attempted);
-            if !other_call_may_do(errno) {
-                break;
+        let calls: Vec<Call> = self.attempts.iter().map(Attempt::call).collect();
+        let ask = |index| match self.attempts.get(index) {
+            Some(Attempt::FileLoad { cmdline }) => {
+                let kernel = self.target.kernel.as_fd();
+                let ramdisk = self.target.ramdisk.as_ref().map(AsFd::as_fd);
+                Ok(sys::kexec::file_load(kernel, ramdisk, cmdline))
             }
+            Some(Attempt::Load(plan)) => self.load_segments(plan),
+            None => Err(Error::NoWay),
+        };
+        match first_that_loads(&calls, self.lockdown, ask, || thread::sleep(BUSY_PAUSE))? {
+            Ok(call) => {
+                log::info!("loaded by {call}");
+                Ok(Loaded::new(self.paths))
+            }
+            Err(attempts) => Err(Error::Load { attempts, untried: self.untried }),
         }
-        Err(Error::Load { attempts: refused })
     }
 
     fn load_segments(&self, plan: &LoadPlan) -> Result<rustix::io::Result<()>, Error> {
@@ -188,81 +219,6 @@ impl Plan {
             .collect();
         Ok(sys::kexec::load(plan.entry, &segments))
     }
-}
-
-/// A line for each call, and for kexec_load a line for each segment: what, where, how big.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kernel = &self.target.kernel;
-        for attempt in &self.attempts {
-            match attempt {
-                Attempt::FileLoad { cmdline } => {
-                    write!(f, "kexec_file_load: {} {}", kernel.name(), bytes(kernel.size()))?;
-                    if let Some(initrd) = &self.target.ramdisk {
-                        write!(f, ", {} {}", initrd.name(), bytes(initrd.size()))?;
-                    }
-                    writeln!(f)?;
-                    if cmdline.to_bytes() != self.target.cmdline.as_bytes() {
-                        writeln!(f, "  command line: {}", cmdline.to_string_lossy())?;
-                    }
-                }
-                Attempt::Load(plan) => {
-                    writeln!(f, "kexec_load: entry {:#x}", plan.entry)?;
-                    for segment in &plan.segments {
-                        let end = segment.address.saturating_add(segment.size);
-                        writeln!(
-                            f,
-                            "  {:<12} {:#012x}..{:#012x}  {:>9}, {} of them zero",
-                            segment.content,
-                            segment.address,
-                            end,
-                            bytes(segment.size),
-                            bytes(segment.size.saturating_sub(segment.file)),
-                        )?;
-                    }
-                }
-            }
-        }
-        write!(f, "command line: {}", self.target.cmdline)
-    }
-}
-
-/// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
-/// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
-/// none.
-fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
-    let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
-    let live = aarch64::live_tables(&paths.kmsg());
-    let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
-    else {
-        return Vec::new();
-    };
-    let places = aarch64::by_file_load(
-        &memory.free(),
-        &Pieces {
-            text_offset: kernel.text_offset,
-            kernel: kernel.memory,
-            initrd: target.ramdisk.as_ref().map(Ramdisk::size),
-            tree: 0,
-            trampoline: 0,
-            page: sys::kexec::page_size(),
-        },
-    );
-    live.into_iter()
-        .filter(|table| memory.usable.contains(table))
-        .map(|table| Exposed {
-            address: table.start,
-            overwritten: places.iter().any(|place| place.start < table.end && table.start < place.end),
-        })
-        .collect()
-}
-
-/// A live table in memory that is not reserved.
-#[derive(Clone, Copy, Debug)]
-struct Exposed {
-    address: u64,
-    /// By kexec_file_load.
-    overwritten: bool,
 }
 
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
@@ -305,6 +261,7 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
 fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     match target.kernel.header() {
         Header::Arm64(kernel) => load_arm64(target, kernel, paths, kaslr),
+        Header::BzImage(_) if target.devicetree.is_some() => Err(Error::TreeNotTaken),
         Header::BzImage(kernel) => load_x86(target, kernel, paths, kaslr),
     }
 }

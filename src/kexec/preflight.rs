@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::{Call, Error, Method};
+use super::errno::explain;
+use super::{Call, Error, Method, Untried};
 use crate::arch::Arch;
 use crate::paths::Paths;
 use crate::sys;
@@ -27,6 +28,15 @@ impl Lockdown {
             Some(("integrity", _)) => Self::Integrity,
             Some(("confidentiality", _)) => Self::Confidentiality,
             _ => Self::None,
+        }
+    }
+
+    /// Its name, if it is on.
+    pub fn mode(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Integrity => Some("integrity"),
+            Self::Confidentiality => Some("confidentiality"),
         }
     }
 }
@@ -66,17 +76,41 @@ pub struct Preflight {
     pub load: Availability,
     pub lockdown: Lockdown,
     calls: Vec<Call>,
+    untried: Vec<Untried>,
 }
 
 impl Preflight {
     #[cfg(test)]
     pub(super) fn for_tests(arch: Arch, file_load: Availability, load: Availability, calls: &[Call]) -> Self {
-        Self { arch, file_load, load, lockdown: Lockdown::None, calls: calls.to_vec() }
+        let (calls, untried) = (calls.to_vec(), Vec::new());
+        Self { arch, file_load, load, lockdown: Lockdown::None, calls, untried }
     }
 
     /// The calls to try, in this order. Never empty.
     pub fn calls(&self) -> &[Call] {
         &self.calls
+    }
+
+    /// The calls that were wanted and are not among them, each with the reason.
+    pub fn untried(&self) -> &[Untried] {
+        &self.untried
+    }
+
+    /// Leaves only the call that asks the running kernel's keyring, whatever was wanted: kexec_load
+    /// asks nobody. A kernel without that call has no keyring for this, and keeps what it has.
+    pub fn with_keyring(mut self) -> Result<Self, Error> {
+        if self.file_load == Availability::Missing {
+            return Ok(self);
+        }
+        if let Availability::Refused(errno) = self.file_load {
+            return Err(Error::NotPermitted { call: Call::FileLoad, errno });
+        }
+        if self.calls.contains(&Call::Load) {
+            let reason = "the policy wants the running kernel's keyring asked".to_owned();
+            self.untried.push(Untried { call: Call::Load, reason });
+        }
+        self.calls = vec![Call::FileLoad];
+        Ok(self)
     }
 }
 
@@ -113,6 +147,12 @@ fn judge(
     load: Availability,
     lockdown: Lockdown,
 ) -> Result<Preflight, Error> {
+    // Lockdown refuses kexec_load whatever it is given, and need not be asked.
+    let load = if load == Availability::Unknown && lockdown != Lockdown::None {
+        Availability::Refused(Errno::PERM)
+    } else {
+        load
+    };
     let wanted: &[Call] = match method {
         Method::Auto => &[Call::FileLoad, Call::Load],
         Method::File => &[Call::FileLoad],
@@ -122,93 +162,38 @@ fn judge(
         Call::FileLoad => file_load,
         Call::Load => load,
     };
-    // On x86_64 there is only kexec_file_load.
-    let supported = |call| call == Call::FileLoad || arch == Arch::Aarch64;
-    let calls: Vec<Call> =
-        wanted.iter().copied().filter(|&call| supported(call) && availability(call).may_work()).collect();
+    let (calls, left_out): (Vec<Call>, Vec<Call>) =
+        wanted.iter().partition(|&&call| availability(call).may_work());
     if !calls.is_empty() {
-        return Ok(Preflight { arch, file_load, load, lockdown, calls });
+        let untried = left_out.into_iter().map(|call| untried(call, availability(call), lockdown)).collect();
+        return Ok(Preflight { arch, file_load, load, lockdown, calls, untried });
     }
     // The refusal says more than the absence of the other call.
     for &call in wanted {
         if let Availability::Refused(errno) = availability(call) {
-            return Err(match (call, lockdown) {
-                (Call::Load, Lockdown::Integrity) => Error::LockedDown { mode: "integrity".to_owned() },
-                (Call::Load, Lockdown::Confidentiality) => {
-                    Error::LockedDown { mode: "confidentiality".to_owned() }
-                }
+            return Err(match (call, lockdown.mode()) {
+                (Call::Load, Some(mode)) => Error::LockedDown { mode },
                 _ => Error::NotPermitted { call, errno },
             });
         }
     }
-    if wanted.iter().any(|&call| !supported(call) && availability(call).may_work()) {
-        return Err(Error::LoadOnX86 { method });
-    }
     Err(Error::Missing { method })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Exit;
-    use Availability::{Available, Missing, Refused, Unknown};
-
-    fn calls(arch: Arch, method: Method, file: Availability, load: Availability) -> Result<Vec<Call>, Error> {
-        judge(arch, method, file, load, Lockdown::None).map(|found| found.calls)
-    }
-
-    #[test]
-    fn file_first_then_load_where_we_can() {
-        let both = [Call::FileLoad, Call::Load];
-        assert_eq!(calls(Arch::Aarch64, Method::Auto, Available, Available).unwrap(), both);
-        assert_eq!(calls(Arch::Aarch64, Method::Auto, Unknown, Unknown).unwrap(), both);
-        assert_eq!(calls(Arch::Aarch64, Method::Auto, Missing, Available).unwrap(), [Call::Load]);
-        assert_eq!(calls(Arch::X86_64, Method::Auto, Available, Available).unwrap(), [Call::FileLoad]);
-        assert_eq!(calls(Arch::Aarch64, Method::Load, Available, Available).unwrap(), [Call::Load]);
-    }
-
-    #[test]
-    fn each_blocker_has_its_own_error() {
-        let error = calls(Arch::X86_64, Method::Auto, Missing, Available).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "kexec_load on x86_64 is not supported in this version, and this kernel was built without kexec_file_load"
-        );
-        assert_eq!(error.exit(), Exit::KexecUnavailable);
-        assert!(matches!(
-            calls(Arch::X86_64, Method::Load, Available, Available),
-            Err(Error::LoadOnX86 { method: Method::Load })
-        ));
-        for method in [Method::Auto, Method::File, Method::Load] {
-            let error = calls(Arch::Aarch64, method, Missing, Missing).unwrap_err();
-            assert_eq!(error.exit(), Exit::KexecUnavailable);
-            assert!(error.to_string().starts_with("this kernel was built without kexec"));
+/// Why `call` is not tried.
+fn untried(call: Call, availability: Availability, lockdown: Lockdown) -> Untried {
+    let reason = match (availability, lockdown.mode()) {
+        (Availability::Refused(_), Some(mode)) if call == Call::Load => {
+            format!("lockdown ({mode}) forbids it")
         }
-        let refused = Refused(Errno::PERM);
-        let error = judge(Arch::Aarch64, Method::Auto, Missing, refused, Lockdown::Integrity).unwrap_err();
-        assert_eq!(error.exit(), Exit::KexecRefused);
-        let error = calls(Arch::Aarch64, Method::Auto, refused, refused).unwrap_err();
-        assert!(matches!(error, Error::NotPermitted { call: Call::FileLoad, .. }));
-    }
-
-    #[test]
-    fn the_lockdown_mode_is_in_brackets() {
-        assert_eq!(Lockdown::parse("[none] integrity confidentiality\n"), Lockdown::None);
-        assert_eq!(Lockdown::parse("none [integrity] confidentiality\n"), Lockdown::Integrity);
-        assert_eq!(Lockdown::parse("none integrity [confidentiality]\n"), Lockdown::Confidentiality);
-        assert_eq!(Lockdown::parse(""), Lockdown::None);
-    }
-
-    #[test]
-    fn the_sysctls_are_read_first() {
-        let root = tempfile::tempdir().unwrap();
-        let paths = Paths::under(root.path());
-        fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
-        fs::write(paths.kexec_load_limit(), "0\n").unwrap();
-        assert!(matches!(preflight(&paths, Method::Auto), Err(Error::Exhausted)));
-        fs::write(paths.kexec_load_disabled(), "1\n").unwrap();
-        let error = preflight(&paths, Method::Auto).unwrap_err();
-        assert_eq!(error.exit(), Exit::KexecUnavailable);
-        assert!(error.hint().contains("reboot"));
-    }
+        (Availability::Refused(errno), _) => {
+            let meaning = explain(call, errno);
+            format!("{} ({})", meaning.name, meaning.text)
+        }
+        _ => explain(call, Errno::NOSYS).text.to_owned(),
+    };
+    Untried { call, reason }
 }
+
+#[cfg(test)]
+mod tests;

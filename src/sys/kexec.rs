@@ -133,8 +133,8 @@ pub(crate) fn unload() -> Result<(), Errno> {
         )
     };
     match check(result) {
-        // Lockdown refuses kexec_load whatever it is asked to do.
-        Err(Errno::NOSYS | Errno::PERM) => file_load_nothing(FILE_UNLOAD),
+        // Lockdown (EPERM) and IMA (EACCES) refuse kexec_load whatever it is asked to do.
+        Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => file_load_nothing(FILE_UNLOAD),
         other => other,
     }
 }

@@ -145,6 +145,7 @@ def policies():
         ("settable-unknown", {"settable": ["phase.trust"]}, "a parameter that nobody knows"),
         ("channels-string", {"channels": "stable"}, "channels that are no array"),
         ("allow-unsigned-number", {"allow_unsigned": 0}, "a number for a truth value"),
+        ("keyring-string", {"require_kernel_keyring": "yes"}, "a string for a truth value"),
         ("negative-version", {"min_manifest_version": -1}, "a negative version"),
         ("rollback-record-unknown", {"rollback_record": "perhaps"}, "a rule for the record that nobody knows"),
         ("cache-number", {"cache": 1}, "a cache that is a number"),
@@ -162,7 +163,7 @@ def policies():
     every = {
         "threshold": 1, "root_threshold": 1, "allow_unsigned": False, "channels": ["stable"],
         "min_manifest_version": 7, "min_keys_version": 0, "require_expiry": True,
-        "settable": ["phase.provider", "phase.channel", "phase.proxy", "phase.clientid"], "inherit": ["console"],
+        "require_kernel_keyring": True, "settable": ["phase.provider", "phase.channel", "phase.proxy", "phase.clientid"], "inherit": ["console"],
         "on_fail": "reboot", "leases": "release",
         "rollback_record": "optional", "damaged_record": "replace", "cache": "off", "record_name": "acme-2",
         "tls_roots": [], "tls_pins": [],

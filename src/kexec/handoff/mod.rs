@@ -8,11 +8,13 @@ mod watchdog;
 use std::convert::Infallible;
 use std::fs;
 use std::io::Write;
+use std::thread;
 
 use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
 use super::Error;
+use super::attempt::BUSY_PAUSE;
 use crate::config::{Handoff, Links};
 use crate::net;
 use crate::paths::Paths;
@@ -67,7 +69,14 @@ pub fn exec_loaded(paths: &Paths, handoff: Handoff) -> Result<Infallible, Error>
 
 /// Forgets a loaded kernel, whoever loaded it. No error if there is none.
 pub fn unload() -> Result<(), Error> {
-    sys::kexec::unload().map_err(|errno| Error::Unload { errno })
+    let unloaded = match sys::kexec::unload() {
+        Err(Errno::BUSY) => {
+            thread::sleep(BUSY_PAUSE);
+            sys::kexec::unload()
+        }
+        other => other,
+    };
+    unloaded.map_err(|errno| Error::Unload { errno })
 }
 
 #[cfg(test)]

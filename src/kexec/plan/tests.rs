@@ -61,8 +61,10 @@ fn the_plan_shows_every_call_and_segment() {
         Plan::new(target("console=ttyAMA0"), &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed)
             .unwrap();
     let text = plan.to_string();
-    assert!(text.starts_with("kexec_file_load: kernel "), "{text}");
-    assert!(text.contains("  kernel       0x0040000000..0x004"), "{text}");
+    assert!(text.starts_with("kexec_file_load: the running kernel places\n  kernel "), "{text}");
+    assert!(text.contains("  kernel       0x40000000 0x41ab0000   27.9 MB    1.0 MB\n"), "{text}");
+    let table: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("  segment")).take(5).collect();
+    assert!(table.iter().all(|line| line.len() == table[0].len()), "{text}");
     assert!(text.ends_with("command line: console=ttyAMA0"), "{text}");
     assert!(holds(tree_of(&plan), "rng-seed"));
     assert!(!format!("{plan:?}").contains("DeviceTree(["));
@@ -124,6 +126,75 @@ fn a_command_line_over_the_kernels_limit_is_refused() {
         let error = Plan::new(target(&"x".repeat(2048)), &found(&calls), &paths, Kaslr::Seed).unwrap_err();
         assert!(matches!(error, Error::CmdlineTooLong { length: 2048, limit: 2047 }));
     }
+}
+
+fn give_memory(paths: &Paths, total: u64, available: u64) {
+    fs::write(paths.meminfo(), format!("MemTotal: {total} kB\nMemAvailable: {available} kB\n")).unwrap();
+}
+
+#[test]
+fn the_call_that_memory_is_left_for_is_planned() {
+    let (_root, paths) = machine();
+    let both = found(&[Call::FileLoad, Call::Load]);
+    let plan = |paths: &Paths| Plan::new(target("a"), &both, paths, Kaslr::Seed);
+    // The kernel takes 27.9 MB once it is placed; its file here is 1 MiB.
+    give_memory(&paths, 200_000, 40_000);
+    assert_eq!(plan(&paths).unwrap().attempts().len(), 2);
+    give_memory(&paths, 200_000, 32_100);
+    let planned = plan(&paths).unwrap();
+    assert!(matches!(planned.attempts(), [Attempt::Load(_)]), "{planned}");
+    let [untried] = planned.untried() else { panic!("{planned}") };
+    assert!(untried.to_string().starts_with("kexec_file_load is left out: kernel and initramfs need about"));
+    assert!(planned.to_string().contains(" are missing\ncommand line: "), "{planned}");
+    give_memory(&paths, 200_000, 31_000);
+    let error = plan(&paths).unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+    // Enough is free, but the kernel takes more than half of it all.
+    give_memory(&paths, 50_000, 40_000);
+    let error = plan(&paths).unwrap_err();
+    assert!(matches!(error, Error::OverHalf { .. }), "{error}");
+}
+
+#[test]
+fn what_is_sure_to_be_refused_for_its_size_is_known_to_the_page() {
+    let (_root, paths) = machine();
+    let plan = || Plan::new(target("a"), &found(&[Call::Load]), &paths, Kaslr::Seed);
+    let planned = plan().unwrap();
+    let [Attempt::Load(load)] = planned.attempts() else { panic!("{planned}") };
+    let kilobytes = load.segments.iter().map(|segment| segment.size).sum::<u64>() / 1024;
+    give_memory(&paths, 2 * kilobytes, 1 << 30);
+    assert!(plan().is_ok());
+    give_memory(&paths, 2 * kilobytes - 4, 1 << 30);
+    assert!(matches!(plan().unwrap_err(), Error::OverHalf { .. }));
+}
+
+#[test]
+fn an_empty_ramdisk_is_none() {
+    let (_root, paths) = machine();
+    let empty = vouched("initramfs", &mut [].as_slice(), u64::MAX).unwrap();
+    let target = Target { ramdisk: Some(empty.into()), ..target("a") };
+    let plan = Plan::new(target, &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert!(!plan.to_string().contains("ramdisk") && !plan.to_string().contains("initramfs"), "{plan}");
+}
+
+#[test]
+fn a_device_tree_is_only_for_kexec_load_on_arm64() {
+    let (_root, paths) = machine();
+    let with_tree = || Target { devicetree: Some(TREE.to_vec()), ..target("a") };
+    let both = [Call::FileLoad, Call::Load];
+    let plan = Plan::new(with_tree(), &found(&both), &paths, Kaslr::Seed).unwrap();
+    assert!(matches!(plan.attempts(), [Attempt::Load(_)]));
+    assert!(plan.to_string().contains("kexec_file_load is left out: a device tree"), "{plan}");
+    let error = Plan::new(with_tree(), &found(&[Call::FileLoad]), &paths, Kaslr::Seed).unwrap_err();
+    assert!(matches!(error, Error::TreeNotTaken), "{error}");
+
+    let mut kernel = include_bytes!("../../image/testdata/debian-6.1-amd64.head").to_vec();
+    kernel.resize(14_186_432, 0);
+    let kernel = vouched("kernel", &mut kernel.as_slice(), u64::MAX).unwrap();
+    let kernel = KernelImage::from_artifact(kernel, Arch::X86_64).unwrap();
+    let target = Target { kernel, ..with_tree() };
+    let error = Plan::new(target, &found(&both), &paths, Kaslr::Seed).unwrap_err();
+    assert!(matches!(error, Error::TreeNotTaken), "{error}");
 }
 
 #[test]

@@ -1,0 +1,345 @@
+//! gzip (RFC 1952) and zstd (RFC 8878), unpacked piece by piece.
+
+use std::fmt;
+use std::io::Read;
+
+use flate2::{Crc, Decompress, FlushDecompress, Status};
+use ruzstd::decoding::errors::FrameDecoderError;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::at;
+
+/// How much is handed on at once, in bytes.
+const CHUNK: usize = 64 * 1024;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// 128 MiB: what `zstd -22 --ultra` uses, with which kernels are built, and the most that the kernel's
+/// own decompressor takes (linux/lib/decompress_unzstd.c). As much memory may be needed for it, but
+/// never more than the unpacked bytes.
+const WINDOW_MOST: u64 = 128 << 20;
+
+/// A compression that is undone here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Gzip,
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+impl Compression {
+    /// The compression that `bytes` begin with.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        if bytes.starts_with(GZIP) {
+            Some(Self::Gzip)
+        } else if bytes.starts_with(ZSTD) || skippable(bytes) {
+            Some(Self::Zstd)
+        } else {
+            None
+        }
+    }
+}
+
+/// What is wrong with compressed bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("it promises {promised} bytes more, {left} are left")]
+    Truncated { promised: u64, left: u64 },
+    #[error("it ends in the middle")]
+    Ends,
+    #[error("{0}")]
+    Broken(&'static str),
+    #[error("its window of {0} bytes is over 128 MiB")]
+    Window(u64),
+}
+
+/// Why unpacking stopped: the bytes are at fault, or whoever takes them wants no more.
+#[derive(Debug)]
+pub(super) enum Stop<E> {
+    Fault(Fault),
+    Sink(E),
+}
+
+impl<E> From<Fault> for Stop<E> {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+type Sink<'a, E> = &'a mut dyn FnMut(&[u8]) -> Result<(), E>;
+
+/// Unpacks what `bytes` begin with into `sink`, and returns what follows it: members and frames one
+/// behind the other are one file, and what is neither is none of it, as gzip and zstd have it.
+pub(super) fn unpack<'a, E>(
+    compression: Compression,
+    mut bytes: &'a [u8],
+    sink: Sink<'_, E>,
+) -> Result<&'a [u8], Stop<E>> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match compression {
+            Compression::Gzip => member(&mut bytes, &mut buffer, sink)?,
+            Compression::Zstd => frame(&mut bytes, &mut buffer, sink)?,
+        }
+        if Compression::of(bytes) != Some(compression) {
+            return Ok(bytes);
+        }
+    }
+}
+
+/// The first `count` bytes, taken off.
+fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Fault> {
+    let left = bytes.len() as u64;
+    let (taken, rest) =
+        bytes.split_at_checked(count).ok_or(Fault::Truncated { promised: count as u64, left })?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Result<u32, Fault> {
+    let taken = take(bytes, 4)?;
+    Ok(at(taken, 0).map_or(0, u32::from_le_bytes))
+}
+
+/// One member of a gzip file.
+fn member<E>(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_, E>) -> Result<(), Stop<E>> {
+    gzip_header(bytes)?;
+    let mut inflate = Decompress::new(false);
+    let mut crc = Crc::new();
+    loop {
+        let (read, written) = (inflate.total_in(), inflate.total_out());
+        let status = inflate.decompress(bytes, buffer, FlushDecompress::None);
+        let status = status.map_err(|_| Fault::Broken("its compressed data is invalid"))?;
+        let read = usize::try_from(inflate.total_in() - read).unwrap_or(usize::MAX);
+        let written = usize::try_from(inflate.total_out() - written).unwrap_or(usize::MAX);
+        *bytes = bytes.get(read..).unwrap_or_default();
+        let unpacked = buffer.get(..written).unwrap_or_default();
+        crc.update(unpacked);
+        sink(unpacked).map_err(Stop::Sink)?;
+        match status {
+            Status::StreamEnd => break,
+            Status::Ok | Status::BufError if read == 0 && written == 0 => return Err(Fault::Ends.into()),
+            Status::Ok | Status::BufError => {}
+        }
+    }
+    if take_u32(bytes)? != crc.sum() {
+        return Err(Fault::Broken("its checksum does not match").into());
+    }
+    if take_u32(bytes)? != crc.amount() {
+        return Err(Fault::Broken("its size does not match").into());
+    }
+    Ok(())
+}
+
+/// Takes the header off: RFC 1952, section 2.3.
+fn gzip_header(bytes: &mut &[u8]) -> Result<(), Fault> {
+    const HEADER_CRC: u8 = 1 << 1;
+    const EXTRA: u8 = 1 << 2;
+    const NAME: u8 = 1 << 3;
+    const COMMENT: u8 = 1 << 4;
+    const RESERVED: u8 = 0xe0;
+    let header = take(bytes, 10)?;
+    let [method, flags] = at(header, 2).unwrap_or_default();
+    if method != 8 || flags & RESERVED != 0 {
+        return Err(Fault::Broken("its header is of an unknown kind"));
+    }
+    if flags & EXTRA != 0 {
+        let length = take(bytes, 2)?;
+        take(bytes, at(length, 0).map_or(0, u16::from_le_bytes).into())?;
+    }
+    for text in [NAME, COMMENT] {
+        if flags & text != 0 {
+            let end = bytes.iter().position(|&byte| byte == 0).ok_or(Fault::Ends)?;
+            take(bytes, end.saturating_add(1))?;
+        }
+    }
+    if flags & HEADER_CRC != 0 {
+        take(bytes, 2)?;
+    }
+    Ok(())
+}
+
+/// Whether a frame follows that a decoder has to pass over: RFC 8878, section 3.1.2.
+fn skippable(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// One frame of a zstd file.
+fn frame<E>(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_, E>) -> Result<(), Stop<E>> {
+    if skippable(bytes) {
+        take(bytes, 4)?;
+        let length = take_u32(bytes)?;
+        take(bytes, usize::try_from(length).unwrap_or(usize::MAX))?;
+        return Ok(());
+    }
+    let mut frame = zstd_frame(bytes)?;
+    let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(WINDOW_MOST);
+    decoder.init(&mut frame).map_err(zstd_fault)?;
+    let mut done = 0u64;
+    while !decoder.is_finished() {
+        decoder.decode_blocks(&mut frame, BlockDecodingStrategy::UptoBlocks(1)).map_err(zstd_fault)?;
+        while decoder.can_collect() > 0 {
+            let read = decoder.read(buffer).unwrap_or(0);
+            if read == 0 {
+                return Err(Fault::Broken("its compressed data is invalid").into());
+            }
+            done = done.saturating_add(read as u64);
+            sink(buffer.get(..read).unwrap_or_default()).map_err(Stop::Sink)?;
+        }
+    }
+    let promised = decoder.content_size();
+    if promised != 0 && promised != done {
+        return Err(Fault::Broken("its size does not match").into());
+    }
+    let checksum = decoder.get_checksum_from_data();
+    if checksum.is_some() && checksum != decoder.get_calculated_checksum() {
+        return Err(Fault::Broken("its checksum does not match").into());
+    }
+    Ok(())
+}
+
+/// Takes a whole frame off, looking at the sizes in its headers only: RFC 8878, section 3.1.1.
+fn zstd_frame<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    const CHECKSUM: u8 = 1 << 2;
+    const RUN_LENGTH: u32 = 1;
+    const RESERVED: u32 = 3;
+    let whole = *bytes;
+    let descriptor = take(bytes, 5)?.last().copied().unwrap_or(0);
+    let single = descriptor & SINGLE_SEGMENT != 0;
+    let dictionary = match descriptor & 3 {
+        3 => 4,
+        size => usize::from(size),
+    };
+    let content = match descriptor >> 6 {
+        0 => usize::from(single),
+        power => 1 << power,
+    };
+    take(bytes, usize::from(!single) + dictionary + content)?;
+    loop {
+        let block = take(bytes, 3)?;
+        let block = block.iter().rev().fold(0u32, |value, &byte| value << 8 | u32::from(byte));
+        let size = match block >> 1 & 3 {
+            RUN_LENGTH => 1,
+            RESERVED => return Err(Fault::Broken("it has a block of an unknown kind")),
+            _ => block >> 3,
+        };
+        take(bytes, usize::try_from(size).unwrap_or(usize::MAX))?;
+        if block & 1 != 0 {
+            break;
+        }
+    }
+    if descriptor & CHECKSUM != 0 {
+        take(bytes, 4)?;
+    }
+    Ok(whole.get(..whole.len().saturating_sub(bytes.len())).unwrap_or_default())
+}
+
+fn zstd_fault(error: FrameDecoderError) -> Fault {
+    match error {
+        FrameDecoderError::WindowSizeTooBig { requested, .. } => Fault::Window(requested),
+        FrameDecoderError::DictNotProvided { .. } => Fault::Broken("it needs a dictionary"),
+        _ => Fault::Broken("its compressed data is invalid"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::{gzip, zstd};
+
+    fn unpacked(bytes: &[u8]) -> Result<(Vec<u8>, usize), String> {
+        let mut all = Vec::new();
+        let compression = Compression::of(bytes).ok_or("not compressed")?;
+        let done = unpack::<()>(compression, bytes, &mut |chunk| {
+            all.extend_from_slice(chunk);
+            Ok(())
+        });
+        match done {
+            Ok(rest) => Ok((all, rest.len())),
+            Err(Stop::Fault(fault)) => Err(fault.to_string()),
+            Err(Stop::Sink(())) => unreachable!(),
+        }
+    }
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).flat_map(|number| format!("{number} ").into_bytes()).collect()
+    }
+
+    #[test]
+    fn the_gzip_header_is_passed_over_with_all_it_may_hold() {
+        let plain = gzip(&text());
+        let mut full = vec![0x1f, 0x8b, 8, 0x1f, 0, 0, 0, 0, 0, 3];
+        full.extend_from_slice(b"\x05\0extra");
+        full.extend_from_slice(b"Image\0a comment\0\x12\x34");
+        full.extend_from_slice(&plain[10..]);
+        assert_eq!(unpacked(&full).unwrap(), (text(), 0));
+        for length in 2..30 {
+            let said = unpacked(&full[..length]).unwrap_err();
+            assert!(said.contains("left") || said.contains("ends"), "{length}: {said}");
+        }
+        let broken = |at: usize, value: u8| {
+            let mut bytes = plain.clone();
+            bytes[at] = value;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(broken(2, 7), "its header is of an unknown kind");
+        assert_eq!(broken(3, 0x20), "its header is of an unknown kind");
+    }
+
+    #[test]
+    fn checksum_and_size_are_compared() {
+        let whole = gzip(&text());
+        let end = whole.len();
+        let flipped = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(flipped(end - 8), "its checksum does not match");
+        assert_eq!(flipped(end - 1), "its size does not match");
+        let mut bytes = zstd(&text());
+        let end = bytes.len();
+        bytes[end - 1] ^= 1;
+        assert_eq!(unpacked(&bytes).unwrap_err(), "its checksum does not match");
+    }
+
+    #[test]
+    fn wherever_it_is_cut_it_is_truncated() {
+        for whole in [gzip(&text()), zstd(&text())] {
+            for length in (4..whole.len()).step_by(97).chain(whole.len() - 12..whole.len()) {
+                let said = unpacked(&whole[..length]).unwrap_err();
+                assert!(said.contains("left") || said == "it ends in the middle", "{length}: {said}");
+            }
+            assert_eq!(unpacked(&whole).unwrap(), (text(), 0));
+        }
+    }
+
+    #[test]
+    fn windows_and_dictionaries_have_limits() {
+        // Window descriptors: RFC 8878, section 3.1.1.1.2. 17 is 128 MiB, and 18 twice as much.
+        let frame = |window: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, window << 3, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&frame(17)).unwrap().0, b"x");
+        assert_eq!(unpacked(&frame(18)).unwrap_err(), "its window of 268435456 bytes is over 128 MiB");
+        // A frame that is one segment has its own size for a window: here 2^63.
+        let huge = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x80, 9, 0, 0, b'x'];
+        assert!(unpacked(&huge).unwrap_err().contains("over 128 MiB"));
+        let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 1, 17 << 3, 7, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&dictionary).unwrap_err(), "it needs a dictionary");
+        let reserved = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 15, 0, 0, b'x'];
+        assert_eq!(unpacked(&reserved).unwrap_err(), "it has a block of an unknown kind");
+        // It says 2 bytes and holds 1.
+        let short = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 2, 9, 0, 0, b'x'];
+        assert_eq!(unpacked(&short).unwrap_err(), "its size does not match");
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 9, 0, 0, 0, 1, 2];
+        assert_eq!(unpacked(&skipped).unwrap_err(), "it promises 9 bytes more, 2 are left");
+    }
+}

@@ -1,0 +1,162 @@
+//! Machines with more and with less memory.
+
+use super::*;
+use crate::error::Exit;
+use Call::{FileLoad, Load};
+use proptest::prelude::*;
+
+const MB: u64 = 1 << 20;
+const BOTH: [Call; 2] = [FileLoad, Load];
+
+/// A machine with this much available, and plenty in all.
+fn available(available: u64) -> Meminfo {
+    Meminfo { total: u64::MAX, available }
+}
+
+/// Debian's amd64 kernel and a ramdisk, both fetched.
+fn debian() -> Needs {
+    Needs::loading(14 * MB, 54 * MB, 27 * MB)
+}
+
+#[test]
+fn kexec_file_load_holds_everything_three_times() {
+    let (needs, segments) = (debian(), (54 + 27) * MB);
+    // Less our own files, which are here; with 1/128 of all of it and 4 MiB.
+    let file = segments + (14 + 27) * MB;
+    let all = file + needs.here;
+    assert_eq!(needs.wanted(FileLoad, segments), file + all / 128 + 4 * MB);
+    let all = segments + needs.here;
+    assert_eq!(needs.wanted(Load, segments), segments + all / 128 + 4 * MB);
+    // Before the download nothing is here.
+    let needs = Needs::published(14 * MB, 27 * MB);
+    assert_eq!(needs.wanted(FileLoad, needs.segments()), 123 * MB + 123 * MB / 128 + 16 * MB);
+    assert_eq!(needs.wanted(Load, needs.segments()), 82 * MB + 82 * MB / 128 + 16 * MB);
+}
+
+#[test]
+fn unwrapping_and_joining_can_be_what_takes_most() {
+    let plain = Needs { kernel: 10 * MB, placed: 10 * MB, ramdisk: 10 * MB, ..Needs::default() };
+    let loading = plain.wanted(Load, plain.segments());
+    for more in [Needs { wrapper: 30 * MB, ..plain }, Needs { part: 30 * MB, ..plain }] {
+        assert!(more.wanted(Load, more.segments()) > loading);
+    }
+    for no_more in [Needs { wrapper: 20 * MB, ..plain }, Needs { part: 10 * MB, ..plain }] {
+        assert_eq!(no_more.wanted(Load, no_more.segments()), loading);
+    }
+}
+
+#[test]
+fn the_call_that_fits_is_taken() {
+    for (memory, expected) in [(200, &BOTH[..]), (100, &[Load])] {
+        assert_eq!(admit(&BOTH, &debian(), available(memory * MB)).unwrap(), expected, "{memory} MB");
+    }
+    let error = admit(&BOTH, &debian(), available(80 * MB)).unwrap_err();
+    // What kexec_load lacks, in whichever order.
+    let Error::Memory { needed, .. } = error else { panic!("{error}") };
+    assert_eq!(needed, debian().wanted(Load, debian().segments()));
+    assert_eq!(
+        error.to_string(),
+        admit(&[Load, FileLoad], &debian(), available(80 * MB)).unwrap_err().to_string()
+    );
+    assert_eq!(
+        error.to_string(),
+        "kernel and initramfs need about 90.1 MB of memory while they are loaded, 83.8 MB are available, 6.2 MB are missing"
+    );
+    assert_eq!(error.exit(), Exit::NotEnoughMemory);
+}
+
+#[test]
+fn half_of_all_memory_is_the_most() {
+    let segments = debian().segments();
+    let machine = |total| Meminfo { total, available: u64::MAX };
+    assert_eq!(admit(&BOTH, &debian(), machine(2 * segments)).unwrap(), BOTH);
+    for total in [2 * segments - 1, 0] {
+        let error = admit(&BOTH, &debian(), machine(total)).unwrap_err();
+        assert!(matches!(error, Error::OverHalf { .. }), "{error}");
+        assert_eq!(error.exit(), Exit::NotEnoughMemory);
+        assert!(error.to_string().contains("at most half of the memory"), "{error}");
+    }
+}
+
+#[test]
+fn a_machine_that_does_not_tell_is_not_held_up() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = Paths::under(root.path());
+    assert!(before_download(&BOTH, u64::MAX, u64::MAX, &paths).is_ok());
+    std::fs::create_dir(root.path().join("proc")).unwrap();
+    std::fs::write(paths.meminfo(), "MemTotal: 262144 kB\nMemAvailable: 102400 kB\n").unwrap();
+    assert!(before_download(&BOTH, 30 * MB, 10 * MB, &paths).is_ok());
+    assert!(before_download(&BOTH, 30 * MB, 20 * MB, &paths).is_err());
+    assert!(before_download(&[FileLoad], 30 * MB, 10 * MB, &paths).is_err());
+    assert!(before_download(&BOTH, u64::MAX, u64::MAX, &paths).is_err());
+}
+
+fn needs() -> impl Strategy<Value = Needs> {
+    let size = || prop_oneof![0..4096 * MB, any::<u64>()];
+    (size(), size(), size(), size(), size(), size(), size()).prop_map(
+        |(kernel, placed, ramdisk, wrapper, part, beside, here)| Needs {
+            kernel,
+            placed,
+            ramdisk,
+            wrapper,
+            part,
+            beside,
+            here,
+        },
+    )
+}
+
+fn admitted(needs: &Needs, total: u64, available: u64) -> Vec<Call> {
+    admit(&BOTH, needs, Meminfo { total, available }).unwrap_or_default()
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_admitted_that_does_not_fit(needs in needs(), total: u64, available in 0..16_384 * MB) {
+        for call in admitted(&needs, total, available) {
+            let segments = needs.placed.max(needs.kernel).saturating_add(needs.ramdisk);
+            let files = needs.kernel.saturating_add(needs.ramdisk);
+            let copies = if call == FileLoad { files } else { 0 };
+            let peak = files.saturating_add(copies).saturating_add(segments);
+            prop_assert!(peak.saturating_sub(needs.here) <= available);
+            prop_assert!(segments <= total / 2);
+        }
+    }
+
+    #[test]
+    fn more_memory_or_smaller_files_never_admit_less(
+        needs in needs(),
+        total: u64,
+        available in 0..16_384 * MB,
+        more: u64,
+        which in 0usize..6,
+    ) {
+        let before = admitted(&needs, total, available);
+        let after = admitted(&needs, total.saturating_add(more), available.saturating_add(more));
+        prop_assert!(before.iter().all(|call| after.contains(call)));
+        let mut smaller = needs;
+        let field = [
+            &mut smaller.kernel,
+            &mut smaller.placed,
+            &mut smaller.ramdisk,
+            &mut smaller.wrapper,
+            &mut smaller.part,
+            &mut smaller.beside,
+        ].into_iter().nth(which).unwrap();
+        *field = field.saturating_sub(more);
+        let after = admitted(&smaller, total, available);
+        prop_assert!(before.iter().all(|call| after.contains(call)));
+    }
+
+    #[test]
+    fn the_order_is_kept(needs in needs(), available in 0..16_384 * MB) {
+        let memory = Meminfo { total: u64::MAX, available };
+        for calls in [BOTH, [Load, FileLoad]] {
+            if let Ok(admitted) = admit(&calls, &needs, memory) {
+                let expected: Vec<Call> =
+                    calls.into_iter().filter(|&call| admit(&[call], &needs, memory).is_ok()).collect();
+                prop_assert_eq!(admitted, expected);
+            }
+        }
+    }
+}

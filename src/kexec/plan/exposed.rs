@@ -1,0 +1,49 @@
+//! Live tables of an interrupt controller in the way of kexec_file_load, which places things itself and
+//! knows nothing of them.
+
+use std::fs;
+
+use super::Target;
+use crate::image::{Header, Ramdisk};
+use crate::kexec::MemoryMap;
+use crate::kexec::aarch64::{self, Pieces};
+use crate::paths::Paths;
+use crate::sys;
+
+/// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
+/// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
+/// none.
+pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
+    let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
+    let live = aarch64::live_tables(&paths.kmsg());
+    let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
+    else {
+        return Vec::new();
+    };
+    let places = aarch64::by_file_load(
+        &memory.free(),
+        &Pieces {
+            text_offset: kernel.text_offset,
+            kernel: kernel.memory,
+            initrd: target.ramdisk.as_ref().map(Ramdisk::size),
+            tree: 0,
+            trampoline: 0,
+            page: sys::kexec::page_size(),
+        },
+    );
+    live.into_iter()
+        .filter(|table| memory.usable.contains(table))
+        .map(|table| Exposed {
+            address: table.start,
+            overwritten: places.iter().any(|place| place.start < table.end && table.start < place.end),
+        })
+        .collect()
+}
+
+/// A live table in memory that is not reserved.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exposed {
+    pub(super) address: u64,
+    /// By kexec_file_load.
+    pub(super) overwritten: bool,
+}
