@@ -81,8 +81,8 @@ pub(crate) struct Results {
     pub(crate) peers: Vec<(Arch, Result<Times>)>,
 }
 
-/// Runs all of them: those whose times count one by one, each right after its peer, then the others, as many
-/// at a time as there are CPUs.
+/// Runs all of them: those whose times count one by one, each right after its peer, then the others, one more
+/// at a time than there are CPUs.
 pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
     let folder = folders::work("e2e")?;
     let (timed, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.timed);
@@ -95,7 +95,8 @@ pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
         outcomes.extend(at_a_time(1, vec![scenario], tools, &folder));
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    outcomes.extend(at_a_time(cpus, others, tools, &folder));
+    // A third of their time machines wait for something: for a timeout, a cable, another try.
+    outcomes.extend(at_a_time(cpus + 1, others, tools, &folder));
     Ok(Results { outcomes, peers })
 }
 
@@ -264,9 +265,6 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     if scenario.padding > 0 {
         next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
     }
-    if !scenario.next_cmdline.is_empty() {
-        next.push_str(&format!(" {}", scenario.next_cmdline));
-    }
     let published = Published { secret, mark, release: tools.kernel(kernel)?.release.clone() };
     if let Some(disk) = scenario.machine.disk {
         disk.make(&stage.path(machine::DISK))?;
@@ -274,7 +272,9 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     let servers = Servers::start(scenario, &stage)?;
     let packed = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
     let initramfs = started(scenario, &stage, &packed, &format!("{next} console={}", arch.console()))?;
-    let again = format!("{PANIC} phase.provider={} phase.onfail=poweroff", servers.provider(scenario));
+    // A chain's kernels are all told what the first one is.
+    let told = scenario.steps.first().map_or("", |step| step.cmdline);
+    let again = format!("{PANIC} phase.provider={} phase.onfail=poweroff {told}", servers.provider(scenario));
     let image = published_image(scenario, &stage, &next)?;
     let content = Content {
         kernel,

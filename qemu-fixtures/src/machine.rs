@@ -59,8 +59,6 @@ pub(crate) struct Machine {
     pub(crate) gic: Option<u8>,
     /// A screen that its firmware sets up.
     pub(crate) screen: bool,
-    /// A PCI watchdog, which ends the machine when nobody feeds it any more.
-    pub(crate) watchdog: bool,
     /// In the order in which the kernel finds them: eth0, eth1.
     pub(crate) nics: &'static [Nic],
     /// A virtio-rng device; without it a kernel has only what its CPU gives.
@@ -88,7 +86,6 @@ impl Machine {
             firmware: Firmware::Default,
             gic: None,
             screen: false,
-            watchdog: false,
             nics: &[Nic::User],
             rng: true,
             disk: None,
@@ -248,9 +245,6 @@ impl Machine {
             (false, _) => {}
             (true, Arch::X86_64) => drop(command.args(["-device", "VGA"])),
             (true, Arch::Aarch64) => drop(command.args(["-device", "ramfb"])),
-        }
-        if self.watchdog {
-            command.args(["-device", "i6300esb", "-action", "watchdog=poweroff"]);
         }
         for (index, nic) in self.nics.iter().enumerate() {
             command.args(["-netdev", &nic.netdev(index, &boot.name), "-device", &nic.device(index)]);

@@ -4,7 +4,7 @@
 use crate::arch::Arch;
 use crate::e2e::UKI_PARTS;
 use crate::kernels::{Form, Id};
-use crate::machine::{Firmware, Machine};
+use crate::machine::Firmware;
 use crate::publish::Change;
 use crate::scenarios::{Against, Check, Expect, Initramfs, RELEASE, Scenario, Step, TRUSTED};
 
@@ -45,7 +45,7 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands(), watchdog()].concat()
+    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands()].concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -217,12 +217,10 @@ fn chains() -> Vec<Scenario> {
     const CHAIN: &[Change] = &[Change::Chain { keys: TRUSTED }];
     let chain = |kernel, call: Call| {
         let mut scenario = boots(format!("three-in-a-row-{}", call.name()), kernel, call);
-        scenario.steps = vec![Step { publish: CHAIN, cmdline: "", expect: Expect::Boots(&[]) }];
-        scenario.next_cmdline = "";
+        scenario.steps = vec![Step { publish: CHAIN, cmdline: call.cmdline(), expect: Expect::Boots(&[]) }];
         scenario.hops = 3;
         scenario.policy = Some(r#"{"channels":["stable","second","third"]}"#);
         scenario.also.push(Check::Hops(3));
-        scenario.steps[0].cmdline = call.cmdline();
         scenario.against = Against::FirstKernel;
         scenario
     };
@@ -253,13 +251,13 @@ phaseboot kexec --exec
     const SEVERAL: &str = r#"
 phaseboot fetch --out /run/files
 cd /run/files
-# Without the last bytes of its trailer, the first is of a length that is no multiple of 4.
 mkdir -p x/target-parts
 for name in first second; do
     echo >x/target-parts/$name
     (cd x && busybox find . | busybox cpio -o -H newc) >$name
     busybox rm x/target-parts/$name
 done
+# Its length is no multiple of 4 now.
 printf '\0' >>first
 phaseboot kexec --kernel kernel --initrd first --initrd initramfs --initrd second --cmdline "$cmdline"
 "#;
@@ -275,21 +273,6 @@ phaseboot kexec --kernel kernel --initrd first --initrd initramfs --initrd secon
         shell("broken-kernel-after-good-one", ARM, BROKEN, vec![]),
         shell("several-initrds", X86, SEVERAL, vec![Check::Parts(&UKI_PARTS)]),
     ]
-}
-
-/// One that runs already when the next kernel starts, and that this kernel does not know of.
-fn watchdog() -> Vec<Scenario> {
-    let step = Step {
-        publish: RELEASE,
-        cmdline: "phase.watchdog=30 phase.links=down phase.reset=pci",
-        expect: Expect::Boots(&[Check::Says("resets this machine after 30 s")]),
-    };
-    let mut scenario = Scenario::new("watchdog-runs-on", X86, vec![step]);
-    scenario.machine = Machine { watchdog: true, ..Machine::new(X86_64) };
-    scenario.modules = &["i6300esb"];
-    // It ends by the watchdog, or not at all.
-    scenario.next_cmdline = "lab.hold";
-    vec![scenario]
 }
 
 #[cfg(test)]

@@ -22,8 +22,6 @@ pub(crate) struct Scenario {
     pub(crate) next: Option<(Id, Form)>,
     /// How many times a kernel starts the next one. All but the last of them have the first one's initramfs.
     pub(crate) hops: usize,
-    /// More for the manifest's command line.
-    pub(crate) next_cmdline: &'static str,
     /// Modules of the published kernel in the published initramfs.
     pub(crate) target_modules: &'static [&'static str],
     /// Bytes of a useless parameter on the manifest's command line.
@@ -195,7 +193,6 @@ impl Scenario {
             first: Form::Plain,
             next: None,
             hops: 1,
-            next_cmdline: "",
             target_modules: &[],
             padding: 0,
             ballast: 0,
@@ -221,7 +218,7 @@ impl Scenario {
 
     /// Whether its times are compared with those of the peer on this architecture.
     pub(crate) fn compares(&self, arch: Arch) -> bool {
-        self.timed && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1
+        self.timed && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1 && self.lan.is_none()
     }
 
     /// The folder name of its remains.

@@ -37,11 +37,14 @@ impl Tools {
         })
     }
 
-    /// Builds and fetches what these kernels need.
-    pub(crate) fn prepare(ids: &[Id]) -> Result<Self> {
+    /// Builds and fetches what these kernels need; payloads are taken from `payloads` if it is given.
+    pub(crate) fn prepare(ids: &[Id], payloads: Option<&Path>) -> Result<Self> {
         let archs: Vec<Arch> =
             Arch::ALL.into_iter().filter(|arch| ids.iter().any(|id| id.arch() == *arch)).collect();
-        let built = build::payloads(&archs)?;
+        let built = match payloads {
+            Some(folder) => build::built(&archs, folder)?,
+            None => build::payloads(&archs)?,
+        };
         let kernels = ids.iter().map(|id| kernels::get(*id)).collect::<Result<Vec<_>>>()?;
         Self::new(built, kernels)
     }

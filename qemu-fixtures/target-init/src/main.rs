@@ -1,7 +1,7 @@
 //! The init of the lab's second kernel: says what it sees in one line on the console, and powers off.
 //!
 //! The line is `PHASEBOOT-TARGET {json}`. Sizes are in kB as /proc/meminfo has them, times in seconds. A line
-//! before it says when this started. With `lab.hold` on the command line it does not power off.
+//! before it says when this started.
 
 mod machine;
 mod modules;
@@ -29,19 +29,12 @@ fn main() {
     let line = format!("\nPHASEBOOT-TARGET {}\n", report());
     say(&line);
     rustix::fs::sync();
-    let held = fs::read_to_string("/proc/cmdline")
-        .is_ok_and(|line| line.split_whitespace().any(|word| word == HOLD));
-    if !held {
-        let _ = rustix::system::reboot(RebootCommand::PowerOff);
-    }
-    // Or a kernel that cannot power off: PID 1 must not end, and the lab has its time limit.
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    // A kernel that cannot power off: PID 1 must not end, and the lab has its time limit.
     loop {
         std::thread::sleep(std::time::Duration::from_secs(60));
     }
 }
-
-/// The parameter with which something else has to end the machine.
-const HOLD: &str = "lab.hold";
 
 /// What is mounted already, or missing from this kernel, shows in the report.
 fn mounted(kind: &str, folder: &str) {
