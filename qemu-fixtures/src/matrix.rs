@@ -176,10 +176,7 @@ fn refusals() -> Vec<Scenario> {
         scenario.next = Some((kernel, form));
         scenario
     };
-    let mut signed = boots("lockdown-signed", X86, Call::File);
-    signed.steps = vec![Step { publish: RELEASE, cmdline: "lockdown=integrity", expect: Expect::Boots(&[]) }];
     vec![
-        signed,
         refused("lockdown-load", X86, "lockdown=integrity phase.kexec=load", Form::Plain),
         refused("lockdown-load", ARM, "lockdown=integrity", Form::Plain),
         refused("lockdown-unsigned", X86, "lockdown=integrity", Form::Unsigned),
@@ -205,9 +202,10 @@ fn secure_boot() -> Vec<Scenario> {
     let refused = |name, kernel, form, says| on(name, kernel, form, Expect::Fails { code: 21, says });
     vec![
         starts("secure-boot-enrolled-key", X86, Form::Enrolled),
-        starts("secure-boot-debian-key", X86, Form::Plain),
         starts("secure-boot-enrolled-key-7", Id::Debian7(X86_64), Form::Enrolled),
         refused("secure-boot-unsigned", X86, Form::Unsigned, "sign"),
+        // Debian's kernels know Debian's key from shim, which is not here: its authority is not built in.
+        refused("secure-boot-unknown-key", X86, Form::Plain, "trusted key"),
         refused("secure-boot-load", ARM, Form::Enrolled, "lockdown"),
     ]
 }
