@@ -1,12 +1,15 @@
 //! The whole chain, from the network to the next kernel.
 
-use log::{error, info, warn};
+use std::convert::Infallible;
+
+use log::{debug, error, info, warn};
 
 use crate::config::{self, Config, Leases};
-use crate::error::Error;
-use crate::fetch;
-use crate::image::KernelImage;
-use crate::kexec::{self, Plan, Target, admission, cmdline};
+use crate::devicetree::choice;
+use crate::error::{Error, printable};
+use crate::fetch::{self, VerifiedArtifact};
+use crate::image::{KernelImage, Part, Ramdisk};
+use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
@@ -43,9 +46,14 @@ pub fn run(
     let content = found.manifest.manifest();
     admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
-    let kernel = KernelImage::from_artifact(artifacts.kernel, NATIVE)?;
+    let (mut kernel, ramdisk) =
+        recognise(artifacts.kernel, vec![artifacts.initramfs], preflight.calls(), paths)?;
     let cmdline = next_cmdline(config, trust, &found.manifest, &kernel, paths)?;
-    let target = Target { kernel, ramdisk: Some(artifacts.initramfs.into()), cmdline, devicetree: None };
+    let devicetree = match own_tree(&found, &preflight, paths)? {
+        None => brought_tree(&mut kernel, preflight.calls(), paths),
+        published => published,
+    };
+    let target = Target { kernel, ramdisk, cmdline, devicetree };
     let plan = Plan::new(target, &preflight, paths, config.kaslr)?;
     if ending == Ending::DryRun {
         return Ok(Some(plan));
@@ -145,7 +153,78 @@ pub fn now(config: &Config, trust: &Trust) -> Option<UnixTime> {
     Some(trust.now(UnixTime::now()))
 }
 
-/// The manifest's parameters, then what the policy lets the next kernel inherit, then `phase.append`.
+/// The kernel out of its wrappings, and its ramdisk: what the image brings, then each of `archives`.
+pub fn recognise(
+    kernel: VerifiedArtifact,
+    archives: Vec<VerifiedArtifact>,
+    calls: &[Call],
+    paths: &Paths,
+) -> Result<(KernelImage, Option<Ramdisk>), Error> {
+    let size = archives.iter().map(VerifiedArtifact::size).fold(0, u64::saturating_add);
+    let limit = admission::most_unpacked(calls, kernel.size(), size, paths);
+    let mut kernel = KernelImage::within(kernel, NATIVE, limit)?;
+    let mut parts = kernel.take_ramdisks();
+    parts.extend(archives.into_iter().map(Part::from));
+    admission::before_joining(calls, &kernel, parts.iter().map(Part::size), paths)?;
+    Ok((kernel, Ramdisk::join(parts)?))
+}
+
+/// The device tree that the kernel image brings for this machine: of those that are for one kind of
+/// machine each the one that is for this, else the one that is for all. None where ACPI describes the
+/// machine, or nothing takes a tree.
+pub fn brought_tree(kernel: &mut KernelImage, calls: &[Call], paths: &Paths) -> Option<Vec<u8>> {
+    let trees = kernel.take_trees();
+    if trees.fixed.is_none() && trees.candidates.is_empty() {
+        return None;
+    }
+    let machine = machine(paths);
+    if machine.is_empty() {
+        debug!("device trees in the kernel image, and no tree that describes this machine");
+        return None;
+    }
+    if !calls.contains(&Call::Load) {
+        warn!("the kernel image's device trees are of no use: kexec_file_load hands on the running kernel's");
+        return None;
+    }
+    let candidates =
+        trees.candidates.into_iter().map(|tree| ("in the kernel image", tree.len() as u64, tree));
+    let Ok(chosen) = choice::choose(&machine, candidates, Ok::<_, Infallible>);
+    chosen.or(trees.fixed)
+}
+
+/// What the running kernel's device tree says this machine is; nothing where ACPI does.
+fn machine(paths: &Paths) -> Vec<String> {
+    let running = std::fs::read(paths.devicetree()).ok();
+    running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default()
+}
+
+/// The manifest's device tree for this machine. None where ACPI describes it, or where the running
+/// kernel's tree has to do.
+fn own_tree(found: &Found, preflight: &Preflight, paths: &Paths) -> Result<Option<Vec<u8>>, Error> {
+    let dtbs = &found.manifest.manifest().dtbs;
+    let machine = if dtbs.is_empty() { Vec::new() } else { machine(paths) };
+    let Some(name) = machine.first() else {
+        debug!("{} device trees in the manifest, and no tree that describes this machine", dtbs.len());
+        return Ok(None);
+    };
+    if !preflight.calls().contains(&Call::Load) {
+        warn!("the manifest's device trees are of no use: kexec_file_load hands on the running kernel's");
+        return Ok(None);
+    }
+    let published = dtbs.iter().map(|(name, spec)| (name.as_str(), spec.size, spec));
+    let chosen = choice::choose(&machine, published, |spec| {
+        let tree = fetch::artifact(spec, &found.manifest, &found.client, paths)?;
+        let bytes = tree.map().map_err(|errno| fetch::Error::MemoryFile { name: spec.name, errno })?;
+        Ok::<_, fetch::Error>(bytes.to_vec())
+    })?;
+    if chosen.is_none() {
+        warn!("no device tree of the manifest is for {}: the running kernel's is handed on", printable(name));
+    }
+    Ok(chosen)
+}
+
+/// The manifest's parameters, or the kernel image's own where it has none, then what the policy lets
+/// the next kernel inherit, then `phase.append`.
 fn next_cmdline(
     config: &Config,
     trust: &Trust,
@@ -154,7 +233,7 @@ fn next_cmdline(
     paths: &Paths,
 ) -> Result<String, Error> {
     let running = config::kernel_cmdline(paths)?;
-    let first = &manifest.manifest().cmdline;
+    let first = cmdline::base(&manifest.manifest().cmdline, kernel.cmdline());
     let inherit = &trust.policy().inherit;
     let line = cmdline::compose(first, &running, inherit, &config.append, kernel.cmdline_limit())?;
     info!("command line: {line}");
@@ -164,7 +243,10 @@ fn next_cmdline(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
     use crate::config::ClientId;
+    use crate::error::Exit;
+    use crate::image::testing::{self, ARM, X86};
     use rustix::io::Errno;
 
     #[test]
@@ -193,5 +275,65 @@ mod tests {
             let error = withdrawn(rollback::Error::NoPlace, unloaded);
             assert!(matches!(error, Error::Rollback(rollback::Error::NoPlace)), "{error}");
         }
+    }
+
+    /// A machine of this memory, in kB, with the device tree of QEMU's arm64 one.
+    fn machine_with(available: u64) -> (tempfile::TempDir, Paths) {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        std::fs::create_dir_all(root.path().join("sys/firmware")).unwrap();
+        std::fs::create_dir_all(root.path().join("proc")).unwrap();
+        let meminfo = format!("MemTotal: 1000000 kB\nMemAvailable: {available} kB\n");
+        std::fs::write(paths.meminfo(), meminfo).unwrap();
+        std::fs::write(paths.devicetree(), QEMU).unwrap();
+        (root, paths)
+    }
+
+    const QEMU: &[u8] = include_bytes!("devicetree/testdata/qemu-virt-gicv3.dtb");
+
+    fn native() -> (u16, Vec<u8>) {
+        if NATIVE == Arch::X86_64 { (X86, testing::bzimage()) } else { (ARM, testing::arm64()) }
+    }
+
+    #[test]
+    fn what_an_image_brings_comes_before_what_was_published() {
+        let (machine, kernel) = native();
+        let image = testing::uki(machine, &testing::gzip(&kernel));
+        let published = testing::cpio(&[("published", b"x")]);
+        let recognised = |available| {
+            let archives = vec![testing::artifact("initramfs", &published)];
+            let kernel = testing::artifact("kernel", &image);
+            recognise(kernel, archives, &[Call::FileLoad, Call::Load], &machine_with(available).1)
+        };
+        let (found, ramdisk) = recognised(900_000).unwrap();
+        assert_eq!(found.size(), kernel.len() as u64);
+        let ramdisk = ramdisk.unwrap().map().unwrap();
+        let at = |text: &[u8]| ramdisk.windows(text.len()).position(|window| window == text);
+        assert!(at(b"GenuineIntel.bin") < at(b"#!/bin/sh") && at(b"#!/bin/sh") < at(b"published"));
+        assert!(at(b"GenuineIntel.bin").is_some());
+        // What would not be loaded is not even unpacked.
+        let error = recognised(2_000).unwrap_err();
+        assert_eq!(error.exit(), Exit::NotEnoughMemory, "{error}");
+    }
+
+    #[test]
+    fn of_the_trees_in_an_image_the_one_for_this_machine_is_taken() {
+        let (_root, paths) = machine_with(900_000);
+        let brought = |sections: &[(&str, &[u8])], calls: &[Call], paths: &Paths| {
+            let kernel = testing::arm64();
+            let image = testing::pe(ARM, &[sections, &[(".linux", &kernel)]].concat());
+            let mut kernel = KernelImage::examine(testing::artifact("kernel", &image)).unwrap();
+            brought_tree(&mut kernel, calls, paths)
+        };
+        let (any, other): (&[u8], &[u8]) = (b"any", b"of no machine");
+        let both = [Call::FileLoad, Call::Load];
+        let all = [(".dtb", any), (".dtbauto", other), (".dtbauto", QEMU)];
+        assert_eq!(brought(&all, &both, &paths).unwrap(), QEMU);
+        assert_eq!(brought(&all[..2], &both, &paths).unwrap(), any);
+        assert_eq!(brought(&all[1..2], &both, &paths), None);
+        assert_eq!(brought(&[], &both, &paths), None);
+        // kexec_file_load takes none; ACPI describes a machine without a tree.
+        assert_eq!(brought(&all, &[Call::FileLoad], &paths), None);
+        assert_eq!(brought(&all, &both, &Paths::under("/nonexistent")), None);
     }
 }

@@ -244,6 +244,24 @@ impl Deb {
     }
 }
 
+/// Downloads the newest of these packages of this machine's suites, and all that they depend on, into `folder`:
+/// as for a system that has none yet. apt holds them against the archive's checksums.
+pub(crate) fn with_dependencies(names: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder.join("partial"))?;
+    let status = folder.join("status");
+    fs::write(&status, "")?;
+    let mut command = Source { arch: None, config: None }.apt("apt-get");
+    command.args(["install", "--download-only", "--no-install-recommends", "--yes", "--quiet=2"]);
+    command.args(["-o", &format!("Dir::State::status={}", status.display())]);
+    command.args(["-o", &format!("Dir::Cache::archives={}", folder.display())]);
+    command.args(["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]);
+    command.args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
+    run::quiet(command.args(names))
+        .context("if the mirror has dropped a version, apt-get update finds the new one")?;
+    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(files.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect())
+}
+
 /// SHA-256 of a file, in hexadecimal.
 pub(crate) fn sha256_of(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;

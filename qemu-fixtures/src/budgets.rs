@@ -2,9 +2,10 @@
 
 use crate::arch::Arch;
 use crate::build::{Built, PAYLOAD_BUDGET, megabytes};
-use crate::e2e::{Results, Times};
+use crate::e2e::{Leased, Results, Times};
 use crate::kernels::Id;
 use crate::machine::Firmware;
+use crate::network::MANY;
 use crate::scenarios::{Against, Initramfs, Scenario};
 
 /// 1.3 MB: what an initramfs with modules may weigh.
@@ -32,15 +33,16 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
         }
     }
     handovers(results);
-    compare(results, "lease, 16 cards against 1", ["sixteen-nics", "debian-6.1"], |times| times.lease);
+    many(results);
     let fetch = |times: &Times| times.verified.zip(times.lease).map(|(verified, lease)| verified - lease);
     compare(results, "lease to verified, dead first DNS server", ["dead-first-dns", "debian-6.1"], fetch);
     for built in built {
         size(&format!("payload {}", built.arch), built.payload_size, PAYLOAD_BUDGET);
     }
     for arch in Arch::ALL {
-        // A shell's init brings its own programs.
-        let is_ours = |scenario: &Scenario| !matches!(scenario.initramfs, Initramfs::Shell(_));
+        // Somebody else's init brings its own programs.
+        let is_ours =
+            |scenario: &Scenario| !matches!(scenario.initramfs, Initramfs::Shell(_) | Initramfs::Dracut(_));
         let of_arch = results
             .outcomes
             .iter()
@@ -98,6 +100,19 @@ fn without_firmware(results: &Results, scenario: &Scenario) -> Option<f64> {
         Some((outcome.scenario.machine.cpus != scenario.machine.cpus, cold))
     });
     figures.min_by(|one, other| one.0.cmp(&other.0)).map(|(_, cold)| cold)
+}
+
+/// What many cards cost: all of it, and what is left where the driver of the one that works has finished.
+fn many(results: &Results) {
+    let names = [MANY, "one-for-sixteen-nics"];
+    compare(results, "lease, 16 cards against 1", names, |times| times.lease);
+    compare(results, "lease since its card is there, 16 cards against 1", names, |times| times.lease_of_card);
+    if let Some(Leased { since_start, since_cards }) = results.many {
+        let (start, cards) = (seconds(since_start), seconds(since_cards));
+        println!(
+            "lease, 16 cards, shell init with a udhcpc for each: {start} s, since the cards are there {cards} s"
+        );
+    }
 }
 
 /// What costs time only if something is wrong: a figure of one scenario against the same of another.

@@ -15,13 +15,14 @@ use crate::judge::{self, Kept, Published};
 use crate::kernels::{Form, Uki};
 use crate::listener::Listener;
 use crate::machine::{self, Boot, Firmware, HOST, Machine};
+use crate::network::MANY;
 use crate::peer::Shell;
 use crate::publish::Content;
-use crate::scenarios::{Against, Initramfs, Scenario, Serve, Step};
+use crate::scenarios::{Against, Initramfs, Scenario, Serve, Step, TRUSTED};
 use crate::serial::{Record, Transcript};
 use crate::stage::{Packing, Served, Stage, Tools};
 use crate::wire::{self, Wire};
-use crate::{folders, peer, proxy};
+use crate::{dracut, folders, peer, proxy};
 
 /// A machine that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -51,8 +52,18 @@ pub(crate) struct Times {
     pub(crate) handover: Option<f64>,
     /// How long that kernel takes without another one before it.
     pub(crate) cold: Option<f64>,
+    /// From the first word of the card that has it to the lease: only where debug records are told.
+    pub(crate) lease_of_card: Option<f64>,
     /// Bytes.
     pub(crate) initramfs: u64,
+}
+
+/// How long a lease took, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Leased {
+    pub(crate) since_start: Option<f64>,
+    /// Since the drivers were loaded and the cards there.
+    pub(crate) since_cards: Option<f64>,
 }
 
 impl Times {
@@ -68,9 +79,20 @@ impl Times {
             exec: since(exec),
             handover: transcript.handover(),
             cold: None,
+            lease_of_card: lease_of_card(transcript),
             initramfs: std::fs::metadata(initramfs).map_or(0, |meta| meta.len()),
         }
     }
+}
+
+/// Seconds from the record of a card that has appeared to the record of its lease, by the machine's clock.
+fn lease_of_card(transcript: &Transcript) -> Option<f64> {
+    let mut records = transcript.records().filter(|record| record.step == "net");
+    let lease = records.find(|record| record.message.contains(": lease "))?;
+    let (card, _) = lease.message.split_once(": lease ")?;
+    let appeared = format!("{card} (number ");
+    let card = transcript.records().find(|record| record.message.starts_with(&appeared))?;
+    Some(lease.t - card.t)
 }
 
 /// What a run of the lab has come to.
@@ -79,6 +101,8 @@ pub(crate) struct Results {
     pub(crate) outcomes: Vec<Outcome>,
     /// The other way on the same machines, where phaseboot's times were taken.
     pub(crate) peers: Vec<(Arch, Result<Times>)>,
+    /// A shell's init on the machine with many cards.
+    pub(crate) many: Option<Leased>,
 }
 
 /// Runs all of them: those whose times count one by one, each right after its peer, then the others, one more
@@ -86,18 +110,23 @@ pub(crate) struct Results {
 pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
     let folder = folders::work("e2e")?;
     let (timed, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.timed);
-    let (mut outcomes, mut peers) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut peers, mut many) = (Vec::new(), Vec::new(), None);
     for scenario in timed {
         let arch = scenario.machine.arch;
         if scenario.compares(arch) {
             peers.push((arch, peer(arch, tools, &folder)));
+        }
+        if scenario.name == MANY {
+            many = peer::many(&scenario.machine, tools, &folder.join(format!("{arch}-peer-many")))
+                .inspect_err(|error| println!("peer/{MANY}: no figure: {error:#}"))
+                .ok();
         }
         outcomes.extend(at_a_time(1, vec![scenario], tools, &folder));
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // A third of their time machines wait for something: for a timeout, a cable, another try.
     outcomes.extend(at_a_time(cpus + 1, others, tools, &folder));
-    Ok(Results { outcomes, peers })
+    Ok(Results { outcomes, peers, many })
 }
 
 /// It is there to be compared with: without it there is no figure, and nothing has failed.
@@ -131,7 +160,7 @@ fn at_a_time(count: usize, scenarios: Vec<Scenario>, tools: &Tools, folder: &Pat
 }
 
 fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
-    if let Some(why) = scenario.lan.as_ref().and_then(|_| wire::missing()) {
+    if let Some(why) = missing(&scenario) {
         println!("{:<44} skipped: {why}", scenario.full_name());
         return Outcome { scenario, result: Ok(Times::default()), skipped: Some(why) };
     }
@@ -156,6 +185,21 @@ fn one(scenario: Scenario, tools: &Tools, folder: &Path) -> Outcome {
     }
     println!("{text}");
     Outcome { scenario, result, skipped: None }
+}
+
+/// Why this machine cannot have what the scenario needs.
+fn missing(scenario: &Scenario) -> Option<&'static str> {
+    if scenario.lan.is_some() {
+        return wire::missing();
+    }
+    if !matches!(scenario.initramfs, Initramfs::Dracut(_)) {
+        return None;
+    }
+    dracut::missing().or_else(|| {
+        let error = dracut::system().err()?;
+        println!("dracut: {error:#}");
+        Some("dracut cannot be had here")
+    })
 }
 
 /// The server of a scenario.
@@ -276,10 +320,12 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     let told = scenario.steps.first().map_or("", |step| step.cmdline);
     let again = format!("{PANIC} phase.provider={} phase.onfail=poweroff {told}", servers.provider(scenario));
     let image = published_image(scenario, &stage, &next)?;
+    let dtb = scenario.dtb.then(|| scenario.machine.tree(&stage.path("machine.dtb"))).transpose()?;
     let content = Content {
         kernel,
         image,
         initramfs: target,
+        dtb,
         // A unified kernel image brings its own.
         cmdline: if scenario.published().1 == Form::Uki { String::new() } else { next },
         before: (scenario.hops, packed, again),
@@ -304,16 +350,20 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     Ok(times)
 }
 
-/// The initramfs that the machine starts with: `packed`, or a shell's init before it.
+/// The initramfs that the machine starts with: `packed`, or one in which somebody else is init.
 fn started(scenario: &Scenario, stage: &Stage<'_>, packed: &Path, cmdline: &str) -> Result<PathBuf> {
+    let payload = stage.payload(scenario.machine.arch)?;
+    let kernel = stage.kernel(scenario.kernel)?;
     let (network, commands) = match scenario.initramfs {
+        Initramfs::Usual | Initramfs::NoDeviceNodes | Initramfs::BuiltLater => return Ok(packed.to_owned()),
+        Initramfs::Dracut(calls) => {
+            let key = stage.key(TRUSTED[0])?.public;
+            return dracut::initramfs(stage, kernel, payload, &key, calls);
+        }
         Initramfs::Shell(network) => (network, "phaseboot boot\n"),
         Initramfs::Commands(commands) => ("phaseboot", commands),
-        Initramfs::Usual | Initramfs::NoDeviceNodes | Initramfs::BuiltLater => return Ok(packed.to_owned()),
     };
-    let shell = Shell { network, commands, cmdline };
-    let payload = stage.payload(scenario.machine.arch)?;
-    peer::other_init(stage, stage.kernel(scenario.kernel)?, payload, packed, &shell)
+    peer::other_init(stage, kernel, payload, packed, &Shell { network, commands, cmdline })
 }
 
 /// The published kernel in the form that the scenario asks for.

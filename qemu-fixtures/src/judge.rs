@@ -143,6 +143,14 @@ impl Check {
                 );
             }
             Self::FreshSeeds => seeds(report, "KASLR enabled")?,
+            Self::OwnTree => {
+                let (name, value) = machine::TREE_MARK;
+                ensure!(
+                    report["chosen"][name] == value,
+                    "not the published device tree: {}",
+                    report["chosen"]
+                );
+            }
             Self::NoSeeds => seeds(report, "KASLR disabled due to lack of seed")?,
             Self::CmdlineOrder(parts) => in_order(report["cmdline"].as_str().unwrap_or_default(), parts)?,
             Self::TriedAgain(times) => {

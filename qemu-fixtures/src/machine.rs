@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::arch::Arch;
 use crate::disk::{Disk, Format};
 use crate::qmp::{self, Event, Script};
+use crate::run;
 use crate::serial::{Line, Splitter, Transcript};
 use crate::wire::{self, Port};
 
@@ -41,6 +42,9 @@ pub(crate) enum Nic {
 
 /// The host's 127.0.0.1, seen from a machine with [`Nic::User`].
 pub(crate) const HOST: &str = "10.0.2.2";
+
+/// A property of `/chosen` by which a published device tree is known.
+pub(crate) const TREE_MARK: (&str, &str) = ("lab,tree", "published");
 
 /// The file of its disk.
 pub(crate) const DISK: &str = "disk.img";
@@ -223,18 +227,35 @@ impl Machine {
         Ok(Run { transcript, end, missed })
     }
 
-    fn command(&self, boot: &Boot, log: &Path) -> Result<Command> {
-        // QEMU must not outlive a lab that is killed.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", &format!("qemu-system-{}", self.arch)]);
-        let machine = match (self.arch, self.gic) {
+    /// Writes its device tree as a kernel's build would make it, without its memory, to `path`; on aarch64.
+    pub(crate) fn tree(&self, path: &Path) -> Result<PathBuf> {
+        let mut qemu = Command::new(format!("qemu-system-{}", self.arch));
+        qemu.args(["-machine", &format!("{},dumpdtb={}", self.board(), path.display())]);
+        qemu.args(["-cpu", self.cpu, "-smp", &self.cpus.to_string(), "-m", &self.memory_mb.to_string()]);
+        run::quiet(qemu.args(["-nodefaults", "-display", "none"]))?;
+        let fdtput = || Command::new("fdtput");
+        run::quiet(fdtput().arg("-r").arg(path).arg("/memory@40000000"))?;
+        let (name, value) = TREE_MARK;
+        run::quiet(fdtput().args(["-t", "s"]).arg(path).args(["/chosen", name, value]))?;
+        Ok(path.to_owned())
+    }
+
+    /// What QEMU calls it.
+    fn board(&self) -> String {
+        match (self.arch, self.gic) {
             // Only code in system management mode may write to the firmware's variables.
             (Arch::X86_64, _) if self.firmware == Firmware::SecureBoot => "q35,accel=tcg,smm=on".to_owned(),
             (Arch::X86_64, _) => "q35,accel=tcg".to_owned(),
             (Arch::Aarch64, None) => "virt,accel=tcg".to_owned(),
             (Arch::Aarch64, Some(version)) => format!("virt,accel=tcg,gic-version={version}"),
-        };
-        command.args(["-machine", &machine, "-cpu", self.cpu]);
+        }
+    }
+
+    fn command(&self, boot: &Boot, log: &Path) -> Result<Command> {
+        // QEMU must not outlive a lab that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", &format!("qemu-system-{}", self.arch)]);
+        command.args(["-machine", &self.board(), "-cpu", self.cpu]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mb.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);

@@ -8,6 +8,7 @@ mod build;
 mod certificates;
 mod demo;
 mod disk;
+mod dracut;
 mod e2e;
 mod elf;
 mod faulty;

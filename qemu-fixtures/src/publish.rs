@@ -56,6 +56,7 @@ pub(crate) struct Content {
     /// That kernel as it is published.
     pub(crate) image: PathBuf,
     pub(crate) initramfs: PathBuf,
+    pub(crate) dtb: Option<PathBuf>,
     /// If it is empty, the kernel has one of its own.
     pub(crate) cmdline: String,
     /// What the kernels before the last one have of a chain: how many there are, the initramfs, and what
@@ -146,6 +147,9 @@ impl Tree<'_> {
         let mut publish = self.stage.publish(channel, arch, &content.image, &content.initramfs);
         for mirror in &content.mirrors {
             publish.args(["--url-base", mirror]);
+        }
+        if let Some(dtb) = &content.dtb {
+            publish.arg("--dtb").arg(dtb);
         }
         for key in &keys {
             publish.arg("--key").arg(&key.private);

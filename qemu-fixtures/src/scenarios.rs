@@ -28,6 +28,8 @@ pub(crate) struct Scenario {
     pub(crate) padding: usize,
     /// Bytes of a useless file in the published initramfs.
     pub(crate) ballast: usize,
+    /// A device tree for the machine is published, too: its own with the mark of [`Check::OwnTree`].
+    pub(crate) dtb: bool,
     pub(crate) serve: Serve,
     /// Who else is on the lab's own network; without one the machine has QEMU's.
     pub(crate) lan: Option<Lan>,
@@ -77,6 +79,8 @@ pub(crate) struct Step {
 pub(crate) const TRUSTED: &[&str] = &["trusted"];
 /// The network is somebody else's.
 const AS_IT_IS: &[Check] = &[Check::Says("the network is used as it is"), Check::ExecWithin(30)];
+/// dracut switches the machine off if its hooks have come to nothing.
+const DRACUT: &str = "rd.shell=0 rd.emergency=poweroff";
 /// A release signed by that key.
 pub(crate) const RELEASE: &[Change] = &[Change::Release { version: 1, keys: TRUSTED }];
 
@@ -103,6 +107,8 @@ pub(crate) enum Initramfs {
     /// A shell is its init, has phaseboot bring the network up, and runs this. In `$cmdline` is the next
     /// kernel's command line.
     Commands(&'static str),
+    /// dracut has made it, and a hook of its calls phaseboot so.
+    Dracut(&'static str),
 }
 
 /// How it has to end.
@@ -125,6 +131,8 @@ pub(crate) enum Check {
     FreshSeeds,
     /// The same, but its address layout is the linker's.
     NoSeeds,
+    /// Its device tree is the published one.
+    OwnTree,
     /// Its command line has parameters that begin so, in this order.
     CmdlineOrder(&'static [&'static str]),
     /// So many attempts failed before.
@@ -196,6 +204,7 @@ impl Scenario {
             target_modules: &[],
             padding: 0,
             ballast: 0,
+            dtb: false,
             serve: Serve::Phasectl,
             lan: None,
             provider: None,
@@ -218,7 +227,12 @@ impl Scenario {
 
     /// Whether its times are compared with those of the peer on this architecture.
     pub(crate) fn compares(&self, arch: Arch) -> bool {
-        self.timed && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1 && self.lan.is_none()
+        let told = self.steps.iter().any(|step| step.cmdline.contains("phase.debug"));
+        self.timed
+            && !told
+            && self.kernel == Id::Debian61(arch)
+            && self.machine.nics.len() == 1
+            && self.lan.is_none()
     }
 
     /// The folder name of its remains.
@@ -315,7 +329,20 @@ fn boots() -> Vec<Scenario> {
             initramfs: Initramfs::Shell("none"),
             ..boots("boot-brings-network-up", X86, &[Check::Lease("eth0")])
         },
+        Scenario {
+            initramfs: Initramfs::Dracut("phaseboot boot"),
+            ..boots_with(DRACUT, "from-dracut", X86, &[Check::ExecWithin(30)])
+        },
+        Scenario {
+            initramfs: Initramfs::Dracut("phaseboot net && phaseboot boot"),
+            ..boots_with(DRACUT, "dracut-net-then-boot", X86, AS_IT_IS)
+        },
         Scenario { initramfs: Initramfs::NoDeviceNodes, ..boots("no-device-nodes", ARM, &[]) },
+        Scenario { dtb: true, ..boots("own-tree", ARM, &[Check::OwnTree, Check::FreshSeeds]) },
+        Scenario {
+            dtb: true,
+            ..boots("own-tree-of-no-use", Id::LabArm64, &[Check::Says("device trees are of no use")])
+        },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
         with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {
             machine.cpu = "cortex-a72";

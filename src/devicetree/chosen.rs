@@ -32,6 +32,8 @@ pub(super) fn changes(edits: &Edits<'_>) -> Result<Vec<Change>, Error> {
         (b"linux,ima-kexec-buffer", None),
         (b"linux,kho-fdt", None),
         (b"linux,kho-scratch", None),
+        // As kexec_file_load sets it.
+        (b"linux,booted-from-kexec", Some(Vec::new())),
     ])
 }
 
@@ -126,23 +128,29 @@ pub(super) fn properties<'b, 'a>(blob: &'b Blob<'a>) -> impl Iterator<Item = &'b
     })
 }
 
-/// Frees the old ramdisk's memory: kexec_file_load reserves what it loads, and the reservation
-/// would stay for ever in a chain of kernels.
-pub(super) fn drop_old_initrd_reservation(blob: &mut Blob<'_>) {
+/// Frees the memory of what the running kernel was handed: kexec_file_load reserves its ramdisk and
+/// IMA's measurements, and the reservations would stay for ever in a chain of kernels.
+pub(super) fn drop_old_reservations(blob: &mut Blob<'_>) {
     let value = |name: &[u8]| {
-        properties(blob).find(|property| property.name == name).and_then(|property| number(&property.value))
+        properties(blob).find(|property| property.name == name).map(|property| property.value.clone())
     };
-    let (Some(start), Some(end)) = (value(b"linux,initrd-start"), value(b"linux,initrd-end")) else {
-        return;
-    };
-    let Some(size) = end.checked_sub(start) else { return };
-    blob.reservations.retain(|&Reservation { address, size: reserved }| {
-        !(address == start && (reserved == size || size.checked_next_multiple_of(PAGE) == Some(reserved)))
+    let of = |name: &[u8]| value(name).and_then(|value| number(&value));
+    let ramdisk = of(b"linux,initrd-start")
+        .and_then(|start| Some((start, of(b"linux,initrd-end")?.checked_sub(start)?)));
+    // In the root's cells: one each, two each, or two for the address and one for the size.
+    let buffer = value(b"linux,ima-kexec-buffer").and_then(|value| {
+        let (address, size) = value.split_at_checked(value.len().div_ceil(8).saturating_mul(4))?;
+        Some((number(address)?, number(size)?))
     });
+    for (start, size) in [ramdisk, buffer].into_iter().flatten() {
+        let sizes = [Some(size), size.checked_next_multiple_of(PAGE)];
+        blob.reservations
+            .retain(|&Reservation { address, size }| address != start || !sizes.contains(&Some(size)));
+    }
 }
 
 /// One or two cells: of_read_number().
-fn number(value: &[u8]) -> Option<u64> {
+pub(super) fn number(value: &[u8]) -> Option<u64> {
     match value.len() {
         4 => value.try_into().ok().map(u32::from_be_bytes).map(u64::from),
         8 => value.try_into().ok().map(u64::from_be_bytes),

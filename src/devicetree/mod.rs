@@ -6,7 +6,10 @@
 //! refuses: those are written token by token from the same checked form.
 
 mod blob;
+pub mod choice;
 mod chosen;
+mod complete;
+mod node;
 mod rewrite;
 mod source;
 
@@ -14,6 +17,7 @@ use std::ops::Range;
 
 use crate::error::Exit;
 use blob::Blob;
+pub use complete::complete;
 
 /// The most the kernel takes, in bytes: Documentation/arch/arm64/booting.rst.
 pub const LARGEST: usize = 2 << 20;
@@ -33,6 +37,12 @@ pub enum Error {
     /// The copy is over [`LARGEST`].
     #[error("device tree of {size} bytes, the kernel takes at most {LARGEST}")]
     TooLarge { size: usize },
+    /// An address or a size has no place in as many cells.
+    #[error("{what}: its addresses or sizes do not fit into #address-cells and #size-cells")]
+    Cells { what: &'static str },
+    /// A tree from a file says nothing of memory, and neither does the running one.
+    #[error("neither the given device tree nor the running one has a memory node")]
+    NoMemory,
     /// A string for the tree holds a NUL.
     #[error("the command line for the device tree holds a NUL byte")]
     Nul,
@@ -46,6 +56,8 @@ impl Error {
             | Self::Version { .. }
             | Self::Broken { .. }
             | Self::TooLarge { .. }
+            | Self::Cells { .. }
+            | Self::NoMemory
             | Self::Nul => Exit::LoadFailed,
         }
     }
@@ -57,6 +69,8 @@ impl Error {
                 "check the tree with dtc -I dtb -O dts"
             }
             Self::TooLarge { .. } => "leave nodes out that the next kernel does not need",
+            Self::Cells { .. } => "give the tree's root two address cells and two size cells",
+            Self::NoMemory => "add a memory node with the machine's memory to the tree",
             Self::Nul => "take the NUL out of the command line",
         }
     }
@@ -96,7 +110,7 @@ pub struct Edits<'a> {
 /// [`LARGEST`] bytes.
 pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::parse(tree)?;
-    chosen::drop_old_initrd_reservation(&mut blob);
+    chosen::drop_old_reservations(&mut blob);
     blob.reserve(edits.reserve);
     let changes = chosen::changes(edits)?;
     let copy = match rewrite::with_vm_fdt(&blob, &changes) {
@@ -111,6 +125,12 @@ pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
         return Err(Error::TooLarge { size: copy.len() });
     }
     Ok(copy)
+}
+
+/// Whether `tree` tells the next kernel where UEFI's tables are.
+pub fn is_uefi(tree: &[u8]) -> Result<bool, Error> {
+    let blob = Blob::parse(tree)?;
+    Ok(chosen::properties(&blob).any(|property| property.name == b"linux,uefi-system-table"))
 }
 
 /// Copies `tree` without its secrets, otherwise byte for byte, as the kernel does when it has read

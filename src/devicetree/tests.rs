@@ -20,6 +20,20 @@ fn edits() -> Edits<'static> {
     }
 }
 
+/// `source` as dtc makes a tree of it; none where there is no dtc.
+fn compiled(source: &str) -> Option<Vec<u8>> {
+    let mut dtc = Command::new("dtc")
+        .args(["-q", "-I", "dts", "-O", "dtb", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    dtc.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+    let output = dtc.wait_with_output().unwrap();
+    assert!(output.status.success(), "{source}");
+    Some(output.stdout)
+}
+
 fn chosen(tree: &[u8]) -> Vec<(String, Vec<u8>)> {
     let blob = Blob::parse(tree).unwrap();
     chosen::properties(&blob)
@@ -156,7 +170,7 @@ fn chosen_is_made_where_there_is_none() {
             writer.finish()
         })
         .unwrap();
-    assert_eq!(chosen(&prepare(&empty, &edits()).unwrap()).len(), 5);
+    assert_eq!(chosen(&prepare(&empty, &edits()).unwrap()).len(), 6);
 }
 
 #[test]
@@ -200,7 +214,161 @@ fn what_is_no_tree_is_named() {
     }
 }
 
+#[test]
+fn measurements_of_the_last_kernel_are_dropped_with_their_reservation() {
+    let Some(tree) = compiled(
+        "/dts-v1/; /memreserve/ 0x50000000 0x3000; /memreserve/ 0x60000000 0x1000;
+         / { #address-cells = <2>; #size-cells = <2>; chosen {
+             linux,ima-kexec-buffer = <0 0x50000000 0 0x3000>; linux,kho-fdt = <0 1 0 2>;
+             linux,kho-scratch = <0 1 0 2>; linux,elfcorehdr = <0 1 0 2>;
+             linux,initrd-start = <1>; linux,uefi-mmap-start = <0 0x7f000000>; }; };",
+    ) else {
+        return;
+    };
+    let narrow = compiled(
+        "/dts-v1/; /memreserve/ 0x50000000 0x3000; / { #address-cells = <2>; #size-cells = <1>; chosen {
+             linux,ima-kexec-buffer = <0 0x50000000 0x3000>; }; };",
+    );
+    let copy = prepare(&narrow.unwrap(), &Edits::default()).unwrap();
+    assert!(Blob::parse(&copy).unwrap().reservations.is_empty());
+    let copy = prepare(&tree, &Edits::default()).unwrap();
+    let left = Blob::parse(&copy).unwrap().reservations;
+    assert_eq!(left, [Reservation { address: 0x6000_0000, size: 0x1000 }]);
+    let names: Vec<String> = chosen(&copy).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["linux,uefi-mmap-start", "linux,booted-from-kexec"]);
+}
+
+/// What a running kernel was given by firmware.
+const RUNNING: &str = r#"/dts-v1/;
+/memreserve/ 0x80000000 0x10000;
+/memreserve/ 0x48000000 0x200000;
+/ {
+	#address-cells = <2>; #size-cells = <2>;
+	compatible = "vendor,board"; serial-number = "A1";
+	aliases { ethernet0 = "/soc/mac@1"; ethernet1 = "/soc/mac@2"; ethernet2 = "/soc/mac@3"; ethernet9 = "/nowhere"; };
+	memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x40000000>; phandle = <1>; };
+	memory@880000000 { device_type = "memory"; reg = <8 0x80000000 1 0>; numa-node-id = <1>; };
+	reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
+		secure@90000000 { reg = <0 0x90000000 0 0x100000>; no-map; phandle = <2>; };
+		firmware@91000000 { reg = <0 0x91000000 0 0x100000>; no-map; };
+		pool@92000000 { reg = <0 0x92000000 0 0x100000>; };
+		off@93000000 { reg = <0 0x93000000 0 0x100000>; no-map; status = "disabled"; };
+	};
+	chosen { linux,initrd-start = <0x48000000>; linux,initrd-end = <0x48200000>; bootargs = "old"; };
+	soc { mac@1 { local-mac-address = [02 00 00 00 00 01]; };
+		mac@2 { mac-address = [02 00 00 00 00 02]; local-mac-address = [00 00 00 00 00 00]; };
+		mac@3 { local-mac-address = [02 00 00 00 00 03]; }; };
+};"#;
+
+/// What a kernel's build makes for the same board.
+const GIVEN: &str = r#"/dts-v1/;
+/memreserve/ 0x1000 0x1000;
+/ {
+	#address-cells = <2>; #size-cells = <1>;
+	compatible = "vendor,board"; model = "new";
+	aliases { ethernet0 = "/soc/mac@1"; ethernet1 = "/soc/mac@2"; ethernet2 = "/soc/mac@3"; };
+	memory@0 { device_type = "memory"; reg = <0 0 0>; };
+	reserved-memory { #address-cells = <2>; #size-cells = <1>; ranges;
+		other-name@91000000 { reg = <0 0x91000000 0x100000>; no-map; };
+	};
+	chosen { linux,uefi-system-table = <0 1>; stdout-path = "serial0"; };
+	soc { mac@1 { }; mac@2 { local-mac-address = [00 00 00 00 00 00]; };
+		mac@3 { mac-address = [02 00 00 00 00 ff]; }; };
+};"#;
+
+#[test]
+fn a_tree_from_a_file_gets_what_firmware_wrote_into_the_running_one() {
+    let wide = GIVEN.replace("#size-cells = <1>", "#size-cells = <2>").replace("0x100000>", "0 0x100000>");
+    let wide = wide.replace("<0 0 0>", "<0 0 0 0>");
+    let (Some(running), Some(given)) = (compiled(RUNNING), compiled(&wide)) else { return };
+    let complete = complete(&given, &running).unwrap();
+    let expected = r#"/dts-v1/;
+/memreserve/ 0x1000 0x1000;
+/memreserve/ 0x80000000 0x10000;
+/ {
+	#address-cells = <2>; #size-cells = <2>;
+	compatible = "vendor,board"; model = "new"; serial-number = "A1";
+	aliases { ethernet0 = "/soc/mac@1"; ethernet1 = "/soc/mac@2"; ethernet2 = "/soc/mac@3"; };
+	reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges;
+		other-name@91000000 { reg = <0 0x91000000 0 0x100000>; no-map; };
+		secure@90000000 { reg = <0 0x90000000 0 0x100000>; no-map; };
+	};
+	chosen { stdout-path = "serial0"; };
+	soc { mac@1 { local-mac-address = [02 00 00 00 00 01]; };
+		mac@2 { local-mac-address = [02 00 00 00 00 02]; };
+		mac@3 { mac-address = [02 00 00 00 00 ff]; }; };
+	memory@80000000 { device_type = "memory"; reg = <0 0x80000000 0 0x40000000>; };
+	memory@880000000 { device_type = "memory"; reg = <8 0x80000000 1 0>; numa-node-id = <1>; };
+};"#;
+    let shown = |tree: &[u8]| source(tree).unwrap();
+    assert_eq!(shown(&complete), shown(&compiled(expected).unwrap()));
+    let reserved = |tree: &[u8]| Blob::parse(tree).unwrap().reservations;
+    assert_eq!(reserved(&complete), reserved(&compiled(expected).unwrap()));
+    // Once is enough, and a tree that was taken from the running kernel stays as it is.
+    assert_eq!(super::complete(&complete, &running).unwrap(), complete);
+    assert_eq!(shown(&super::complete(&running, &running).unwrap()), shown(&running));
+}
+
+#[test]
+fn cells_are_converted_or_the_tree_refused() {
+    let (Some(running), Some(given)) = (compiled(RUNNING), compiled(GIVEN)) else { return };
+    // 4 GiB of memory in one node have no place in one cell.
+    let error = complete(&given, &running).unwrap_err();
+    assert!(matches!(error, Error::Cells { what: "the memory" }), "{error}");
+    let small = compiled(&RUNNING.replace("<8 0x80000000 1 0>", "<8 0x80000000 0 0x1000>")).unwrap();
+    let complete_tree = complete(&given, &small).unwrap();
+    let text = source(&complete_tree).unwrap();
+    assert!(text.contains("reg = <0x08 0x80000000 0x1000>"), "{text}");
+    assert!(text.contains("reg = <0x00 0x90000000 0x100000>"), "{text}");
+    for (from, to) in [("#size-cells = <2>", "#size-cells = <3>"), ("reg = <8 0x80000000 1 0>", "reg = <8>")]
+    {
+        let odd = compiled(&RUNNING.replace(from, to)).unwrap();
+        assert!(matches!(complete(&given, &odd), Err(Error::Cells { .. })), "{to}");
+    }
+}
+
+#[test]
+fn under_uefi_the_memory_is_where_the_running_kernel_found_it() {
+    const STUB: &[u8] = include_bytes!("testdata/qemu-virt-uefi.dtb");
+    let Some(given) = compiled(GIVEN) else { return };
+    let complete_tree = complete(&given, STUB).unwrap();
+    for name in ["system-table", "mmap-start", "mmap-size", "mmap-desc-size", "mmap-desc-ver", "secure-boot"]
+    {
+        let name = format!("linux,uefi-{name}");
+        assert!(value(STUB, &name).is_some());
+        assert_eq!(value(&complete_tree, &name), value(STUB, &name), "{name}");
+    }
+    let text = source(&complete_tree).unwrap();
+    assert!(text.contains("model = \"new\"") && !text.contains("memory@"), "{text}");
+
+    // Neither tree tells of memory.
+    let bare = compiled("/dts-v1/; / { compatible = \"a,b\"; };").unwrap();
+    assert!(matches!(complete(&bare, &bare), Err(Error::NoMemory)));
+    // One that tells of it is believed.
+    let own = compiled(&RUNNING.replace("0x80000000 0 0x40000000", "0x80000000 0 0x20000000")).unwrap();
+    assert!(source(&complete(&own, STUB).unwrap()).unwrap().contains("0x80000000 0x00 0x20000000"));
+    assert!(matches!(complete(b"MZ\0\0", STUB), Err(Error::Magic { .. })));
+    assert!(complete(&given, &STUB[..100]).is_err());
+}
+
 proptest! {
+    #[test]
+    fn no_tree_panics_as_it_is_completed(
+        flips in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        long in any::<bool>(),
+    ) {
+        let mut given = if long { LONG.to_vec() } else { VIRT.to_vec() };
+        let mut running = VIRT.to_vec();
+        for (which, index, value) in flips {
+            let tree = if which { &mut given } else { &mut running };
+            let at = index.index(tree.len());
+            tree[at] = value;
+        }
+        if let Ok(tree) = complete(&given, &running) {
+            prop_assert!(Blob::parse(&tree).is_ok());
+        }
+    }
+
     #[test]
     fn no_tree_panics(
         long in any::<bool>(),

@@ -3,6 +3,7 @@
 mod artifact;
 pub mod operator;
 mod pace;
+mod pages;
 mod pieces;
 mod pull;
 mod sources;

@@ -32,6 +32,11 @@ impl Pieces {
         Self { size, list: if size > 0 { vec![whole] } else { Vec::new() } }
     }
 
+    /// How large the whole file is, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// How many bytes from the beginning are there without a gap. They do not change any more.
     pub(super) fn prefix(&self) -> u64 {
         self.list.first().map_or(self.size, |piece| piece.next)

@@ -4,6 +4,9 @@
 //! ([`Pieces`]), so a transfer that was given up cannot change anything afterwards, however late it
 //! wakes. The hash is taken from the file itself, in order, of bytes before the first gap: those are
 //! written once. What was hashed is what is sealed.
+//!
+//! Bytes come and go by pwrite(2) and pread(2) rather than by a mapping: they say when memory is short,
+//! and a transfer that is given up holds no part of the file that would have to be taken back from it.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +19,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::fetch::Error;
+use crate::fetch::pages::Pages;
 use crate::fetch::pieces::{Owner, Pieces};
 use crate::sys::memfd::{self, Sealed};
 
@@ -23,6 +27,8 @@ use crate::sys::memfd::{self, Sealed};
 /// been written; it reads so many at once that they are still in the nearest cache when they are hashed.
 const STEP: u64 = 256 * 1024;
 const READ: u64 = 64 * 1024;
+/// It looks after so many bytes whether they still count.
+const LOOK: u64 = 1024 * 1024;
 
 /// What became of bytes that were handed in.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +54,7 @@ pub(super) struct Report<T> {
 struct State<T> {
     /// None when it has been sealed or given up.
     file: Option<File>,
+    pages: Pages,
     pieces: Pieces,
     /// Counts fresh starts: the hash starts over too.
     epoch: u32,
@@ -84,9 +91,12 @@ impl<T: Send + 'static> Store<T> {
     pub(super) fn new(name: &'static str, size: u64) -> Result<(Arc<Self>, JoinHandle<()>), Error> {
         let no_file = |errno| Error::MemoryFile { name, errno };
         let file = memfd::create(name).map_err(no_file)?;
+        // Large pages lie within a file's size. Memory is taken as it is written to.
+        file.set_len(size).map_err(|error| no_file(errno(&error)))?;
         let reader = file.try_clone().map_err(|error| no_file(errno(&error)))?;
         let state = State {
             file: Some(file),
+            pages: Pages::default(),
             pieces: Pieces::new(size, Instant::now()),
             epoch: 0,
             digest: None,
@@ -112,14 +122,16 @@ impl<T: Send + 'static> Store<T> {
     /// Writes what comes next in the piece of `owner`.
     pub(super) fn write(&self, owner: Owner, bytes: &[u8]) -> Written {
         let mut state = self.lock();
-        let State { file: Some(file), pieces, .. } = &mut *state else { return Written::NotYours };
+        let State { file: Some(file), pieces, pages, .. } = &mut *state else { return Written::NotYours };
         let Some((next, end)) = pieces.of(owner) else { return Written::NotYours };
         let room = usize::try_from(end.saturating_sub(next)).unwrap_or(usize::MAX);
         let wanted = bytes.get(..room).unwrap_or(bytes);
+        let count = u64::try_from(wanted.len()).unwrap_or(0);
+        pages.prepare(file, next, count, pieces.size());
         if let Err(error) = file.write_all_at(wanted, next) {
             return Written::Failed(errno(&error));
         }
-        pieces.advance(owner, u64::try_from(wanted.len()).unwrap_or(0), Instant::now());
+        pieces.advance(owner, count, Instant::now());
         if pieces.prefix() >= state.hasher_wants {
             state.hasher_wants = u64::MAX;
             self.bytes.notify_one();
@@ -197,11 +209,15 @@ impl<T: Send + 'static> Store<T> {
                 continue;
             }
             drop(state);
-            let count = usize::try_from(available.min(READ)).unwrap_or(0);
-            let part = buffer.get_mut(..count).unwrap_or_default();
-            let read = file.read_exact_at(part, done);
-            hash.update(&*part);
-            done = done.saturating_add(u64::try_from(count).unwrap_or(0));
+            let until = done.saturating_add(available.min(LOOK));
+            let mut read = Ok(());
+            while done < until && read.is_ok() {
+                let count = usize::try_from(READ.min(until - done)).unwrap_or(0);
+                let part = buffer.get_mut(..count).unwrap_or_default();
+                read = file.read_exact_at(part, done);
+                hash.update(&*part);
+                done = done.saturating_add(u64::try_from(count).unwrap_or(0));
+            }
             state = self.lock();
             if let Err(error) = read {
                 // What a fresh start overwrites meanwhile is hashed for nothing; that is no fault.
@@ -278,6 +294,36 @@ mod tests {
         assert_eq!(store.news(Duration::from_secs(5), false).reports.len(), 1);
         store.close();
         hasher.join().unwrap();
+    }
+
+    /// The first half arrives last, so that the large page in the middle is taken when it is half full.
+    #[test]
+    fn large_pages_keep_what_is_there() {
+        const SIZE: u64 = 35 << 20;
+        let bytes: Vec<u8> = (0..u32::try_from(SIZE / 4).unwrap()).flat_map(u32::to_le_bytes).collect();
+        let (store, hasher) = Store::<()>::new("test", SIZE).unwrap();
+        let now = Instant::now();
+        store.pieces(|pieces| pieces.take(1, now));
+        let (middle, _) = store.pieces(|pieces| pieces.split(2, 1, now)).unwrap();
+        let (first, second) = bytes.split_at(usize::try_from(middle).unwrap());
+        for (owner, half) in [(2, second), (1, first)] {
+            half.chunks(100_000).for_each(|chunk| drop(store.write(owner, chunk)));
+        }
+        assert_eq!(digest(&store), Some(hash(&bytes)));
+        // The second time they are there already.
+        store.restart(SIZE);
+        store.pieces(|pieces| pieces.take(3, now));
+        bytes.chunks(100_000).for_each(|chunk| drop(store.write(3, chunk)));
+        assert_eq!(digest(&store), Some(hash(&bytes)));
+        let file = store.close().unwrap();
+        hasher.join().unwrap();
+        assert!(*Sealed::seal(file).unwrap().map().unwrap() == *bytes);
+    }
+
+    #[test]
+    fn a_size_that_no_file_can_have_is_refused() {
+        let refused = Store::<()>::new("test", u64::MAX).map(drop);
+        assert!(matches!(refused, Err(Error::MemoryFile { name: "test", .. })));
     }
 
     #[test]

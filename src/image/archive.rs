@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::compressed::{self, Compression, Stop};
 use super::foreign::{self, Foreign};
 use super::pe::Pe;
-use super::{Error, at, zboot};
+use super::{Error, MOST_UNPACKED, at, zboot};
 
 /// More archives in one ramdisk are not looked at.
 const MOST_PIECES: usize = 64;
@@ -18,8 +18,6 @@ const LAST: &[u8] = b"TRAILER!!!";
 /// Where the kernel looks for microcode before it unpacks anything:
 /// Documentation/arch/x86/microcode.rst.
 const MICROCODE: &[u8] = b"kernel/x86/microcode/";
-/// 1 GiB: how much is unpacked to see how much it is.
-const MOST_UNPACKED: u64 = 1 << 30;
 
 /// One archive of a ramdisk.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,7 +99,10 @@ fn piece(bytes: &[u8]) -> (Piece, &[u8]) {
             is_archive = foreign::is_cpio(chunk) || chunk.first() == Some(&0);
         }
         unpacked += chunk.len() as u64;
-        if unpacked > MOST_UNPACKED { Err(()) } else { Ok(()) }
+        if unpacked > MOST_UNPACKED {
+            return Err(Error::TooLarge { name: "it", limit: MOST_UNPACKED });
+        }
+        Ok(())
     });
     piece.unpacked = Some(unpacked);
     let rest = match done {
@@ -110,8 +111,8 @@ fn piece(bytes: &[u8]) -> (Piece, &[u8]) {
             piece.fault = Some(fault.to_string());
             &[]
         }
-        Err(Stop::Sink(())) => {
-            piece.fault = Some("it unpacks to more than 1 GiB".to_owned());
+        Err(Stop::Sink(error)) => {
+            piece.fault = Some(error.to_string());
             &[]
         }
     };

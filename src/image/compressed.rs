@@ -7,7 +7,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::at;
+use super::{Error, at};
 
 /// How much is handed on at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -62,26 +62,26 @@ pub enum Fault {
 
 /// Why unpacking stopped: the bytes are at fault, or whoever takes them wants no more.
 #[derive(Debug)]
-pub(super) enum Stop<E> {
+pub(super) enum Stop {
     Fault(Fault),
-    Sink(E),
+    Sink(Error),
 }
 
-impl<E> From<Fault> for Stop<E> {
+impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
 }
 
-type Sink<'a, E> = &'a mut dyn FnMut(&[u8]) -> Result<(), E>;
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Error>;
 
 /// Unpacks what `bytes` begin with into `sink`, and returns what follows it: members and frames one
 /// behind the other are one file, and what is neither is none of it, as gzip and zstd have it.
-pub(super) fn unpack<'a, E>(
+pub(super) fn unpack<'a>(
     compression: Compression,
     mut bytes: &'a [u8],
-    sink: Sink<'_, E>,
-) -> Result<&'a [u8], Stop<E>> {
+    sink: Sink<'_>,
+) -> Result<&'a [u8], Stop> {
     let mut buffer = vec![0; CHUNK];
     loop {
         match compression {
@@ -109,7 +109,7 @@ fn take_u32(bytes: &mut &[u8]) -> Result<u32, Fault> {
 }
 
 /// One member of a gzip file.
-fn member<E>(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_, E>) -> Result<(), Stop<E>> {
+fn member(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Stop> {
     gzip_header(bytes)?;
     let mut inflate = Decompress::new(false);
     let mut crc = Crc::new();
@@ -172,7 +172,7 @@ fn skippable(bytes: &[u8]) -> bool {
 }
 
 /// One frame of a zstd file.
-fn frame<E>(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_, E>) -> Result<(), Stop<E>> {
+fn frame(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Stop> {
     if skippable(bytes) {
         take(bytes, 4)?;
         let length = take_u32(bytes)?;
@@ -259,14 +259,14 @@ mod tests {
     fn unpacked(bytes: &[u8]) -> Result<(Vec<u8>, usize), String> {
         let mut all = Vec::new();
         let compression = Compression::of(bytes).ok_or("not compressed")?;
-        let done = unpack::<()>(compression, bytes, &mut |chunk| {
+        let done = unpack(compression, bytes, &mut |chunk| {
             all.extend_from_slice(chunk);
             Ok(())
         });
         match done {
             Ok(rest) => Ok((all, rest.len())),
             Err(Stop::Fault(fault)) => Err(fault.to_string()),
-            Err(Stop::Sink(())) => unreachable!(),
+            Err(Stop::Sink(error)) => Err(error.to_string()),
         }
     }
 

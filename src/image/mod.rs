@@ -17,7 +17,7 @@ mod part;
 mod pe;
 mod ramdisk;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod uki;
 mod unwrap;
 mod zboot;
@@ -74,7 +74,7 @@ pub enum Error {
     TooDeep { name: &'static str },
     /// It is about what a wrapping holds.
     #[error("{error}, inside {wrappings}")]
-    Within { wrappings: String, error: Box<Error> },
+    Within { wrappings: String, error: Box<Self> },
     /// What was published as a ramdisk is certainly none.
     #[error("{name} is {kind}, not a ramdisk")]
     NotRamdisk { name: &'static str, kind: Foreign },

@@ -11,7 +11,7 @@ use crate::sys::memfd::Mapping;
 
 /// The kernel looks for the next archive at multiples of 4 bytes, and passes over zeros before it:
 /// Documentation/driver-api/early-userspace/buffer-format.rst.
-const ALIGNMENT: u64 = 4;
+const ALIGNMENT: usize = 4;
 
 /// The bytes that the next kernel unpacks.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ impl Ramdisk {
         }
         let mut joined = Draft::new(first.name())?;
         for part in std::iter::once(first).chain(parts) {
-            let padding = joined.size().next_multiple_of(ALIGNMENT) - joined.size();
-            let zeros = [0; ALIGNMENT as usize];
-            joined.write(zeros.get(..usize::try_from(padding).unwrap_or(0)).unwrap_or_default())?;
+            let padding = joined.size().next_multiple_of(ALIGNMENT as u64) - joined.size();
+            let padding = usize::try_from(padding).unwrap_or(0);
+            joined.write([0; ALIGNMENT].get(..padding).unwrap_or_default())?;
             joined.write(&part.mapped()?)?;
         }
         Ok(Some(Self(joined.seal()?)))

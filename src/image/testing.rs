@@ -1,4 +1,4 @@
-//! Kernels, wrappings and archives for the tests of this room.
+//! Kernels, wrappings and archives for the tests of this room and of those that build on it.
 
 use std::io::Write;
 
@@ -22,7 +22,7 @@ fn with_body(head: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn bzimage() -> Vec<u8> {
+pub(crate) fn bzimage() -> Vec<u8> {
     let mut bytes = with_body(DEBIAN_AMD64);
     let setup = (usize::from(bytes[0x1f1]) + 1) * 512;
     let paragraphs = u32::try_from((SIZE - setup) / 16).unwrap();
@@ -30,22 +30,22 @@ pub(super) fn bzimage() -> Vec<u8> {
     bytes
 }
 
-pub(super) fn arm64() -> Vec<u8> {
+pub(crate) fn arm64() -> Vec<u8> {
     with_body(DEBIAN_ARM64)
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Level::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     compress_to_vec(bytes, CompressionLevel::Fastest)
 }
 
 /// As linux/drivers/firmware/efi/libstub/zboot-header.S writes it, around `payload`.
-pub(super) fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
     bytes[..8].copy_from_slice(b"MZ\0\0zimg");
     bytes[8..12].copy_from_slice(&0x1000u32.to_le_bytes());
@@ -59,7 +59,7 @@ pub(super) fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A PE file for `machine` with these sections, padded as linkers do.
-pub(super) fn pe(machine: u16, sections: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn pe(machine: u16, sections: &[(&str, &[u8])]) -> Vec<u8> {
     const ALIGNMENT: usize = 512;
     let coff = 0x80;
     let table = coff + 24 + 240;
@@ -87,7 +87,7 @@ pub(super) fn pe(machine: u16, sections: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Puts a certificate table of `size` bytes behind a PE file, as sbsign(1) does.
-pub(super) fn sign(bytes: &mut Vec<u8>, size: u32) {
+pub(crate) fn sign(bytes: &mut Vec<u8>, size: u32) {
     let coff = u32::from_le_bytes(bytes[0x3c..0x40].try_into().unwrap()) as usize;
     let entry = coff + 24 + 112 + 4 * 8;
     let start = u32::try_from(bytes.len()).unwrap();
@@ -96,10 +96,10 @@ pub(super) fn sign(bytes: &mut Vec<u8>, size: u32) {
     bytes.resize(bytes.len() + size as usize, 0xce);
 }
 
-pub(super) const X86: u16 = 0x8664;
-pub(super) const ARM: u16 = 0xaa64;
+pub(crate) const X86: u16 = 0x8664;
+pub(crate) const ARM: u16 = 0xaa64;
 
-pub(super) fn uki(machine: u16, kernel: &[u8]) -> Vec<u8> {
+pub(crate) fn uki(machine: u16, kernel: &[u8]) -> Vec<u8> {
     let release = b"ID=test\nPRETTY_NAME=\"A Test\"\n";
     pe(
         machine,
@@ -116,7 +116,7 @@ pub(super) fn uki(machine: u16, kernel: &[u8]) -> Vec<u8> {
 }
 
 /// A newc archive.
-pub(super) fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, content) in files.iter().copied().chain([("TRAILER!!!", &[][..])]) {
         let size = content.len();
@@ -136,6 +136,6 @@ pub(super) fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn artifact(name: &'static str, mut bytes: &[u8]) -> VerifiedArtifact {
+pub(crate) fn artifact(name: &'static str, mut bytes: &[u8]) -> VerifiedArtifact {
     operator::vouched(name, &mut bytes, u64::MAX).unwrap()
 }

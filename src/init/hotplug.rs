@@ -40,8 +40,10 @@ impl Hotplug {
 
     /// Loads modules for all devices, those included that failed before.
     pub(super) fn load_all(&mut self) {
-        self.modules.load_all();
+        let socket = &mut self.socket;
+        self.modules.load_all(|| _ = drain(socket));
         self.looked = Some(Instant::now());
+        self.due = None;
     }
 
     /// Loads modules that no device asks for.
@@ -61,28 +63,7 @@ impl Hotplug {
 
     /// Reads what the kernel has sent.
     pub(super) fn take_events(&mut self) {
-        let Some(socket) = &self.socket else { return };
-        let mut found = false;
-        for _ in 0..MOST_EVENTS {
-            let mut buffer = [0; MOST_BYTES];
-            match socket.recv_from(&mut buffer.as_mut_slice(), 0) {
-                // Port 0 is the kernel.
-                Ok((length, sender)) if sender.port_number() == 0 => {
-                    found |= announces_device(buffer.get(..length).unwrap_or(&buffer));
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Events were lost: what they said is on the buses.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => found = true,
-                Err(error) => {
-                    debug!("no further uevents: {error}");
-                    self.socket = None;
-                    break;
-                }
-            }
-        }
-        if found && self.due.is_none() {
+        if drain(&mut self.socket) && self.due.is_none() {
             let now = Instant::now();
             self.due = Some(self.looked.and_then(|looked| looked.checked_add(PAUSE)).unwrap_or(now).max(now));
         }
@@ -91,11 +72,39 @@ impl Hotplug {
     /// Loads modules for new devices, if it is time to.
     pub(super) fn load_due(&mut self) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
-            self.modules.load_new();
+            let socket = &mut self.socket;
+            self.modules.load_new(|| _ = drain(socket));
             self.looked = Some(Instant::now());
             self.due = None;
         }
     }
+}
+
+/// Reads what has come. Whether some of it announces a new device: whoever looks at the buses after that
+/// finds it there.
+fn drain(socket: &mut Option<Socket>) -> bool {
+    let Some(open) = socket else { return false };
+    let mut found = false;
+    for _ in 0..MOST_EVENTS {
+        let mut buffer = [0; MOST_BYTES];
+        match open.recv_from(&mut buffer.as_mut_slice(), 0) {
+            // Port 0 is the kernel.
+            Ok((length, sender)) if sender.port_number() == 0 => {
+                found |= announces_device(buffer.get(..length).unwrap_or(&buffer));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Events were lost: what they said is on the buses.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => found = true,
+            Err(error) => {
+                debug!("no further uevents: {error}");
+                *socket = None;
+                break;
+            }
+        }
+    }
+    found
 }
 
 fn listen() -> io::Result<Socket> {

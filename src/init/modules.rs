@@ -75,15 +75,15 @@ impl Modules {
     }
 
     /// Loads a module for every device that has one, until no further one turns up. What failed
-    /// before is tried again.
-    pub(super) fn load_all(&mut self) {
+    /// before is tried again. `look` is called before each look at the devices.
+    pub(super) fn load_all(&mut self, look: impl FnMut()) {
         self.seen.clear();
         self.attempts.forget_failures();
-        self.load_new();
+        self.load_new(look);
     }
 
     /// As [`load_all`](Self::load_all), only for devices that were not there then.
-    pub(super) fn load_new(&mut self) {
+    pub(super) fn load_new(&mut self, mut look: impl FnMut()) {
         if self.index.aliases.is_empty() {
             return;
         }
@@ -92,6 +92,7 @@ impl Modules {
         }
         for _ in 0..MOST_ROUNDS {
             let before = self.seen.len();
+            look();
             for modalias in modaliases(&self.buses) {
                 self.load_matching(modalias);
             }
@@ -388,10 +389,10 @@ mod tests {
             files
         };
         plug("a1");
-        modules.load_all();
+        modules.load_all(|| {});
         assert_eq!(tried(&modules), ["a.ko"]);
         plug("b1");
-        modules.load_new();
+        modules.load_new(|| {});
         assert_eq!(tried(&modules), ["a.ko", "b.ko", "c.ko"]);
         assert!(modules.attempts.0.values().all(|attempt| attempt.result == Err(Errno::NOENT)));
     }

@@ -13,6 +13,7 @@
 //! the new one is whole: what it holds is not available, and so not counted here.
 
 use super::{Call, Error};
+use crate::image::{Header, KernelImage, MOST_UNPACKED};
 use crate::log::bytes;
 use crate::meminfo::Meminfo;
 use crate::paths::Paths;
@@ -20,9 +21,9 @@ use crate::paths::Paths;
 /// 16 MiB, on top of everything, while there is a download: TLS, sockets and their buffers, threads,
 /// this program's own pages.
 const WHILE_FETCHING: u64 = 16 << 20;
-/// 4 MiB while there is none: device tree or boot parameters, purgatory, control pages, and what
-/// others take meanwhile.
-const WHILE_LOADING: u64 = 4 << 20;
+/// 2 MiB while there is none: device tree or boot parameters, purgatory, control pages, and what
+/// others take meanwhile. Not more, for `MemAvailable` leaves a reserve of its own.
+const WHILE_LOADING: u64 = 2 << 20;
 /// One part in 128 of everything: a word for each page in the page tables of our mapping and of the
 /// kernel's buffers, in the buffers' lists of pages, and in the list of source pages.
 const WORDS_FOR_PAGES: u64 = 128;
@@ -58,6 +59,15 @@ impl Needs {
     pub fn loading(kernel: u64, placed: u64, ramdisk: u64) -> Self {
         let here = kernel.saturating_add(ramdisk);
         Self { kernel, placed, ramdisk, beside: WHILE_LOADING, here, ..Self::default() }
+    }
+
+    /// The same for `kernel`, and a ramdisk of this size.
+    pub fn of(kernel: &KernelImage, ramdisk: u64) -> Self {
+        let placed = match kernel.header() {
+            Header::BzImage(header) => header.init_size,
+            Header::Arm64(header) => header.memory,
+        };
+        Self::loading(kernel.size(), placed, ramdisk)
     }
 
     /// The segments that the kernel makes of them, at the least.
@@ -114,10 +124,9 @@ pub fn admit(calls: &[Call], needs: &Needs, memory: Meminfo) -> Result<Vec<Call>
 /// met; what says something of this machine rather than of the call; else the later one.
 pub(super) fn nearer(first: Error, second: Error) -> Error {
     match (&first, &second) {
-        (Error::Memory { needed: one, .. }, Error::Memory { needed: other, .. }) if one <= other => first,
-        (Error::Memory { .. }, Error::OverHalf { .. }) => first,
+        (Error::Memory { needed: one, .. }, Error::Memory { needed: other, .. }) if one > other => second,
         (Error::NoWay, _) => second,
-        (_, Error::NoWay | Error::TreeNotTaken) => first,
+        (Error::Memory { .. }, _) | (_, Error::TreeNotTaken) => first,
         _ => second,
     }
 }
@@ -134,6 +143,39 @@ pub fn before_download(calls: &[Call], kernel: u64, ramdisk: u64, paths: &Paths)
         calls.len()
     );
     Ok(())
+}
+
+/// The largest kernel that can be unwrapped from a file of `wrapper` bytes and then loaded, while that
+/// file and a ramdisk are in memory.
+pub fn most_unpacked(calls: &[Call], wrapper: u64, ramdisk: u64, paths: &Paths) -> u64 {
+    let Some(memory) = Meminfo::read(paths) else { return MOST_UNPACKED };
+    let here = wrapper.saturating_add(ramdisk);
+    let has_room = |kernel| {
+        let needs = Needs { wrapper, here, ..Needs::loading(kernel, kernel, ramdisk) };
+        calls.iter().any(|&call| fits(call, &needs, needs.segments(), memory).is_ok())
+    };
+    // What fits and what does not meet at one size.
+    let (mut most, mut step) = (0, MOST_UNPACKED);
+    while step > 0 {
+        if most + step <= MOST_UNPACKED && has_room(most + step) {
+            most += step;
+        }
+        step /= 2;
+    }
+    most
+}
+
+/// Asks before archives of these sizes, which are in memory as `kernel` is, are joined to one ramdisk.
+pub fn before_joining(
+    calls: &[Call],
+    kernel: &KernelImage,
+    parts: impl Iterator<Item = u64> + Clone,
+    paths: &Paths,
+) -> Result<(), Error> {
+    let part = if parts.clone().count() > 1 { parts.clone().max().unwrap_or(0) } else { 0 };
+    let needs = Needs { part, ..Needs::of(kernel, parts.fold(0, u64::saturating_add)) };
+    let Some(memory) = Meminfo::read(paths) else { return Ok(()) };
+    admit(calls, &needs, memory).map(drop)
 }
 
 #[cfg(test)]

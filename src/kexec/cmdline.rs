@@ -9,6 +9,22 @@ pub fn has(line: &str, wanted: &str) -> bool {
     parameters(line).any(|parameter| parameter.is(wanted))
 }
 
+/// What the command line begins with: what was `given`, or, where that is nothing, the kernel image's
+/// `own`.
+pub fn base<'a>(given: &'a str, own: Option<&'a str>) -> &'a str {
+    match own {
+        Some(own) if given.trim().is_empty() => {
+            log::info!("the command line in the kernel image is taken: {}", printable(own));
+            own
+        }
+        Some(own) if own != given => {
+            log::info!("the command line in the kernel image is replaced: {}", printable(own));
+            given
+        }
+        _ => given,
+    }
+}
+
 /// The command line for the next kernel: `manifest`'s, then each parameter of the `running` kernel
 /// whose name is in `inherit`, unless exactly it is there already, then `append`. Arguments for
 /// init, behind `--`, stay behind everything. At most `limit` bytes. A parameter is only inherited
@@ -86,6 +102,15 @@ mod tests {
 
     fn inherit() -> Vec<String> {
         ["console", "earlycon", "phase.mode", "phase.no-write"].map(String::from).to_vec()
+    }
+
+    #[test]
+    fn an_images_own_line_stands_in_for_none() {
+        assert_eq!(base("", Some("quiet")), "quiet");
+        assert_eq!(base(" ", Some("quiet")), "quiet");
+        assert_eq!(base("debug", Some("quiet")), "debug");
+        assert_eq!(base("debug", None), "debug");
+        assert_eq!(base("", None), "");
     }
 
     #[test]

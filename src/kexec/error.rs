@@ -126,12 +126,12 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
+            Self::NotPermitted { errno: Errno::ACCESS, .. } | Self::LockedDown { .. } => Exit::KexecRefused,
             Self::Disabled
             | Self::Exhausted
             | Self::Missing { .. }
             | Self::NotPermitted { .. }
             | Self::IomemHidden => Exit::KexecUnavailable,
-            Self::LockedDown { .. } => Exit::KexecRefused,
             Self::NoPlace { .. } | Self::Map { .. } | Self::Memory { .. } | Self::OverHalf { .. } => {
                 Exit::NotEnoughMemory
             }
@@ -166,6 +166,9 @@ impl Error {
             Self::Missing { .. } => "use --method auto, or start from a kernel that has it",
             Self::LockedDown { .. } => {
                 "start from a kernel with CONFIG_KEXEC_FILE and load a kernel it trusts, or turn lockdown off"
+            }
+            Self::NotPermitted { errno: Errno::ACCESS, .. } => {
+                "a security module forbids it: IMA's or SELinux' policy decides what may be loaded"
             }
             Self::NotPermitted { .. } => "run as root, outside containers",
             Self::CmdlineTooLong { .. } => {

@@ -3,7 +3,6 @@
 mod exposed;
 mod show;
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -33,17 +32,6 @@ pub struct Target {
     pub cmdline: String,
     /// In place of the tree that the running kernel was given.
     pub devicetree: Option<Vec<u8>>,
-}
-
-impl Target {
-    /// What loading it takes beside the files, which are here.
-    fn needs(&self) -> Needs {
-        let placed = match self.kernel.header() {
-            Header::BzImage(kernel) => kernel.init_size,
-            Header::Arm64(kernel) => kernel.memory,
-        };
-        Needs::loading(self.kernel.size(), placed, self.ramdisk.as_ref().map_or(0, Ramdisk::size))
-    }
 }
 
 /// Where a segment's bytes come from.
@@ -132,7 +120,7 @@ impl Plan {
             // Only what we place ourselves is sure to stay clear of the tables.
             calls.sort_by_key(|&call| call == Call::FileLoad);
         }
-        let needs = target.needs();
+        let needs = Needs::of(&target.kernel, target.ramdisk.as_ref().map_or(0, Ramdisk::size));
         let meminfo = Meminfo::read(paths);
         let mut attempts = Vec::new();
         let mut untried = preflight.untried().to_vec();
@@ -234,7 +222,10 @@ pub fn cmdline_limit(header: &Header) -> usize {
     }
 }
 
-/// Plans kexec_file_load: the kernel writes the device tree and its seeds itself.
+/// Plans kexec_file_load. The line reaches the next kernel as it is given here. On arm64 the running
+/// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
+/// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
+/// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
 fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });
@@ -292,9 +283,10 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
+    let running = device_tree(&paths.devicetree())?;
     let tree = match &target.devicetree {
-        Some(given) => Cow::Borrowed(given),
-        None => Cow::Owned(device_tree(&paths.devicetree())?),
+        Some(given) => devicetree::complete(given, &running)?,
+        None => running,
     };
     let plan = aarch64::plan(
         &memory,

@@ -22,6 +22,9 @@ pub(super) struct Journal {
     /// Somebody was told that it cannot be written.
     #[serde(skip)]
     warned: bool,
+    /// Not all of it is written.
+    #[serde(skip)]
+    noted: bool,
     /// The boot that it tells of, as `/proc/sys/kernel/random/boot_id` names it.
     #[serde(default)]
     boot: String,
@@ -77,6 +80,13 @@ impl Journal {
 
     /// Changes what is known of a link, and writes it. Failure is a warning.
     pub(super) fn change(&mut self, interface: &str, change: impl FnOnce(&mut Record)) {
+        self.note(interface, change);
+        self.keep();
+    }
+
+    /// Changes what is known of a link, to be kept before it is acted on: machines have many links, and all
+    /// of them are written at once.
+    pub(super) fn note(&mut self, interface: &str, change: impl FnOnce(&mut Record)) {
         let mut record = self
             .find(interface)
             .cloned()
@@ -89,7 +99,14 @@ impl Journal {
             Some(known) => *known = record,
             None => self.links.push(record),
         }
-        self.write();
+        self.noted = true;
+    }
+
+    /// Writes what was noted.
+    pub(super) fn keep(&mut self) {
+        if self.noted {
+            self.write();
+        }
     }
 
     /// A link has another name now.
@@ -124,6 +141,7 @@ impl Journal {
     }
 
     fn write(&mut self) {
+        self.noted = false;
         let json = serde_json::to_vec_pretty(self).map_err(io::Error::from);
         let written = json.and_then(|json| replace(&self.path, &json));
         if let Err(error) = written
@@ -188,6 +206,22 @@ mod tests {
             std::fs::write(paths.links(), garbage).unwrap();
             assert_eq!(Journal::read(&paths).links, []);
         }
+    }
+
+    #[test]
+    fn what_is_noted_is_written_when_it_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::under(folder.path());
+        let mut journal = Journal::read(&paths);
+        journal.note("eth0", |record| record.raised = true);
+        journal.note("eth1", |record| record.raised = true);
+        assert!(!paths.links().exists());
+        journal.keep();
+        assert_eq!(Journal::read(&paths), journal);
+        std::fs::remove_file(paths.links()).unwrap();
+        journal.note("eth1", |record| record.raised = true);
+        journal.keep();
+        assert!(!paths.links().exists(), "nothing has changed");
     }
 
     #[test]

@@ -463,7 +463,7 @@ fn what_cannot_boot_does_not_go_live_by_way_of_a_draft() {
     done(at, PUBLISH);
     let image = fs::read(at.join("image")).unwrap();
     refused(at, &by_hand(at, &image, |_| ()), 1, "tree/stable/x86_64/hand: kernel is a kernel for arm64");
-    refused(at, &by_hand(at, b"no kernel", |_| ()), 1, "hand: kernel is no kernel that phaseboot knows");
+    refused(at, &by_hand(at, b"no kernel", |_| ()), 1, "hand: kernel is of no kind that phaseboot knows");
     let kernel = bzimage();
     let long = by_hand(at, &kernel, |manifest| manifest["cmdline"] = "x".repeat(2017).into());
     refused(at, &long, 1, "cmdline: the command line for the next kernel is 2017 bytes long");

@@ -14,6 +14,9 @@ const LEASES_ONLY: Port = Port { only_dhcp: true, ..Port::USUAL };
 const OTHER_VLAN: Port = Port { tagging: Tagging::Access(7), ..Port::USUAL };
 const MEMBER: Port = Port { aggregated: true, ..Port::USUAL };
 
+/// Sixteen cards, one of which works.
+pub(crate) const MANY: &str = "sixteen-nics";
+
 pub(super) fn all() -> Vec<Scenario> {
     [many(), late(), stacked()].into_iter().flatten().collect()
 }
@@ -72,9 +75,18 @@ fn many() -> Vec<Scenario> {
             timed: true,
             // One card has a lease after a third of a second; in turn, each of those before would cost a retry.
             ..Scenario::new(
-                "sixteen-nics",
+                MANY,
                 X86,
-                vec![boots(&[Check::Lease("eth11"), Check::LeaseWithin(3000)])],
+                vec![boots_with("phase.debug", &[Check::Lease("eth11"), Check::LeaseWithin(3000)])],
+            )
+        },
+        // What the sixteen are compared with, and told in the same words.
+        Scenario {
+            timed: true,
+            ..Scenario::new(
+                "one-for-sixteen-nics",
+                X86,
+                vec![boots_with("phase.debug", &[Check::LeaseWithin(2000)])],
             )
         },
     ]

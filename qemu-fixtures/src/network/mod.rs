@@ -10,6 +10,8 @@ use crate::machine::{Machine, Nic};
 use crate::scenarios::{Check, Expect, RELEASE, Scenario, Step};
 use crate::wire::{Lan, Manners, Port};
 
+pub(crate) use links::MANY;
+
 const X86: Id = Id::Debian61(Arch::X86_64);
 const ARM: Id = Id::Debian61(Arch::Aarch64);
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt::sha256_of;
 use crate::arch::Arch;
-use crate::e2e::{PANIC, Times};
+use crate::e2e::{Leased, PANIC, Times};
 use crate::kernels::{Id, Kernel};
 use crate::machine::{Boot, HOST, Machine};
 use crate::run;
@@ -22,6 +22,7 @@ use crate::stage::{MODULES, Stage, Tools};
 
 const INIT: &str = include_str!("init.sh");
 const LEASE: &str = include_str!("lease.sh");
+const MANY: &str = include_str!("many.sh");
 const OTHER: &str = include_str!("other.sh");
 /// On aarch64 kexec-tools takes half a minute between the kernels.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -52,6 +53,23 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     })?;
     ensure!(report["secret_sha256"] == secret, "the second kernel has another initramfs");
     times(&said, &initramfs)
+}
+
+/// Boots a shell's init that asks for a lease on every card of this machine, as far as the first lease.
+pub(crate) fn many(machine: &Machine, tools: &Tools, folder: &Path) -> Result<Leased> {
+    let kernel = tools.kernel(Id::Debian61(machine.arch))?;
+    let stage = Stage::new(tools, folder.to_owned())?;
+    let root = shell_root(&stage, kernel, MANY, "")?;
+    let boot = Boot {
+        kernel: kernel.image.clone(),
+        initramfs: pack(&root, &stage.path("peer.img"))?,
+        cmdline: format!("console={} {PANIC}", machine.arch.console()),
+        name: format!("phaseboot-lab-{}-many", std::process::id()),
+    };
+    let said = machine.run(&boot, &stage.path("serial.log"), LIMIT, false)?.transcript;
+    let lease = mark(&said, "lease").context("the peer has no lease")?;
+    let since = |name: &str| mark(&said, name).map(|at| lease.saturating_sub(at).as_secs_f64());
+    Ok(Leased { since_start: since("start"), since_cards: since("cards") })
 }
 
 /// Both files and their checksums, as they are.
@@ -153,11 +171,14 @@ fn modules<'a>(dependencies: &'a str, names: &[&str]) -> Result<Vec<&'a str>> {
     Ok(order)
 }
 
+/// When the peer said so first, since the machine was started.
+fn mark(said: &Transcript, name: &str) -> Option<Duration> {
+    let line = said.lines.iter().find(|line| line.text.strip_prefix("peer: ") == Some(name));
+    line.map(|line| line.at)
+}
+
 fn times(said: &Transcript, initramfs: &Path) -> Result<Times> {
-    let at = |mark: &str| {
-        let line = said.lines.iter().find(|line| line.text.strip_prefix("peer: ") == Some(mark));
-        line.map(|line| line.at)
-    };
+    let at = |name: &str| mark(said, name);
     let start = at("start").context("the peer's first line is missing")?;
     let since = |mark: &str| at(mark).map(|at| at.saturating_sub(start).as_secs_f64());
     let exec = at("exec").context("the peer's last line is missing")?;
@@ -167,6 +188,7 @@ fn times(said: &Transcript, initramfs: &Path) -> Result<Times> {
         exec: since("exec"),
         handover: said.target_started().map(|at| at.saturating_sub(exec).as_secs_f64()),
         cold: None,
+        lease_of_card: None,
         initramfs: fs::metadata(initramfs)?.len(),
     })
 }

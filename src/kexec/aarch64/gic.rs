@@ -63,6 +63,33 @@ pub(in crate::kexec) fn live_tables(kmsg: &Path) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_record_panics_and_every_table_is_whole(
+            priority in any::<u32>(),
+            which in prop_oneof!["using LPI property table", "CPU[0-9]{1,4}: using (reserved|allocated) LPI pending table", ".{0,40}"],
+            address in any::<u64>(),
+            noise in any::<String>(),
+        ) {
+            let _ = table(&noise);
+            let found = table(&format!("{priority},1,2,-;GICv3: {which} @{address:#018x}\n KEY={noise}"));
+            if let Some(table) = &found {
+                prop_assert_eq!((table.start, table.end - table.start), (address, TABLE));
+                prop_assert!(priority < 8 && address.is_multiple_of(TABLE));
+            }
+            let said = which.ends_with(" table") && which.contains("LPI p");
+            if said && priority < 8 && address < u64::MAX - TABLE {
+                prop_assert_eq!(found.is_some(), address.is_multiple_of(TABLE));
+            }
+            let aligned = address & !(2 * TABLE - 1);
+            if said {
+                let record = format!("{},1,2,-;GICv3: {which} @{aligned:#018x}", priority % 8);
+                prop_assert_eq!(table(&record), Some(aligned..aligned + TABLE));
+            }
+        }
+    }
 
     #[test]
     fn the_kernels_own_lines_are_read() {

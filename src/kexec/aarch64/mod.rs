@@ -10,6 +10,7 @@ use super::plan::{Content, LoadPlan, Segment};
 use super::{Error, MemoryMap};
 use crate::devicetree::{self, Edits, Seeds};
 use crate::image::Arm64Image;
+use crate::image::arm64::PageSize;
 
 pub(super) use gic::{TABLE, live_tables};
 pub(super) use placement::by_file_load;
@@ -50,10 +51,29 @@ pub(super) struct Parts<'a> {
 
 /// Places everything in `memory` and writes the tree for it.
 pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Error> {
+    let other = match parts.kernel.page_size {
+        PageSize::K4 => 4 << 10,
+        PageSize::K16 => 16 << 10,
+        PageSize::K64 => 64 << 10,
+        PageSize::Unspecified => parts.page,
+    };
+    if other != parts.page {
+        // Only kexec_file_load checks that: system_supports_64kb_granule() and its like.
+        log::warn!(
+            "the next kernel has pages of {other} bytes: on a CPU without them it hangs without a word"
+        );
+    }
+    // A kernel that is given no ramdisk takes the one that the firmware's first kernel had, from a table of
+    // UEFI's (LINUX_EFI_INITRD_MEDIA_GUID), long after its memory is something else's. A page of zeros is
+    // a ramdisk with nothing in it.
+    let initrd_file = match parts.initrd_file {
+        None if devicetree::is_uefi(parts.tree)? => Some(0),
+        given => given,
+    };
     // The addresses in the tree have a fixed width: its size does not depend on them.
     let mut edits = Edits {
         bootargs: Some(parts.cmdline),
-        initrd: parts.initrd_file.map(|_| 0..0),
+        initrd: initrd_file.map(|_| 0..0),
         seeds: parts.seeds,
         reserve: parts.live,
     };
@@ -63,17 +83,18 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         &Pieces {
             text_offset: parts.kernel.text_offset,
             kernel: parts.kernel.memory,
-            initrd: parts.initrd_file,
+            anywhere: parts.kernel.anywhere,
+            initrd: initrd_file,
             tree: size,
             trampoline: trampoline(0, 0).len() as u64,
             page: parts.page,
         },
     )?;
-    edits.initrd = layout
-        .initrd
-        .as_ref()
-        .zip(parts.initrd_file)
-        .map(|(place, size)| place.start..place.start.saturating_add(size));
+    edits.initrd = layout.initrd.as_ref().zip(initrd_file).map(|(place, size)| match size {
+        // The kernel looks for a boot config in the last bytes of a ramdisk: they have to be its own.
+        0 => place.clone(),
+        _ => place.start..place.start.saturating_add(size),
+    });
     let tree = devicetree::prepare(parts.tree, &edits)?;
 
     let segment = |content, file, place: &Range<u64>| Segment {
@@ -84,7 +105,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
     };
     let code = trampoline(layout.kernel.start, layout.tree.start);
     let mut segments = vec![segment(Content::Kernel { from: 0 }, parts.kernel_file, &layout.kernel)];
-    if let (Some(place), Some(size)) = (&layout.initrd, parts.initrd_file) {
+    if let (Some(place), Some(size)) = (&layout.initrd, initrd_file) {
         segments.push(segment(Content::Initrd, size, place));
     }
     let (tree_size, code_size) = (tree.len() as u64, code.len() as u64);
@@ -96,7 +117,6 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::arm64::PageSize;
     use std::process::Command;
 
     #[test]
@@ -129,6 +149,49 @@ mod tests {
         );
         assert_eq!(bytes[24..32], 0x4000_0000u64.to_le_bytes());
         assert_eq!(bytes[32..40], 0x4800_0000u64.to_le_bytes());
+    }
+
+    #[test]
+    fn without_a_ramdisk_a_uefi_machine_gets_an_empty_one() {
+        let memory = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-uefi.txt")).unwrap();
+        let kernel = Arm64Image {
+            text_offset: 0,
+            memory: 0x1ab_0000,
+            old: false,
+            big_endian: false,
+            page_size: PageSize::K64,
+            anywhere: true,
+        };
+        let uefi: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-uefi.dtb");
+        let without: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb");
+        for (tree, pages) in [(uefi, vec![(0u64, 4096u64)]), (without, vec![])] {
+            let parts = Parts {
+                kernel: &kernel,
+                kernel_file: 27_303_872,
+                initrd_file: None,
+                tree,
+                cmdline: "",
+                seeds: None,
+                live: &[],
+                page: 4096,
+            };
+            let plan = plan(&memory, parts).unwrap();
+            let initrds: Vec<_> =
+                plan.segments.iter().filter(|segment| segment.content == Content::Initrd).collect();
+            assert_eq!(initrds.iter().map(|one| (one.file, one.size)).collect::<Vec<_>>(), pages);
+            let Some(Content::DeviceTree(copy)) = plan
+                .segments
+                .iter()
+                .map(|one| &one.content)
+                .find(|one| matches!(one, Content::DeviceTree(_)))
+            else {
+                panic!("{plan:?}")
+            };
+            let text = devicetree::source(copy).unwrap();
+            assert_eq!(text.contains("linux,initrd-start = <0x00 0x40000000>"), !pages.is_empty(), "{text}");
+            assert_eq!(text.contains("linux,initrd-end = <0x00 0x40001000>"), !pages.is_empty(), "{text}");
+            assert_eq!(text.contains("linux,uefi-mmap-start"), !pages.is_empty());
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ const WINDOW: u64 = 32 << 30;
 const WINDOW_ALIGNMENT: u64 = 1 << 30;
 /// Physical addresses that every arm64 kernel can map.
 const ADDRESSABLE: u64 = 1 << 48;
+/// From the base of a kernel before 4.2 to the end of its tree.
+const OLD_TREE_REACH: u64 = 512 << 20;
 
 /// The pieces. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -20,6 +22,9 @@ pub struct Pieces {
     pub text_offset: u64,
     /// The kernel with its bss.
     pub kernel: u64,
+    /// The kernel can use memory below itself. One before 4.6 cannot, and one before 4.2 reaches its tree
+    /// only close above its base: neither is given anything elsewhere.
+    pub anywhere: bool,
     pub initrd: Option<u64>,
     pub tree: u64,
     pub trampoline: u64,
@@ -44,18 +49,26 @@ pub fn place(usable: &Ranges, pieces: &Pieces) -> Result<Layout, Error> {
     usable.shrink_to(pieces.page);
     let whole = |size: u64| size.max(1).checked_next_multiple_of(pieces.page).unwrap_or(u64::MAX);
 
+    if !pieces.text_offset.is_multiple_of(pieces.page) {
+        let what = "the kernel, whose text_offset is no whole number of this kernel's pages";
+        return Err(no_place(what, whole(pieces.kernel), &usable));
+    }
     let mut obstacle = no_place("the kernel", whole(pieces.kernel), &usable);
     for range in usable.iter() {
         let Some(kernel) = kernel_in(range, pieces.text_offset, whole(pieces.kernel)) else { continue };
         let mut free = usable.clone();
         free.remove(&kernel);
+        let mut mapped = free.clone();
+        if !pieces.anywhere {
+            mapped.clip(&(kernel.end..ADDRESSABLE));
+        }
 
         let initrd = match pieces.initrd.map(whole) {
             None => None,
-            Some(size) => match initrd_near(&kernel, size, &free) {
+            Some(size) => match initrd_near(&kernel, size, &mapped) {
                 Some(range) => Some(range),
                 None => {
-                    obstacle = no_place("the ramdisk", size, &free);
+                    obstacle = no_place("the ramdisk", size, &mapped);
                     continue;
                 }
             },
@@ -66,6 +79,10 @@ pub fn place(usable: &Ranges, pieces: &Pieces) -> Result<Layout, Error> {
 
         let size = whole(pieces.tree);
         let mut blocks = free.clone();
+        if !pieces.anywhere {
+            let base = kernel.start.saturating_sub(pieces.text_offset);
+            blocks.clip(&(base..base.saturating_add(OLD_TREE_REACH)));
+        }
         for taken in [Some(&kernel), initrd.as_ref()].into_iter().flatten() {
             blocks.remove(&rounded_out(taken, TREE_BLOCK));
         }
@@ -161,6 +178,7 @@ mod tests {
         Pieces {
             text_offset: 0,
             kernel: 27 * MB,
+            anywhere: true,
             initrd: Some(14 * MB + 1),
             tree: 9000,
             trampoline: 40,
@@ -229,7 +247,148 @@ mod tests {
         assert!(by_file_load(&Ranges::default(), &pieces).is_empty());
     }
 
+    /// What the boot protocol and kexec_load want of every layout.
+    fn check(usable: &Ranges, pieces: &Pieces, layout: &Layout) -> Result<(), TestCaseError> {
+        let Pieces { text_offset, page, .. } = *pieces;
+        let mut all = vec![layout.kernel.clone(), layout.tree.clone(), layout.trampoline.clone()];
+        all.extend(layout.initrd.clone());
+        for range in &all {
+            prop_assert!(usable.contains(range), "{range:x?} is not usable");
+            prop_assert_eq!((range.start % page, range.end % page), (0, 0));
+            prop_assert!(range.end <= ADDRESSABLE);
+        }
+        for (index, one) in all.iter().enumerate() {
+            for other in &all[index + 1..] {
+                prop_assert!(one.end <= other.start || other.end <= one.start);
+            }
+        }
+        prop_assert_eq!((layout.kernel.start - text_offset) % (2 * MB), 0);
+        prop_assert!(layout.kernel.end - layout.kernel.start >= pieces.kernel);
+        prop_assert!(layout.tree.end - layout.tree.start >= pieces.tree);
+        let block = rounded_out(&layout.tree, 2 * MB);
+        prop_assert_eq!(block.end - block.start, 2 * MB);
+        for range in all.iter().filter(|range| **range != layout.tree) {
+            prop_assert!(range.end <= block.start || block.end <= range.start);
+        }
+        prop_assert_eq!(layout.initrd.is_some(), pieces.initrd.is_some());
+        if let Some((initrd, size)) = layout.initrd.as_ref().zip(pieces.initrd) {
+            prop_assert!(initrd.end - initrd.start >= size);
+            let low = initrd.start.min(layout.kernel.start) / GB * GB;
+            prop_assert!(initrd.end.max(layout.kernel.end) <= low + 32 * GB);
+        }
+        if !pieces.anywhere {
+            let base = layout.kernel.start - text_offset;
+            prop_assert!(base <= layout.tree.start && layout.tree.end <= base + 512 * MB);
+            prop_assert!(layout.initrd.as_ref().is_none_or(|initrd| layout.kernel.end <= initrd.start));
+        }
+        Ok(())
+    }
+
+    const PI: &str = include_str!("../testdata/iomem-raspberry-pi-4.txt");
+    const ALTRA: &str = include_str!("../testdata/iomem-ampere-altra.txt");
+    const VIRT: &str = include_str!("../testdata/iomem-qemu-virt-gicv3.txt");
+    const VIRT_UEFI: &str = include_str!("../testdata/iomem-qemu-virt-uefi.txt");
+
+    /// Machine, kernel's text_offset, ramdisk in MB, page size, and where kernel and ramdisk begin.
+    #[rustfmt::skip]
+    const PLACES: &[(&str, u64, u64, u64, u64, u64)] = &[
+        // The running kernel's own place is taken, what lies in it as reserved is its init memory.
+        (VIRT,      0,       14,   4096,  0x4000_0000, 0x41b0_0000),
+        (VIRT,      0,       300,  4096,  0x4000_0000, 0x4830_0000),
+        // LPI tables and the list of them lie at 0x4017_7000 to 0x4020_0000: behind them.
+        (VIRT_UEFI, 0,       14,   4096,  0x4020_0000, 0x41d0_0000),
+        (VIRT_UEFI, 0x8_0000, 14,  65536, 0x4028_0000, 0x41d8_0000),
+        (VIRT_UEFI, 0,       1200, 4096,  0x4020_0000, 0x41d0_0000),
+        // The first page belongs to the secondary CPUs. Below 1 GB a few things are reserved.
+        (PI,        0,       14,   4096,  0x0020_0000, 0x03c2_c000),
+        (PI,        0x8_0000, 14,  4096,  0x0008_0000, 0x03c2_c000),
+        (PI,        0,       1000, 4096,  0x0020_0000, 0x4000_0000),
+        // 32 MB of low memory take the kernel; a large ramdisk goes behind what is the firmware's.
+        (ALTRA,     0,       3,    4096,  0x9000_0000, 0x91b0_0000),
+        (ALTRA,     0,       200,  4096,  0x9000_0000, 0x927c_0000),
+        (ALTRA,     0,       200,  65536, 0x9000_0000, 0x927c_0000),
+        // More than there is below 4 GB: both move up to 8 TiB, behind the LPI tables.
+        (ALTRA,     0,       2000, 4096,  0x800_00c0_0000, 0x800_0270_0000),
+    ];
+
+    #[test]
+    fn real_machines() {
+        for &(iomem, text_offset, initrd, page, kernel_at, initrd_at) in PLACES {
+            let usable = MemoryMap::parse(iomem).unwrap().usable;
+            let pieces = Pieces { text_offset, initrd: Some(initrd * MB), page, ..pieces() };
+            let layout = place(&usable, &pieces).unwrap();
+            let found = (layout.kernel.start, layout.initrd.as_ref().unwrap().start);
+            assert_eq!(found, (kernel_at, initrd_at), "{found:x?} with {initrd} MB on {:.40}", iomem);
+            check(&usable, &pieces, &layout).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_lives_on_a_uefi_machine_is_never_touched() {
+        // The memory map, ACPI tables, LPI tables and the list of them; runtime code and data.
+        let virt = [0xbc12_0000..0xbc12_1000, 0xbc43_0000..0xbc73_0000, 0x401b_0000..0x4020_0000];
+        let virt_list = [0x4017_7000..0x4017_8000, 0xbfc0_0000..0xbffe_0000];
+        let altra = [0x9200_0000..0x927c_0000, 0xf897_0000..0xf899_0000, 0x800_0084_0000..0x800_00a5_0000];
+        for (iomem, live) in [(VIRT_UEFI, [&virt[..], &virt_list].concat()), (ALTRA, altra.to_vec())] {
+            let usable = MemoryMap::parse(iomem).unwrap().usable;
+            for live in live {
+                let mut all = Ranges::default();
+                all.add(live.clone());
+                all.remove_all(&usable);
+                assert!(all.iter().eq([&live]), "{live:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_kernel_has_everything_above_itself() {
+        let usable = MemoryMap::parse(VIRT_UEFI).unwrap().usable;
+        let old = Pieces { text_offset: 0x8_0000, anywhere: false, ..pieces() };
+        let layout = place(&usable, &old).unwrap();
+        assert_eq!(layout.initrd.as_ref().unwrap().start, layout.kernel.end);
+        check(&usable, &old, &layout).unwrap();
+        // A ramdisk that leaves no place for the tree within reach.
+        let error = place(&usable, &Pieces { initrd: Some(600 * MB), ..old }).unwrap_err();
+        assert!(error.to_string().contains("the device tree"), "{error}");
+    }
+
+    #[test]
+    fn the_limits_of_addresses() {
+        // Memory that only a kernel with 52 bits of them can reach.
+        let usable = memory([(1 << 48, (1 << 48) + GB)]);
+        assert!(place(&usable, &pieces()).is_err());
+        let usable = memory([((1 << 48) - 28 * MB, (1 << 48) + GB)]);
+        assert!(place(&usable, &pieces()).unwrap_err().to_string().contains("the ramdisk"));
+        let error = place(&memory([(0, GB)]), &Pieces { text_offset: 4096, page: 65536, ..pieces() });
+        assert!(error.unwrap_err().to_string().contains("text_offset"));
+        assert!(place(&memory([(0, GB)]), &Pieces { kernel: u64::MAX, ..pieces() }).is_err());
+        assert!(place(&memory([(0, GB)]), &Pieces { initrd: Some(u64::MAX), ..pieces() }).is_err());
+        // A tree that fills a whole block.
+        let whole = Pieces { tree: 2 * MB, ..pieces() };
+        check(&memory([(0, GB)]), &whole, &place(&memory([(0, GB)]), &whole).unwrap()).unwrap();
+        assert!(place(&memory([(0, GB)]), &Pieces { tree: 2 * MB + 1, ..pieces() }).is_err());
+    }
+
     proptest! {
+        #[test]
+        fn on_real_machines_it_is_placed_well_or_not_at_all(
+            machine in 0usize..4,
+            text_offset in prop_oneof![Just(0), Just(0x8_0000u64)],
+            kernel in 1u64..200 * MB,
+            initrd in prop::option::of(0u64..4 * GB),
+            page in prop_oneof![Just(4096u64), Just(16384), Just(65536)],
+            anywhere in any::<bool>(),
+        ) {
+            let usable = MemoryMap::parse([VIRT, VIRT_UEFI, PI, ALTRA][machine]).unwrap().usable;
+            let pieces = Pieces { text_offset, kernel, anywhere, initrd, page, ..pieces() };
+            if let Ok(layout) = place(&usable, &pieces) {
+                check(&usable, &pieces, &layout)?;
+            } else {
+                // Only what is large does not fit.
+                prop_assert!(kernel + initrd.unwrap_or(0) > 300 * MB);
+            }
+        }
+
         #[test]
         fn whatever_is_placed_is_placed_well(
             ranges in prop::collection::vec((0u64..96 * 1024, 1u64..4096), 1..12),
@@ -237,39 +396,17 @@ mod tests {
             kernel in 1u64..80 * MB,
             initrd in prop::option::of(0u64..600 * MB),
             tree in 1u64..=2 * MB,
-            page in prop_oneof![Just(4096u64), Just(65536)],
+            page in prop_oneof![Just(4096u64), Just(16384), Just(65536)],
+            anywhere in any::<bool>(),
         ) {
             let mut usable = Ranges::default();
             for (start, length) in ranges {
                 usable.add(start * MB + 4096..(start + length) * MB + 12288);
             }
-            let pieces = Pieces { text_offset, kernel, initrd, tree, trampoline: 40, page };
+            let pieces = Pieces { text_offset, kernel, anywhere, initrd, tree, trampoline: 40, page };
             let Ok(layout) = place(&usable, &pieces) else { return Ok(()) };
 
-            let mut all = vec![layout.kernel.clone(), layout.tree.clone(), layout.trampoline.clone()];
-            all.extend(layout.initrd.clone());
-            for range in &all {
-                prop_assert!(usable.contains(range));
-                prop_assert_eq!((range.start % page, range.end % page), (0, 0));
-            }
-            for (index, one) in all.iter().enumerate() {
-                for other in &all[index + 1..] {
-                    prop_assert!(one.end <= other.start || other.end <= one.start);
-                }
-            }
-            prop_assert_eq!((layout.kernel.start - text_offset) % (2 * MB), 0);
-            prop_assert!(layout.kernel.end - layout.kernel.start >= kernel);
-            prop_assert!(layout.tree.end - layout.tree.start >= tree);
-            let block = rounded_out(&layout.tree, 2 * MB);
-            prop_assert_eq!(block.end - block.start, 2 * MB);
-            for range in all.iter().filter(|range| **range != layout.tree) {
-                prop_assert!(range.end <= block.start || block.end <= range.start);
-            }
-            if let Some(initrd) = layout.initrd {
-                prop_assert!(initrd.end - initrd.start >= pieces.initrd.unwrap());
-                let low = initrd.start.min(layout.kernel.start) / GB * GB;
-                prop_assert!(initrd.end.max(layout.kernel.end) <= low + 32 * GB);
-            }
+            check(&usable, &pieces, &layout)?;
         }
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
         &Pieces {
             text_offset: kernel.text_offset,
             kernel: kernel.memory,
+            anywhere: kernel.anywhere,
             initrd: target.ramdisk.as_ref().map(Ramdisk::size),
             tree: 0,
             trampoline: 0,

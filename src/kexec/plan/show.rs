@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Attempt, Content, LoadPlan, Plan};
+use crate::image::Wrapping;
 use crate::log::bytes;
 
 impl fmt::Display for Content {
@@ -24,17 +25,21 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Each call under a header of its own: for kexec_file_load the files it is given, for kexec_load what
+/// What the kernel was wrapped in; each call under a header of its own: for kexec_file_load the files it is given, for kexec_load what
 /// goes where; then the calls that are left out, and the command line.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel = &self.target.kernel;
+        if !kernel.wrappings().is_empty() {
+            let wrappings = Wrapping::list(kernel.wrappings());
+            writeln!(f, "{}: {wrappings} > {}", kernel.name(), bytes(kernel.size()))?;
+        }
         for attempt in &self.attempts {
             match attempt {
                 Attempt::FileLoad { cmdline } => {
                     writeln!(f, "kexec_file_load: the running kernel places")?;
-                    let (kernel, ramdisk) = (&self.target.kernel, self.target.ramdisk.as_ref());
                     writeln!(f, "  {:<12} {:>9}", kernel.name(), bytes(kernel.size()))?;
-                    if let Some(ramdisk) = ramdisk {
+                    if let Some(ramdisk) = &self.target.ramdisk {
                         writeln!(f, "  {:<12} {:>9}", ramdisk.name(), bytes(ramdisk.size()))?;
                     }
                     if cmdline.to_bytes() != self.target.cmdline.as_bytes() {

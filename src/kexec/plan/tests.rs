@@ -92,6 +92,31 @@ fn a_missing_tree_matters_only_where_it_is_needed() {
 }
 
 #[test]
+fn a_tree_from_a_file_goes_by_kexec_load_and_is_completed() {
+    let (_root, paths) = machine();
+    let given = {
+        let mut writer = vm_fdt::FdtWriter::new().unwrap();
+        let root = writer.begin_node("").unwrap();
+        writer.property_u32("#address-cells", 2).unwrap();
+        writer.property_u32("#size-cells", 2).unwrap();
+        writer.property_string("model", "from a file").unwrap();
+        writer.end_node(root).unwrap();
+        writer.finish().unwrap()
+    };
+    let with = |devicetree: &[u8]| Target { devicetree: Some(devicetree.to_vec()), ..target("a=1") };
+    let plan = Plan::new(with(&given), &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert!(matches!(plan.attempts(), [Attempt::Load(_)]));
+    let tree = devicetree::source(tree_of(&plan)).unwrap();
+    for text in ["model = \"from a file\"", "memory@40000000 {", "bootargs = \"a=1\"", "linux,initrd-end"] {
+        assert!(tree.contains(text), "{text}: {tree}");
+    }
+    let refused =
+        |tree: &[u8], calls: &[Call]| Plan::new(with(tree), &found(calls), &paths, Kaslr::Seed).unwrap_err();
+    assert!(matches!(refused(&given, &[Call::FileLoad]), Error::TreeNotTaken));
+    assert!(matches!(refused(b"<html>", &[Call::Load]), Error::DeviceTree(devicetree::Error::Magic { .. })));
+}
+
+#[test]
 fn kexec_file_load_is_kept_off_live_tables() {
     let (root, paths) = machine();
     fs::create_dir_all(root.path().join("dev")).unwrap();
@@ -140,13 +165,13 @@ fn the_call_that_memory_is_left_for_is_planned() {
     // The kernel takes 27.9 MB once it is placed; its file here is 1 MiB.
     give_memory(&paths, 200_000, 40_000);
     assert_eq!(plan(&paths).unwrap().attempts().len(), 2);
-    give_memory(&paths, 200_000, 32_100);
+    give_memory(&paths, 200_000, 30_100);
     let planned = plan(&paths).unwrap();
     assert!(matches!(planned.attempts(), [Attempt::Load(_)]), "{planned}");
     let [untried] = planned.untried() else { panic!("{planned}") };
     assert!(untried.to_string().starts_with("kexec_file_load is left out: kernel and initramfs need about"));
     assert!(planned.to_string().contains(" are missing\ncommand line: "), "{planned}");
-    give_memory(&paths, 200_000, 31_000);
+    give_memory(&paths, 200_000, 28_500);
     let error = plan(&paths).unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
     // Enough is free, but the kernel takes more than half of it all.

@@ -38,6 +38,9 @@ fn each_blocker_has_its_own_error() {
     }
     let error = found(Method::Auto, REFUSED, REFUSED).unwrap_err();
     assert!(matches!(error, Error::NotPermitted { call: FileLoad, .. }));
+    assert_eq!(error.exit(), Exit::KexecUnavailable);
+    let appraised = Refused(Errno::ACCESS);
+    assert_eq!(found(Method::Load, Missing, appraised).unwrap_err().exit(), Exit::KexecRefused);
 }
 
 #[test]

@@ -26,6 +26,9 @@ use placement::Pieces;
 
 /// The 64-bit entry point, from the beginning of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
+/// Protocol 2.15 (Linux 5.5): every kernel of it looks for ACPI where the zero page says. One of 2.14
+/// may as well, or not; without EFI an older one has only its command line.
+const READS_ACPI_RSDP_ADDR: u16 = 0x020f;
 /// The last byte that a ramdisk may have: `initrd_addr_max` of the setup header.
 const INITRD_ADDR_MAX: usize = 0x22c;
 /// `xloadflags`: the kernel goes on with EFI's runtime services behind a kexec.
@@ -56,13 +59,14 @@ pub(super) fn plan(machine: &Machine, parts: Parts<'_>) -> Result<LoadPlan, Kexe
     if machine.five_level && kernel.xloadflags & XLF_5LEVEL == 0 {
         return Err(Error::FiveLevel.into());
     }
-    let cmdline = line(&parts)?;
+    let efi = handed_on(machine, kernel);
+    let cmdline = line(machine, &parts, efi.is_some())?;
     let mut told = Told {
         machine,
         image,
         cmdline: cmdline.as_bytes_with_nul(),
         initrd: None,
-        efi: handed_on(machine, kernel),
+        efi,
         seed: machine.seed.as_ref().filter(|_| parts.seed).map(|seed| &seed.0),
     };
     // The addresses have a fixed width: the size does not depend on them.
@@ -111,8 +115,12 @@ pub(super) fn plan(machine: &Machine, parts: Parts<'_>) -> Result<LoadPlan, Kexe
 }
 
 /// The command line as the kernel gets it.
-fn line(parts: &Parts<'_>) -> Result<CString, KexecError> {
+fn line(machine: &Machine, parts: &Parts<'_>, with_efi: bool) -> Result<CString, KexecError> {
     let mut line = parts.cmdline.to_owned();
+    let hidden = machine.efi != Handover::None && !with_efi && machine.rsdp != 0;
+    if hidden && parts.kernel.protocol < READS_ACPI_RSDP_ADDR && !cmdline::has(&line, "acpi_rsdp") {
+        line = cmdline::with(&line, &format!("acpi_rsdp={:#x}", machine.rsdp));
+    }
     if !parts.seed && !cmdline::has(&line, "nokaslr") {
         log::info!("no KASLR is wanted and this kernel makes its own seed: nokaslr added");
         line = cmdline::with(&line, "nokaslr");

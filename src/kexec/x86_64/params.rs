@@ -178,7 +178,7 @@ mod tests {
         Machine {
             memory: Ranges::default(),
             e820: e820.collect(),
-            boot_params: (0..ZERO_PAGE).map(|at| (at % 251) as u8 | 1).collect(),
+            boot_params: (1..=251u8).cycle().map(|byte| byte | 1).take(ZERO_PAGE).collect(),
             rsdp: 0xf_5270,
             efi: Handover::None,
             five_level: false,

@@ -153,6 +153,17 @@ fn efi_goes_only_to_kernels_that_take_it() {
     assert_eq!(signature(&lost, &kernel), [0; 32]);
     kernel.xloadflags &= !XLF_EFI_KEXEC;
     assert_eq!(signature(&whole, &kernel), [0; 32]);
+    // An old one looks for ACPI on its command line only.
+    let said = |machine: &Machine, kernel: &BzImage| {
+        let plan = plan(machine, parts(kernel, &image)).unwrap();
+        holds(params(&plan).0, b"console=ttyS0 acpi_rsdp=0x77\0")
+    };
+    assert!(!said(&whole, &kernel));
+    kernel.protocol = 0x020d;
+    assert!(said(&whole, &kernel) && said(&lost, &kernel));
+    assert!(!said(&Machine { rsdp: 0, ..lost }, &kernel));
+    kernel.xloadflags |= XLF_EFI_KEXEC;
+    assert!(!said(&whole, &kernel));
 }
 
 proptest! {

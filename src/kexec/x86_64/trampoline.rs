@@ -35,6 +35,9 @@ const GDT: usize = 0x70;
 /// `__BOOT_CS` (0x10) is flat, 64-bit code; `__BOOT_DS` (0x18) is flat data. Marked as accessed.
 const DESCRIPTORS: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
+/// The last byte of it.
+const GDT_LIMIT: u16 = 4 * 8 - 1;
+
 const PAGE: usize = 4096;
 /// Entries of a page table.
 const ENTRIES: u64 = 512;
@@ -60,7 +63,7 @@ pub(super) fn write(at: u64, entry: u64, params: u64, kernel: &Range<u64>) -> Ve
     bytes.extend_from_slice(&entry.to_le_bytes());
     bytes.extend_from_slice(&params.to_le_bytes());
     bytes.resize(GDT_REGISTER, 0);
-    bytes.extend_from_slice(&(size_of_val(&DESCRIPTORS) as u16 - 1).to_le_bytes());
+    bytes.extend_from_slice(&GDT_LIMIT.to_le_bytes());
     bytes.extend_from_slice(&at.wrapping_add(GDT as u64).to_le_bytes());
     bytes.resize(GDT, 0);
     bytes.extend(DESCRIPTORS.iter().flat_map(|descriptor| descriptor.to_le_bytes()));
@@ -101,7 +104,7 @@ struct Tables {
 impl Tables {
     fn add(&mut self) -> u64 {
         let number = self.words.len() as u64 / ENTRIES;
-        self.words.resize(self.words.len().saturating_add(ENTRIES as usize), 0);
+        self.words.resize(self.words.len().saturating_add(PAGE / size_of::<u64>()), 0);
         number
     }
 
@@ -220,12 +223,12 @@ mod tests {
     proptest! {
         #[test]
         fn the_kernel_and_4_gib_are_mapped_to_themselves(
-            start in 0u64..1 << 34, length in 1u64..6 << 18, low in 0u64..1 << 32, part in 0.0..1.0,
+            start in 0u64..1 << 34, length in 1u64..6 << 18, low in 0u64..1 << 32, inside in any::<u64>(),
         ) {
             let kernel = start << 12..(start + length) << 12;
             let bytes = write(AT, 0, 0, &kernel);
             prop_assert_eq!(bytes.len() as u64, size(&kernel));
-            let inside = kernel.start + ((kernel.end - kernel.start - 1) as f64 * part) as u64;
+            let inside = kernel.start + inside % (kernel.end - kernel.start);
             for levels in [4, 5] {
                 for address in [kernel.start, kernel.end - 1, inside, low, 0, (1 << 32) - 1] {
                     prop_assert_eq!(translated(&bytes, levels, address), Some(address));

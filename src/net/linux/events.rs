@@ -45,11 +45,15 @@ impl Engine {
         let is_there = |known: &Link| links.iter().any(|link| link.index == known.index);
         let vanished: Vec<Link> = self.links.iter().filter(|known| !is_there(known)).cloned().collect();
         vanished.iter().for_each(|link| self.gone(link));
-        for link in links {
-            self.seen(link, Instant::now())?;
-            self.attend()?;
-        }
         let now = Instant::now();
+        for (number, link) in links.into_iter().enumerate() {
+            self.seen(link, now)?;
+            // The first are raised while others are looked at; each time all of them are written.
+            if number.is_power_of_two() {
+                self.kernel.dispatch();
+            }
+        }
+        self.kernel.dispatch();
         let list = |engine: &mut Self| -> Result<Vec<Incoming>, Errno> {
             let mut found = Vec::new();
             let ipv6 = AddressFamily::Inet6;
@@ -111,11 +115,16 @@ impl Engine {
             match (incoming.kind, Link::parse(&incoming.payload)) {
                 (libc::RTM_NEWLINK, Some(link)) => self.seen(link, now)?,
                 (libc::RTM_DELLINK, Some(link)) => self.gone(&link),
-                (RTM_NEWPREFIX | RTM_NEWNDUSEROPT | libc::RTM_NEWROUTE, _) => {
+                (RTM_NEWPREFIX | RTM_NEWNDUSEROPT, _) => {
                     advertised = true;
                     self.learn(incoming, now)?;
                 }
-                _ => self.learn(incoming, now)?,
+                _ => {
+                    // Routes to the link itself come with every one that is raised.
+                    advertised |= incoming.kind == libc::RTM_NEWROUTE
+                        && DefaultRoute::parse(&incoming.payload).is_some();
+                    self.learn(incoming, now)?;
+                }
             }
         }
         if advertised {
@@ -198,6 +207,22 @@ impl Engine {
         }
     }
 
+    /// What came of links that were to be raised.
+    pub(super) fn raised(&mut self, now: Instant) -> Result<(), Error> {
+        for (index, result) in self.kernel.raiser.take() {
+            let place = self.runners.iter_mut().find(|runner| runner.link.index == index);
+            if let Some(runner) = place
+                && let Err(errno) = runner.raised(result, &mut self.kernel, now)
+            {
+                return Err(Error::Kernel { what: format!("raise {}", runner.link.name()), errno });
+            }
+        }
+        if !self.is_raising() {
+            self.kernel.journal.keep();
+        }
+        Ok(())
+    }
+
     /// A device that takes no part so far.
     fn new_link(&mut self, mut link: Link, now: Instant) -> Result<(), Error> {
         if link.flags.loopback {
@@ -221,12 +246,9 @@ impl Engine {
             }
             return Ok(());
         };
-        let name = link.name().to_owned();
-        let forbidden = |errno| Error::Kernel { what: format!("raise {name}"), errno };
         let metric = self.next_metric;
         self.next_metric = self.next_metric.saturating_add(1);
-        let mut runner =
-            Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now).map_err(forbidden)?;
+        let mut runner = Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now);
         let followed = runner.follow_carrier(&mut self.kernel, &mut self.setup, self.started, now);
         self.runners.push(runner);
         followed.map_err(refused("set up a link"))

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::apply::{self, Address, RouteTo};
 use super::netlink::{Netlink, attribute};
+use super::raiser::{self, Job, Raiser, Setting};
 use crate::net::files::{Journal, Record};
 use crate::net::link::Link;
 use crate::paths::Paths;
@@ -18,10 +19,48 @@ pub(super) struct Kernel {
     pub(super) requests: Netlink,
     pub(super) journal: Journal,
     pub(super) paths: Paths,
+    pub(super) raiser: Raiser,
+    /// Of the link that is raised next.
+    settings: Vec<Setting>,
+    /// Links to be raised, noted but not written.
+    jobs: Vec<Job>,
 }
 
 impl Kernel {
-    /// Sets IFF_UP.
+    pub(super) fn new(requests: Netlink, raiser: Raiser, paths: &Paths) -> Self {
+        let journal = Journal::read(paths);
+        Self { requests, journal, paths: paths.clone(), raiser, settings: Vec::new(), jobs: Vec::new() }
+    }
+
+    /// Has what [`sysctls`](Self::sysctls) says of a link set, and then IFF_UP, after the next
+    /// [`dispatch`](Self::dispatch). On a link that is up it is set at once; false: there is no more to come.
+    pub(super) fn raise_soon(&mut self, link: &Link) -> bool {
+        let settings = std::mem::take(&mut self.settings);
+        if link.flags.up {
+            self.journal.keep();
+            raiser::set(&settings);
+            return false;
+        }
+        self.journal.note(link.name(), |record| record.raised = true);
+        self.jobs.push(Job { index: link.index, settings });
+        true
+    }
+
+    /// Writes down which links are raised, and has them raised.
+    pub(super) fn dispatch(&mut self) {
+        if !self.jobs.is_empty() {
+            self.journal.keep();
+            self.raiser.add(&mut self.jobs);
+        }
+    }
+
+    /// Links that are not raised yet stay as they are.
+    pub(super) fn stop_raising(&mut self) {
+        self.jobs.clear();
+        self.raiser.stop();
+    }
+
+    /// Sets IFF_UP, now.
     pub(super) fn raise(&mut self, link: &Link) -> Result<(), Errno> {
         if link.flags.up {
             return Ok(());
@@ -38,7 +77,7 @@ impl Kernel {
         let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
         let millis = seconds.saturating_mul(1000) + u64::try_from(clock.tv_nsec / 1_000_000).unwrap_or(0);
-        self.journal.change(link.name(), |record| record.first_seen = record.first_seen.or(Some(millis)));
+        self.journal.note(link.name(), |record| record.first_seen = record.first_seen.or(Some(millis)));
         let first = self.journal.find(link.name()).and_then(|record| record.first_seen).unwrap_or(millis);
         now.checked_sub(Duration::from_millis(millis.saturating_sub(first))).unwrap_or(now)
     }
@@ -112,32 +151,28 @@ impl Kernel {
         report(link.name(), "routes", result);
     }
 
-    /// Sets kernel settings of an interface, each with `NAME` in `net/ipv4/conf/INTERFACE/NAME` and its value.
-    /// What the kernel does not know is passed over. All are noted at once: machines have many links.
-    pub(super) fn sysctls(&mut self, room: &str, interface: &str, settings: &[(&str, &str)]) {
-        let mut changes: Vec<(String, String, &str)> = Vec::new();
+    /// Kernel settings of the interface that is raised next, each with `NAME` in
+    /// `net/ipv4/conf/INTERFACE/NAME` and its value. What the kernel does not know is passed over.
+    pub(super) fn sysctls(&mut self, room: &str, interface: &str, settings: &[(&str, &'static str)]) {
+        let mut changes: Vec<(String, String)> = Vec::new();
         for (name, value) in settings {
             let setting = format!("{room}/{interface}/{name}");
             let Ok(before) = std::fs::read_to_string(self.paths.sysctl(&setting)) else { continue };
             if before.trim() != *value {
-                changes.push((setting, before.trim().to_owned(), value));
+                self.settings.push((self.paths.sysctl(&setting), value));
+                changes.push((setting, before.trim().to_owned()));
             }
         }
         if changes.is_empty() {
             return;
         }
-        self.journal.change(interface, |record| {
-            for (setting, before, _) in &changes {
-                if !record.sysctls.iter().any(|(known, _)| known == setting) {
-                    record.sysctls.push((setting.clone(), before.clone()));
+        self.journal.note(interface, |record| {
+            for change in changes {
+                if !record.sysctls.iter().any(|(known, _)| *known == change.0) {
+                    record.sysctls.push(change);
                 }
             }
         });
-        for (setting, _, value) in changes {
-            if let Err(error) = std::fs::write(self.paths.sysctl(&setting), value) {
-                log::debug!("cannot set {setting} to {value}: {error}");
-            }
-        }
     }
 
     /// Makes the kernel forget what routers have said, and ask them again at once; carrier stays.

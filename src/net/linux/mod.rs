@@ -10,6 +10,7 @@ mod ipv6;
 mod kernel;
 mod lookup;
 mod netlink;
+mod raiser;
 mod runner;
 mod setup;
 mod transport;
@@ -23,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::existing::Caller;
-use super::files::{self, Journal};
+use super::files;
 use super::link::Link;
 use super::network::{Event, Settings};
 use super::state::{self, Standing};
@@ -33,6 +34,7 @@ use crate::time::Deadline;
 use devices::Devices;
 use kernel::Kernel;
 use netlink::Netlink;
+use raiser::Raiser;
 use runner::{Runner, Socket};
 use setup::Setup;
 
@@ -113,13 +115,10 @@ impl Engine {
         (commands, wake): (Receiver<Command>, Arc<OwnedFd>),
         sink: Sink,
     ) -> Result<Self, Error> {
-        let kernel = Kernel {
-            requests: Netlink::connect().map_err(refused("open a netlink socket"))?,
-            journal: Journal::read(paths),
-            paths: paths.clone(),
-        };
+        let connect = || Netlink::connect().map_err(refused("open a netlink socket"));
+        let raiser = Raiser::start(connect()?, Arc::clone(&wake)).map_err(refused("start a thread"))?;
         Ok(Self {
-            kernel,
+            kernel: Kernel::new(connect()?, raiser, paths),
             // Listening before listing: what changes in between is heard.
             events: Netlink::listen().map_err(refused("open a netlink socket"))?,
             setup: Setup::new(settings, caller, paths),
@@ -172,19 +171,6 @@ impl Engine {
         self.wait(wake.map(|wake| wake.saturating_duration_since(now)))
     }
 
-    /// A round without waiting, between one card and the next: drivers take from a millisecond to a second
-    /// to raise one, and what is up already need not wait for the others.
-    fn attend(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        self.tick(now)?;
-        self.wait(Some(Duration::ZERO))?;
-        self.tell_uplinks(Instant::now());
-        if self.runners.iter().any(|runner| runner.told.is_some()) {
-            self.tell_carriers();
-        }
-        Ok(())
-    }
-
     fn tick(&mut self, now: Instant) -> Result<(), Error> {
         for runner in &mut self.runners {
             runner.tick(&mut self.kernel, &mut self.setup, now).map_err(refused("send from a link"))?;
@@ -194,12 +180,20 @@ impl Engine {
 
     /// Tells of every link that has changed, and when there is no hope for another.
     fn tell(&mut self, now: Instant) {
-        self.tell_carriers();
         self.tell_uplinks(now);
+        // Until then, many come one after the other.
+        if !self.is_raising() || self.runners.iter().any(|runner| runner.told.is_some()) {
+            self.tell_carriers();
+        }
         let over = self.hope_until(now).is_some_and(|end| end <= now) || self.deadline.passed();
         if over && self.settled.is_none() {
             self.exhausted(self.failure(now));
         }
+    }
+
+    /// Whether some link has still to be raised.
+    fn is_raising(&self) -> bool {
+        self.runners.iter().any(Runner::is_raising)
     }
 
     fn tell_uplinks(&mut self, now: Instant) {
@@ -270,6 +264,7 @@ impl Engine {
 
     /// Waits for packets, events and commands, and deals with the first two.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.kernel.dispatch();
         let mut descriptors =
             vec![PollFd::new(&*self.wake, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
         let mut sockets: Vec<(usize, Socket)> = Vec::new();
@@ -298,7 +293,7 @@ impl Engine {
         if ready.get(1).copied().unwrap_or(false) {
             self.hear()?;
         }
-        Ok(())
+        self.raised(now)
     }
 
     /// Does what the handle wants.
@@ -338,6 +333,8 @@ impl Engine {
             return;
         }
         log::debug!("{interface} carries the boot");
+        // What is put back down must not be raised after that.
+        self.kernel.stop_raising();
         let kept = devices::stands_on(&self.setup.settings.given, interface);
         let (winner, mut losers): (Vec<Runner>, Vec<Runner>) =
             self.runners.drain(..).partition(|runner| runner.link.name() == interface);
@@ -370,6 +367,7 @@ impl Engine {
     /// stays for its next attempt, which takes it away.
     fn give_up(&mut self) {
         if self.setup.caller == Caller::Command && self.settled.is_none() {
+            self.kernel.stop_raising();
             let mut runners = std::mem::take(&mut self.runners);
             self.release(&mut runners);
             for link in self.links.iter().rev() {

@@ -34,6 +34,7 @@ const GROUPS: [u32; 6] = [
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 /// One message from the kernel.
@@ -49,7 +50,7 @@ impl Netlink {
         socket.bind(&SocketAddr::new(0, 0)).map_err(errno)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(errno)?;
         socket.set_non_blocking(true).map_err(errno)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
     /// A connection that hears of every change of a link, and of what IPv6 routers bring about.
@@ -85,10 +86,10 @@ impl Netlink {
     }
 
     /// Hands over what has arrived without waiting. ENOBUFS: events were lost.
-    pub(super) fn arrived(&self, found: &mut dyn FnMut(Incoming)) -> Result<(), Errno> {
+    pub(super) fn arrived(&mut self, found: &mut dyn FnMut(Incoming)) -> Result<(), Errno> {
         loop {
             match self.receive() {
-                Ok(datagram) => messages(&datagram, &mut |_, incoming| found(incoming)),
+                Ok(datagram) => messages(datagram, &mut |_, incoming| found(incoming)),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(other) => return Err(other),
@@ -122,7 +123,7 @@ impl Netlink {
     }
 
     /// Reads until the request `sequence` is answered to its end.
-    fn answers(&self, sequence: u32, found: &mut dyn FnMut(Incoming)) -> Result<(), Errno> {
+    fn answers(&mut self, sequence: u32, found: &mut dyn FnMut(Incoming)) -> Result<(), Errno> {
         loop {
             let datagram = match self.receive() {
                 Ok(datagram) => datagram,
@@ -138,7 +139,7 @@ impl Netlink {
                 Err(other) => return Err(other),
             };
             let mut end = None;
-            messages(&datagram, &mut |answered, incoming| {
+            messages(datagram, &mut |answered, incoming| {
                 if answered != sequence || end.is_some() {
                     return;
                 }
@@ -153,11 +154,9 @@ impl Netlink {
         }
     }
 
-    fn receive(&self) -> Result<Vec<u8>, Errno> {
-        let mut buffer = vec![0; BUFFER];
-        let length = self.socket.recv(&mut buffer.as_mut_slice(), 0).map_err(errno)?;
-        buffer.truncate(length);
-        Ok(buffer)
+    fn receive(&mut self) -> Result<&[u8], Errno> {
+        let length = self.socket.recv(&mut self.buffer.as_mut_slice(), 0).map_err(errno)?;
+        Ok(self.buffer.get(..length).unwrap_or_default())
     }
 }
 

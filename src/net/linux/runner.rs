@@ -28,6 +28,8 @@ pub(super) struct Runner {
     /// Of its routes: several links may be up at once.
     metric: u32,
     idle_since: Instant,
+    /// The kernel has still to be asked to.
+    raising: bool,
     /// When carrier went, if it was ever there.
     lost: Instant,
     /// While there is carrier.
@@ -89,7 +91,7 @@ macro_rules! context {
 }
 
 impl Runner {
-    /// Takes a link into the race and raises it.
+    /// Takes a link into the race, and has it raised.
     pub(super) fn new(
         link: Link,
         plan: LinkPlan,
@@ -97,13 +99,13 @@ impl Runner {
         kernel: &mut Kernel,
         setup: &mut Setup,
         now: Instant,
-    ) -> Result<Self, Errno> {
-        let idle_since = kernel.raised_since(&link, now);
+    ) -> Self {
         let mut runner = Self {
             link,
             plan,
             metric,
-            idle_since,
+            idle_since: now,
+            raising: false,
             lost: now,
             forwarding: None,
             ipv4: Ipv4::default(),
@@ -118,10 +120,32 @@ impl Runner {
         };
         runner.prepare(kernel);
         runner.ipv6.prepare(context!(runner, kernel, setup));
-        if let Err(errno) = kernel.raise(&runner.link) {
-            fault(&runner.link, "raise", errno, &mut runner.trouble)?;
+        runner.raising = kernel.raise_soon(&runner.link);
+        if !runner.raising {
+            runner.idle_since = kernel.raised_since(&runner.link, now);
         }
-        Ok(runner)
+        runner
+    }
+
+    /// Whether it has still to be raised.
+    pub(super) fn is_raising(&self) -> bool {
+        self.raising
+    }
+
+    /// The kernel was asked to raise it.
+    pub(super) fn raised(
+        &mut self,
+        result: Result<(), Errno>,
+        kernel: &mut Kernel,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        self.raising = false;
+        self.idle_since = kernel.raised_since(&self.link, now);
+        match result {
+            Ok(()) => log::debug!("{} is raised", self.link.name()),
+            Err(errno) => fault(&self.link, "raise", errno, &mut self.trouble)?,
+        }
+        Ok(())
     }
 
     /// What has to be set before the link is raised.
@@ -189,6 +213,7 @@ impl Runner {
                     self.ipv6.set_again(context!(self, kernel, setup))?;
                 }
                 self.ipv4.start(context!(self, kernel, setup), now)?;
+                self.ipv4.tick(context!(self, kernel, setup), now)?;
                 self.ipv6.start(context!(self, kernel, setup), now)
             }
             (false, Some(_)) => {
@@ -320,7 +345,7 @@ impl Runner {
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
         let view = View {
-            idle_since: self.idle_since,
+            idle_since: if self.raising { now } else { self.idle_since },
             carrier: self.forwarding.map(|forwarding| forwarding.carrier()),
             forwarding: self.forwarding.and_then(|forwarding| forwarding.since()),
             ipv4: self.ipv4.family(),
