@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::Method;
+use crate::config::{Handoff, Links, Method, Reset};
 use crate::error::Exit;
 
 /// What `phaseboot --help` prints.
@@ -24,9 +24,16 @@ usage:
                    the manifest and its artifacts, verified, into DIR
   phaseboot verify MANIFEST [--channel C] [--trust DIR] [--record FILE] [--no-expiry] [--json]
                    whether this machine would trust a manifest
-  phaseboot kexec  --kernel K [--initrd I]... [--cmdline C] [--dtb D] [--method auto|file|load]
-                   [--load-only|--exec|--unload|--dry-run]
+  phaseboot kexec  --kernel K [--initrd I]... [--cmdline C|--reuse-cmdline] [--append STR] [--dtb D]
+                   [--method auto|file|load] [--links keep|down] [--reset none|pci|xhci]
+                   [--load-only | --dry-run [--json]]
                    load and start a kernel that is already here
+  phaseboot kexec  --exec [--links keep|down] [--reset none|pci|xhci] | --unload | --status [--json]
+                   start what is loaded, forget it, or say whether there is something (0: yes, 24: no)
+  phaseboot doctor [--kernel K] [--initrd I]... [--json]
+                   whether this machine can start another kernel, and the cure for what is in the way
+  phaseboot inspect FILE [--json]
+                   what a kernel, initramfs, unified image or manifest is
   phaseboot fdt    [--in FILE] [--out FILE] [--print]
                    copy the device tree with the seeds in /chosen zeroed
   phaseboot --help | --version
@@ -36,6 +43,9 @@ phase.mode=local mDNS.
 
 --record FILE holds the highest versions booted: older ones are refused, and boot keeps it up to
 date. --no-expiry lets an expired manifest pass.
+
+kexec also takes -l K (--kernel K --load-only), -e, -u, -S, -s, -c and -a as kexec-tools does;
+docs/kexec.md compares the two. Several --initrd are joined in their order.
 
 As PID 1, phaseboot does the whole boot, told by phase.* on the kernel command line. Commands
 follow it, too; what their arguments say comes first.
@@ -88,13 +98,31 @@ pub struct Boot {
 /// `phaseboot kexec`
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Kexec {
+    pub action: KexecAction,
+    /// There is one if and only if the action loads or plans one.
     pub kernel: Option<PathBuf>,
     /// Joined in this order.
     pub initrd: Vec<PathBuf>,
-    pub cmdline: Option<String>,
+    pub line: Line,
+    /// Put behind the line.
+    pub append: String,
     pub dtb: Option<PathBuf>,
     pub method: Method,
-    pub action: KexecAction,
+    /// `--links`, `--reset`
+    pub handoff: Handoff,
+    pub json: bool,
+}
+
+/// Where the next kernel's command line comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Line {
+    /// From nowhere: it is empty, but for what is appended.
+    #[default]
+    Empty,
+    /// `--cmdline`
+    Given(String),
+    /// `--reuse-cmdline`: the running kernel's.
+    Reused,
 }
 
 /// `phaseboot doctor`
@@ -118,6 +146,8 @@ pub enum KexecAction {
     Exec,
     /// `--unload`: forget what is loaded.
     Unload,
+    /// `--status`: say whether something is loaded.
+    Status,
     /// `--dry-run`: print the plan.
     DryRun,
 }
@@ -133,8 +163,10 @@ pub enum Error {
     Missing { command: &'static str, what: &'static str },
     #[error("{0} cannot be given together")]
     Conflict(&'static str),
-    #[error("--method takes auto, file or load")]
-    Method,
+    #[error("{0} has no use here: {1}")]
+    Useless(&'static str, &'static str),
+    #[error("{option} takes {expected}")]
+    Value { option: &'static str, expected: &'static str },
 }
 
 impl Error {
@@ -145,7 +177,8 @@ impl Error {
             | Self::UnknownCommand(_)
             | Self::Missing { .. }
             | Self::Conflict(_)
-            | Self::Method => Exit::Usage,
+            | Self::Useless(..)
+            | Self::Value { .. } => Exit::Usage,
         }
     }
 
@@ -156,7 +189,8 @@ impl Error {
             | Self::UnknownCommand(_)
             | Self::Missing { .. }
             | Self::Conflict(_)
-            | Self::Method => "see phaseboot --help",
+            | Self::Useless(..)
+            | Self::Value { .. } => "see phaseboot --help",
         }
     }
 }
@@ -184,8 +218,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, E
     }
 }
 
+/// The value of an option that takes one of a few words.
+fn word<T>(
+    parser: &mut lexopt::Parser,
+    option: &'static str,
+    expected: &'static str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, Error> {
+    parse(&parser.value()?.string()?).ok_or(Error::Value { option, expected })
+}
+
 fn method(parser: &mut lexopt::Parser) -> Result<Method, Error> {
-    parser.value()?.string()?.parse().map_err(|_| Error::Method)
+    word(parser, "--method", "auto, file or load", |text| text.parse().ok())
 }
 
 impl Source {
@@ -296,38 +340,98 @@ fn verify(parser: &mut lexopt::Parser) -> Result<Command, Error> {
 
 fn kexec(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     let mut kexec = Kexec::default();
-    let mut actions = 0;
-    let mut action = |chosen: KexecAction| {
-        actions += 1;
-        if actions > 1 {
-            return Err(Error::Conflict("--load-only, --exec, --unload and --dry-run"));
-        }
-        Ok(chosen)
-    };
+    let (mut action, mut methods, mut is_like_tools) = (None, 0, false);
+    // What belongs to a kernel that is to be loaded, and what belongs to the jump.
+    let (mut loads, mut jumps) = (false, false);
     while let Some(argument) = parser.next()? {
+        let mut chosen = None;
         match argument {
             Long("kernel") => kexec.kernel = Some(parser.value()?.into()),
+            // kexec-tools has the kernel's file anywhere behind it.
+            Short('l') => (chosen, is_like_tools) = (Some(KexecAction::LoadOnly), true),
+            Value(path) if is_like_tools && kexec.kernel.is_none() => kexec.kernel = Some(path.into()),
             Long("initrd") => kexec.initrd.push(parser.value()?.into()),
-            Long("cmdline") => kexec.cmdline = Some(parser.value()?.string()?),
+            Long("cmdline") => given(&mut kexec.line, Line::Given(parser.value()?.string()?))?,
+            Long("reuse-cmdline") => given(&mut kexec.line, Line::Reused)?,
+            Long("append") => {
+                let more = parser.value()?.string()?;
+                let space = if kexec.append.is_empty() { "" } else { " " };
+                kexec.append = format!("{}{space}{more}", kexec.append);
+                loads = true;
+            }
             Long("dtb") => kexec.dtb = Some(parser.value()?.into()),
-            Long("method") => kexec.method = method(parser)?,
-            Long("load-only") => kexec.action = action(KexecAction::LoadOnly)?,
-            Long("exec") => kexec.action = action(KexecAction::Exec)?,
-            Long("unload") => kexec.action = action(KexecAction::Unload)?,
-            Long("dry-run") => kexec.action = action(KexecAction::DryRun)?,
+            Long("method") => (kexec.method, methods) = (method(parser)?, methods + 1),
+            Short('s') => (kexec.method, methods) = (Method::File, methods + 1),
+            Short('c') => (kexec.method, methods) = (Method::Load, methods + 1),
+            Short('a') => (kexec.method, methods) = (Method::Auto, methods + 1),
+            Long("links") => {
+                kexec.handoff.links = word(parser, "--links", "keep or down", Links::parse)?;
+                jumps = true;
+            }
+            Long("reset") => {
+                kexec.handoff.reset = word(parser, "--reset", "none, pci or xhci", Reset::parse)?;
+                jumps = true;
+            }
+            Long("load-only") => chosen = Some(KexecAction::LoadOnly),
+            Long("exec") | Short('e') => chosen = Some(KexecAction::Exec),
+            Long("unload") | Short('u') => chosen = Some(KexecAction::Unload),
+            Long("status") | Short('S') => chosen = Some(KexecAction::Status),
+            Long("dry-run") => chosen = Some(KexecAction::DryRun),
+            Long("json") => kexec.json = true,
             Long("help") | Short('h') => return Ok(Command::Help),
             other => return Err(other.unexpected().into()),
         }
+        if chosen.is_some() && action.is_some() {
+            return Err(Error::Conflict("two of --load-only (-l), --exec, --unload, --status and --dry-run"));
+        }
+        action = action.or(chosen);
     }
-    let needs_kernel = match kexec.action {
+    kexec.action = action.unwrap_or_default();
+    loads |= methods > 0
+        || kexec.kernel.is_some()
+        || !kexec.initrd.is_empty()
+        || kexec.line != Line::Empty
+        || kexec.dtb.is_some();
+    let is_loading = match kexec.action {
         KexecAction::LoadAndExec | KexecAction::LoadOnly | KexecAction::DryRun => true,
-        KexecAction::Exec | KexecAction::Unload => false,
+        KexecAction::Exec | KexecAction::Unload | KexecAction::Status => false,
     };
-    match (&kexec.kernel, needs_kernel) {
-        (None, true) => Err(Error::Missing { command: "kexec", what: "--kernel FILE" }),
-        (Some(_), false) => Err(Error::Conflict("--kernel and --exec or --unload")),
-        _ => Ok(Command::Kexec(kexec)),
+    let is_jumping = match kexec.action {
+        KexecAction::LoadAndExec | KexecAction::Exec | KexecAction::DryRun => true,
+        KexecAction::LoadOnly | KexecAction::Unload | KexecAction::Status => false,
+    };
+    let is_shown = matches!(kexec.action, KexecAction::Status | KexecAction::DryRun);
+    if loads && !is_loading {
+        return Err(Error::Useless(
+            "what is to be loaded (--kernel, --initrd, --cmdline, --append, --dtb, --method)",
+            "--exec, --unload and --status load nothing",
+        ));
     }
+    if is_loading && kexec.kernel.is_none() {
+        return Err(Error::Missing { command: "kexec", what: "--kernel FILE" });
+    }
+    if jumps && !is_jumping {
+        return Err(Error::Useless("--links or --reset", "no kernel is started; give it with --exec"));
+    }
+    if kexec.json && !is_shown {
+        return Err(Error::Useless("--json", "it goes with --status and --dry-run"));
+    }
+    if methods > 1 {
+        return Err(Error::Conflict("two of --method, -s, -c and -a"));
+    }
+    if kexec.dtb.is_some() && kexec.method == Method::File {
+        return Err(Error::Useless("--dtb", "kexec_file_load takes no device tree"));
+    }
+    Ok(Command::Kexec(kexec))
+}
+
+/// A command line is given once.
+fn given(line: &mut Line, as_this: Line) -> Result<(), Error> {
+    if *line != Line::Empty {
+        return Err(Error::Conflict("two of --cmdline and --reuse-cmdline"));
+    }
+    *line = as_this;
+    Ok(())
 }
 
 fn fdt(parser: &mut lexopt::Parser) -> Result<Command, Error> {
@@ -371,6 +475,9 @@ fn doctor(parser: &mut lexopt::Parser) -> Result<Command, Error> {
             Long("help") | Short('h') => return Ok(Command::Help),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if doctor.kernel.is_none() && !doctor.initrd.is_empty() {
+        return Err(Error::Missing { command: "doctor --initrd", what: "--kernel FILE" });
     }
     Ok(Command::Doctor(doctor))
 }
@@ -443,9 +550,9 @@ mod tests {
             "verify a --record",
             "net --no-expiry",
             "kexec --kernel k --record r",
-            "kexec",
-            "kexec --exec --unload",
-            "kexec --kernel k --exec",
+            "doctor --initrd i",
+            "doctor k",
+            "inspect",
             "fdt",
             "net down",
             "net up eth0 eth1",
@@ -461,13 +568,102 @@ mod tests {
             Command::Net { interface: Some("eth1".to_owned()), json: true }
         );
         assert_eq!(parsed("net").unwrap(), Command::Net { interface: None, json: false });
-        let Command::Kexec(kexec) =
-            parsed("kexec --kernel k --initrd i --initrd j --dtb d --load-only").unwrap()
-        else {
-            panic!("not kexec")
-        };
-        assert_eq!(kexec.action, KexecAction::LoadOnly);
+        assert_eq!(
+            parsed("doctor --kernel k --initrd i --initrd j --json").unwrap(),
+            Command::Doctor(Doctor {
+                kernel: Some("k".into()),
+                initrd: vec!["i".into(), "j".into()],
+                json: true
+            })
+        );
+        assert_eq!(parsed("doctor").unwrap(), Command::Doctor(Doctor::default()));
+    }
+
+    fn kexec_parsed(line: &str) -> Kexec {
+        match parsed(&format!("kexec {line}")) {
+            Ok(Command::Kexec(kexec)) => kexec,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn kexec_takes_a_kernel_and_what_belongs_to_it() {
+        let kexec = kexec_parsed(
+            "--kernel k --initrd i --initrd j --dtb d --reuse-cmdline --append x --append=y --links down --reset pci",
+        );
+        assert_eq!(kexec.action, KexecAction::LoadAndExec);
         assert_eq!(kexec.initrd, [PathBuf::from("i"), PathBuf::from("j")]);
-        assert_eq!(kexec.dtb, Some("d".into()));
+        assert_eq!((kexec.line, kexec.append.as_str()), (Line::Reused, "x y"));
+        assert_eq!((kexec.dtb, kexec.method), (Some("d".into()), Method::Auto));
+        assert_eq!(kexec.handoff, Handoff { links: Links::Down, reset: Reset::Pci });
+
+        let kexec =
+            kexec_parsed("--kernel k --cmdline=a --method load --dtb d --dry-run --json --links keep");
+        assert_eq!((kexec.line, kexec.method), (Line::Given("a".to_owned()), Method::Load));
+        assert_eq!((kexec.action, kexec.json), (KexecAction::DryRun, true));
+        assert_eq!(kexec_parsed("--kernel k --load-only").action, KexecAction::LoadOnly);
+        assert_eq!(kexec_parsed("--unload").action, KexecAction::Unload);
+        assert!(kexec_parsed("--status --json").json);
+        assert_eq!(kexec_parsed("--exec --reset xhci").handoff.reset, Reset::Xhci);
+    }
+
+    #[test]
+    fn kexec_tools_short_options_mean_the_same() {
+        for (short, long) in [
+            ("-l k --initrd=i --append=x", "--kernel k --load-only --initrd i --append x"),
+            ("-l --initrd=i k", "--kernel k --load-only --initrd i"),
+            ("-s -l k", "--method file --load-only --kernel k"),
+            ("-c -l k", "--method load --kernel=k --load-only"),
+            ("-a -l k --reuse-cmdline", "--reuse-cmdline --kernel k --load-only"),
+            ("-e", "--exec"),
+            ("-u", "--unload"),
+            ("-S", "--status"),
+        ] {
+            assert_eq!(kexec_parsed(short), kexec_parsed(long), "{short}");
+        }
+    }
+
+    #[test]
+    fn each_senseless_combination_of_kexec_says_so() {
+        for (line, says) in [
+            ("", "needs --kernel"),
+            ("--dry-run", "needs --kernel"),
+            ("--load-only --initrd i", "needs --kernel"),
+            ("--exec --unload", "two of --load-only"),
+            ("-l k -e", "two of --load-only"),
+            ("-l k --load-only", "two of --load-only"),
+            ("--status --dry-run", "two of --load-only"),
+            ("--kernel k --exec", "load nothing"),
+            ("--unload --initrd i", "load nothing"),
+            ("--status --cmdline c", "load nothing"),
+            ("--exec --append c", "load nothing"),
+            ("--exec --reuse-cmdline", "load nothing"),
+            ("--exec --method file", "load nothing"),
+            ("-e -s", "load nothing"),
+            ("--status --dtb d", "load nothing"),
+            ("--kernel k --cmdline a --reuse-cmdline", "--cmdline and --reuse-cmdline"),
+            ("--kernel k --reuse-cmdline --cmdline a", "--cmdline and --reuse-cmdline"),
+            ("--kernel k --cmdline a --cmdline b", "--cmdline and --reuse-cmdline"),
+            ("--kernel k -s -c", "--method, -s"),
+            ("--kernel k --dtb d -s", "takes no device tree"),
+            ("--kernel k --load-only --links down", "--exec"),
+            ("--status --reset pci", "--exec"),
+            ("--kernel k --json", "--dry-run"),
+            ("--unload --json", "--dry-run"),
+            ("--kernel k --method both", "--method takes auto, file or load"),
+            ("--kernel k --links up", "--links takes keep or down"),
+            ("--kernel k --reset usb", "--reset takes none, pci or xhci"),
+            ("--kernel k -p", "-p"),
+            ("--kernel k extra", "extra"),
+            ("-l k extra", "extra"),
+            ("-l", "needs --kernel"),
+            ("k", "\"k\""),
+            ("--initrd a b --kernel k", "\"b\""),
+            ("--kernel", "kernel"),
+        ] {
+            let error = parsed(&format!("kexec {line}")).unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{line}");
+            assert!(error.to_string().contains(says), "{line}: {error}");
+        }
     }
 }

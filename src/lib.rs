@@ -25,6 +25,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod devicetree;
+pub mod doctor;
 pub mod error;
 pub mod fetch;
 #[cfg(feature = "host")]

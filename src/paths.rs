@@ -47,6 +47,11 @@ impl Paths {
         self.at("proc/sys").join(name)
     }
 
+    /// Where distributions keep the configuration of the kernel RELEASE.
+    pub fn boot_config(&self, release: &str) -> PathBuf {
+        self.at("boot").join(format!("config-{release}"))
+    }
+
     /// `/sys/class/net/INTERFACE`
     pub fn interface(&self, interface: &str) -> PathBuf {
         self.at("sys/class/net").join(interface)
@@ -120,4 +125,18 @@ paths! {
     cpuinfo = "proc/cpuinfo";
     /// Every log record of this boot, a JSON object a line.
     log_jsonl = "run/phaseboot/log.jsonl";
+    /// `1` when a kernel is loaded for the case of a panic.
+    kexec_crash_loaded = "sys/kernel/kexec_crash_loaded";
+    /// This process's namespaces: namespaces(7).
+    namespaces = "proc/self/ns";
+    /// The running kernel's configuration, with CONFIG_IKCONFIG_PROC.
+    config_gz = "proc/config.gz";
+    /// IMA's policy, with CONFIG_IMA_READ_POLICY: Documentation/ABI/testing/ima_policy.
+    ima_policy = "sys/kernel/security/ima/policy";
+    /// `1` when SELinux does more than to write a log.
+    selinux_enforce = "sys/fs/selinux/enforce";
+    /// Documentation/ABI/testing/sysfs-devices-system-cpu
+    cpus = "sys/devices/system/cpu";
+    /// There only with ACPI.
+    acpi = "sys/firmware/acpi";
 }

@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a test may panic and print"
 )]
@@ -280,4 +281,147 @@ fn fdt_copies_a_tree_without_its_seeds() {
     assert_eq!(failure(at, "fdt --in cut.dtb --print").0, 23);
     assert_eq!(failure(at, "fdt --in absent --print").0, 2);
     assert_eq!(failure(at, "fdt --in /dev/zero --print").0, 23);
+}
+
+/// The same as nobody, from a folder that everybody may read; None, and a word why, where that cannot be.
+fn phaseboot_as_nobody(arguments: &str) -> Option<Output> {
+    let run = |program: &str, words: &str| {
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", program])
+            .args(words.split_whitespace())
+            .current_dir("/")
+            .output()
+    };
+    let program = env!("CARGO_BIN_EXE_phaseboot");
+    if !run(program, "--version").is_ok_and(|output| output.status.success()) {
+        println!("skipped: nobody cannot be had here");
+        return None;
+    }
+    Some(run(program, arguments).unwrap())
+}
+
+/// Whether this machine's kernel can load no other one: only then may a test ask it to.
+fn has_no_kexec() -> bool {
+    let is_missing = !Path::new("/sys/kernel/kexec_loaded").exists() && Path::new("/sys/kernel").exists();
+    if !is_missing {
+        println!("skipped: this kernel has kexec");
+    }
+    is_missing
+}
+
+/// What doctor says, its exit code, and its last words on standard error.
+fn examined(output: &Output) -> (Value, i32, String) {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let code = output.status.code().unwrap();
+    assert_eq!(report["exit"], code, "{report}");
+    assert_eq!(report["ok"], code == 0, "{report}");
+    let first = report["checks"].as_array().unwrap().iter().find(|check| check["state"] == "blocker");
+    assert_eq!(first.is_some(), code != 0, "{report}");
+    (report, code, String::from_utf8(output.stderr.clone()).unwrap())
+}
+
+fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"))
+}
+
+#[test]
+fn doctor_examines_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let output = phaseboot(at, "doctor --json");
+    let (report, code, said) = examined(&output);
+    let text = String::from_utf8(phaseboot(at, "doctor").stdout).unwrap();
+    for one in report["checks"].as_array().unwrap() {
+        assert!(text.lines().any(|line| line.contains(one["name"].as_str().unwrap())), "{one}: {text}");
+        if one["state"] == "blocker" || one["state"] == "warning" {
+            assert_ne!(one["cure"], "", "{one}");
+        }
+    }
+    if has_no_kexec() {
+        assert_eq!(code, 20, "{report}");
+        assert!(said.contains("cannot start another kernel") && said.contains("(exit code 20)"), "{said}");
+        let check = check(&report, "kexec_file_load");
+        assert_eq!(check["state"], "blocker");
+        assert!(check["cure"].as_str().unwrap().contains("CONFIG_KEXEC"), "{check}");
+    }
+}
+
+#[test]
+fn doctor_works_for_everybody_and_says_what_root_would_know() {
+    let Some(output) = phaseboot_as_nobody("doctor --json") else { return };
+    let (report, code, _) = examined(&output);
+    assert_eq!(code, 20);
+    let privilege = check(&report, "privilege");
+    assert_eq!((&privilege["state"], &privilege["saw"]), (&"blocker".into(), &"no CAP_SYS_BOOT".into()));
+    assert!(privilege["cure"].as_str().unwrap().contains("root"));
+    // Hidden or not, it is no reason of its own.
+    assert_ne!(check(&report, "memory map")["state"], "blocker");
+}
+
+#[test]
+fn doctor_looks_at_a_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::write(at.join("page"), "<html>not found</html>").unwrap();
+    fs::write(at.join("vmlinuz"), kernel(7)).unwrap();
+    fs::write(at.join("initrd"), [0; 4096]).unwrap();
+    fs::File::create(at.join("huge")).unwrap().set_len(1 << 42).unwrap();
+    let doctor = |arguments: &str| examined(&phaseboot(at, &format!("doctor --json {arguments}"))).0;
+    let page = doctor("--kernel page");
+    assert_eq!(check(&page, "kernel")["state"], "blocker");
+    assert!(check(&page, "kernel")["saw"].as_str().unwrap().contains("web page"), "{page}");
+    let good = doctor("--kernel vmlinuz --initrd initrd");
+    assert_eq!(check(&good, "memory")["state"], "ok", "{good}");
+    let saw = check(&good, "signature")["saw"].as_str().unwrap();
+    assert!(saw.contains("the kernel has none"), "{good}");
+    assert_eq!(check(&doctor("--kernel vmlinuz --initrd huge"), "memory")["state"], "blocker");
+    for missing in ["doctor --kernel nowhere", "doctor --kernel vmlinuz --initrd nowhere"] {
+        let (code, line) = failure(at, missing);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains("nowhere"), "{line}");
+    }
+}
+
+#[test]
+fn kexec_says_that_this_kernel_has_none() {
+    if !has_no_kexec() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::write(at.join("vmlinuz"), kernel(7)).unwrap();
+    for (arguments, expected, says) in [
+        ("--status", 20, "this kernel was built without kexec_file_load"),
+        ("-S", 20, "this kernel was built without kexec_file_load"),
+        ("--exec", 24, "no kernel is loaded"),
+        ("--unload", 20, "ENOSYS"),
+        ("--kernel vmlinuz --load-only", 20, "this kernel was built without kexec_file_load"),
+        ("--kernel vmlinuz --dry-run", 20, "this kernel was built without kexec_file_load"),
+        ("-c -l vmlinuz", 20, "this kernel was built without kexec_load"),
+    ] {
+        let (code, line) = failure(at, &format!("kexec {arguments}"));
+        assert_eq!(code, expected, "{line}");
+        assert!(line.contains(says), "{line}");
+    }
+    if let Some(output) = phaseboot_as_nobody("kexec --kernel /dev/null --dry-run") {
+        assert_eq!(output.status.code(), Some(20));
+    }
+}
+
+#[test]
+fn kexec_refuses_what_makes_no_sense_before_it_touches_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, says) in [
+        ("kexec --exec --unload", "cannot be given together"),
+        ("kexec --kernel nowhere --exec", "load nothing"),
+        ("kexec --kernel nowhere --cmdline a --reuse-cmdline", "cannot be given together"),
+        ("kexec --kernel nowhere --reset usb", "--reset takes none, pci or xhci"),
+        ("doctor --initrd nowhere", "doctor --initrd needs --kernel FILE"),
+    ] {
+        let (code, line) = failure(folder.path(), arguments);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains(says) && line.contains("phaseboot --help"), "{line}");
+    }
 }

@@ -102,7 +102,7 @@ fn what_is_broken_is_shown_and_exits_16() {
     let packed = gzip(&sized(ARM64, 1 << 20));
     for (bytes, error) in [
         (&packed[..packed.len() - 4], "the file is a broken gzip file: it promises 4 bytes more, 0 are left"),
-        (&AMD64[..], "the file is a truncated bzImage"),
+        (AMD64, "the file is a truncated bzImage"),
         (b"<html>not found</html>", "the file is a web page"),
         (b"", "the file is empty"),
         (b"{\"error\": 404}", "the file is a JSON text"),

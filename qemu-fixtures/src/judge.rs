@@ -84,6 +84,10 @@ pub(crate) fn judge(
             }
             checks.iter().chain(also).try_for_each(|check| check.hold(said, report, kept))
         }
+        Expect::Stops(checks) => {
+            ensure!(targets.is_empty(), "it booted: the second kernel reported");
+            checks.iter().try_for_each(|check| check.hold(said, &Value::Null, kept))
+        }
         Expect::Fails { code, says } => {
             ensure!(targets.is_empty(), "it booted: the second kernel reported");
             ensure!(said.exec().is_none(), "it went as far as kexec");
@@ -161,6 +165,10 @@ impl Check {
             Self::Says(words) => {
                 let found = said.records().any(|record| record.message.contains(words));
                 ensure!(found, "no word of {words:?}");
+            }
+            Self::Prints(words) => {
+                let found = said.lines.iter().any(|line| line.text.contains(words));
+                ensure!(found, "no line with {words:?}");
             }
             Self::Lease(interface) => {
                 let lease = lease(said)?;

@@ -79,6 +79,15 @@ pub(crate) struct Step {
 pub(crate) const TRUSTED: &[&str] = &["trusted"];
 /// The network is somebody else's.
 const AS_IT_IS: &[Check] = &[Check::Says("the network is used as it is"), Check::ExecWithin(30)];
+/// A shell calls `phaseboot doctor` and `phaseboot kexec`, and says what came of it.
+const BY_HAND: &[Check] = &[
+    Check::Prints("doctor: exit code 0"),
+    Check::Prints("nothing loaded: exit code 24"),
+    Check::Prints("unloaded: exit code 24"),
+    Check::Prints("\"calls\":["),
+    Check::Prints("kernel: loaded"),
+    Check::CmdlineOrder(&["lab.scenario=", "lab.appended=1"]),
+];
 /// dracut switches the machine off if its hooks have come to nothing.
 const DRACUT: &str = "rd.shell=0 rd.emergency=poweroff";
 /// A release signed by that key.
@@ -102,7 +111,8 @@ pub(crate) enum Initramfs {
     NoDeviceNodes,
     /// Built when every release here has expired.
     BuiltLater,
-    /// A shell is its init, brings the network up so, and calls `phaseboot boot`.
+    /// A shell is its init, brings the network up so, and calls `phaseboot boot`; with `doctor` and
+    /// `kexec` it calls these.
     Shell(&'static str),
     /// A shell is its init, has phaseboot bring the network up, and runs this. In `$cmdline` is the next
     /// kernel's command line.
@@ -118,6 +128,8 @@ pub(crate) enum Expect {
     Boots(&'static [Check]),
     /// With this exit code and the machine switched off or restarted; the line says this.
     Fails { code: u8, says: &'static str },
+    /// Without a second kernel, after all of this.
+    Stops(&'static [Check]),
 }
 
 /// What the second kernel, or the log of the way to it, has to show.
@@ -139,6 +151,8 @@ pub(crate) enum Check {
     TriedAgain(usize),
     /// phaseboot's log has these words.
     Says(&'static str),
+    /// A line on the console has these words, whoever wrote it.
+    Prints(&'static str),
     /// The network came up over this interface.
     Lease(&'static str),
     /// Milliseconds from PID 1 to the first lease.
@@ -330,6 +344,32 @@ fn boots() -> Vec<Scenario> {
             ..boots("boot-brings-network-up", X86, &[Check::Lease("eth0")])
         },
         Scenario {
+            initramfs: Initramfs::Shell("kexec"),
+            ..boots_with("lab.scenario=x86_64-kexec-command", "kexec-command", X86, BY_HAND)
+        },
+        Scenario {
+            initramfs: Initramfs::Shell("kexec"),
+            ..boots_with("lab.scenario=aarch64-kexec-command", "kexec-command", ARM, BY_HAND)
+        },
+        examined(
+            "sysctl.kernel.kexec_load_disabled=1",
+            "doctor-kexec-disabled",
+            &[
+                Check::Prints("blocker  kexec_load_disabled 1; nothing but a reboot undoes it"),
+                Check::Prints("doctor: exit code 20"),
+            ],
+        ),
+        examined(
+            "lockdown=integrity",
+            "doctor-lockdown",
+            &[
+                Check::Prints("warning  lockdown            integrity; only kexec_file_load works"),
+                Check::Prints("warning  kexec_load          EPERM: "),
+                Check::Prints("warning  signature           demanded by lockdown"),
+                Check::Prints("doctor: exit code 0"),
+            ],
+        ),
+        Scenario {
             initramfs: Initramfs::Dracut("phaseboot boot"),
             ..boots_with(DRACUT, "from-dracut", X86, &[Check::ExecWithin(30)])
         },
@@ -367,6 +407,15 @@ fn boots() -> Vec<Scenario> {
             ..boots("cut-and-resumed", X86, &[Check::Says("the connection broke"), Check::TriedAgain(0)])
         },
     ]
+}
+
+/// A machine on which a shell calls `phaseboot doctor`, and no more.
+fn examined(cmdline: &'static str, name: &'static str, shows: &'static [Check]) -> Scenario {
+    let step = Step { cmdline, publish: RELEASE, ..Step::new(Expect::Stops(shows)) };
+    Scenario {
+        initramfs: Initramfs::Shell("doctor"),
+        ..Scenario::new(name, Id::Debian61(Arch::X86_64), vec![step])
+    }
 }
 
 /// What must not boot, each named for what is wrong.

@@ -1,10 +1,51 @@
 //! `phaseboot doctor`: can this machine start another kernel?
 
-use crate::cli;
-use crate::error::Error;
-use crate::paths::Paths;
+use std::path::{Path, PathBuf};
 
-/// Examines the machine.
-pub(super) fn run(_arguments: &cli::Doctor, _paths: &Paths) -> Result<(), Error> {
-    Ok(())
+use super::{CommandError, json_log, kexec, print};
+use crate::cli;
+use crate::doctor::{self, Facts, Image};
+use crate::error::Error;
+use crate::image::{Header, KernelImage, Part};
+use crate::kexec::admission::Needs;
+use crate::paths::Paths;
+use crate::sys::arch::NATIVE;
+
+/// Examines the machine. What stops a boot is an error with the exit code that the boot would have had.
+pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<(), Error> {
+    json_log(arguments.json);
+    let facts = Facts::read(paths, NATIVE);
+    let image = match &arguments.kernel {
+        None => None,
+        // A file that is not there is a mistake on the command line, one that is no kernel a finding.
+        Some(kernel) => match look(kernel, &arguments.initrd) {
+            Err(error @ (Error::Command(_) | Error::Operator(_))) => return Err(error),
+            found => Some(found),
+        },
+    };
+    let report = doctor::judge(&facts, image.as_ref());
+    print(&if arguments.json { format!("{}\n", report.as_json()) } else { report.to_string() })?;
+    match report.blocker() {
+        None => Ok(()),
+        Some((check, exit)) => Err(CommandError::Unfit { check, exit }.into()),
+    }
+}
+
+/// What there is to know of a kernel and its ramdisks before they are loaded.
+fn look(path: &Path, initrd: &[PathBuf]) -> Result<Image, Error> {
+    let published = kexec::open(path)?.1;
+    let mut ramdisk = 0u64;
+    for path in initrd {
+        ramdisk = ramdisk.saturating_add(kexec::open(path)?.1);
+    }
+    let mut kernel = KernelImage::from_artifact(kexec::vouched("kernel", path)?, NATIVE)?;
+    ramdisk = kernel.take_ramdisks().iter().map(Part::size).fold(ramdisk, u64::saturating_add);
+    let placed = match kernel.header() {
+        Header::BzImage(header) => header.init_size,
+        Header::Arm64(header) => header.memory,
+    };
+    let wrapper = if kernel.wrappings().is_empty() { 0 } else { published };
+    // What is in memory now is not when a boot begins.
+    let needs = Needs { wrapper, here: 0, ..Needs::loading(kernel.size(), placed, ramdisk) };
+    Ok(Image { needs, is_signed: kernel.is_signed() })
 }

@@ -1,68 +1,190 @@
 //! `phaseboot kexec`: a kernel that is already here.
 
 use std::fs;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 
-use super::{CommandError, MOST_TREE_BYTES, print, read_bounded};
-use crate::cli::{self, KexecAction};
-use crate::config;
+use log::warn;
+use serde_json::{Value, json};
+
+use super::{CommandError, MOST_TREE_BYTES, json_log, print, read_bounded};
+use crate::boot;
+use crate::cli::{self, KexecAction, Line};
+use crate::config::cmdline::{Parameter, words};
+use crate::config::{self, Kaslr};
 use crate::error::Error;
 use crate::fetch::{VerifiedArtifact, operator};
-use crate::image::KernelImage;
-use crate::kexec::{self, Handoff, Plan, Target};
+use crate::image::Ramdisk;
+use crate::kexec::{self, Attempt, Method, Plan, Preflight, Target, Untried, admission};
 use crate::paths::Paths;
-use crate::sys::arch::NATIVE;
 
 /// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
 const MOST_FILE_BYTES: u64 = 4 << 30;
+
+/// Parameters that tell of the boot that is over: where the boot loader found the files, and what only
+/// a crash kernel or a kernel to be returned to is told. `phase.*` goes with them.
+const OF_THIS_BOOT: [&str; 5] = ["BOOT_IMAGE", "initrd", "initrdmem", "elfcorehdr", "kexec_jump_back_entry"];
+
 /// Loads, starts, forgets or shows a kernel.
 pub(super) fn run(arguments: &cli::Kexec, paths: &Paths) -> Result<(), Error> {
+    json_log(arguments.json);
     match arguments.action {
         KexecAction::Unload => return Ok(kexec::unload()?),
-        KexecAction::Exec => match kexec::exec_loaded(paths, Handoff::default())? {},
+        KexecAction::Exec => match kexec::exec_loaded(paths, arguments.handoff)? {},
+        KexecAction::Status => return status(arguments.json, paths),
         KexecAction::LoadAndExec | KexecAction::LoadOnly | KexecAction::DryRun => {}
     }
-    let preflight = kexec::preflight(paths, arguments.method)?;
-    let kernel = match &arguments.kernel {
-        Some(path) => vouched("kernel", std::slice::from_ref(path))?,
-        None => return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into()),
+    let is_dry = arguments.action == KexecAction::DryRun;
+    let preflight = match kexec::preflight(paths, arguments.method) {
+        Err(kexec::Error::NotPermitted { .. }) if is_dry && !kexec::may_boot() => {
+            unprivileged(arguments.method, paths)?
+        }
+        other => other?,
     };
-    let initrd = match arguments.initrd.as_slice() {
-        [] => None,
-        paths => Some(vouched("initrd", paths)?),
-    };
-    let devicetree = arguments.dtb.as_deref().map(|path| read_bounded(path, MOST_TREE_BYTES)).transpose()?;
-    let kernel = KernelImage::from_artifact(kernel, NATIVE)?;
-    let line = arguments.cmdline.as_deref().unwrap_or_default();
-    let cmdline = kexec::cmdline::compose(line, "", &[], "", kernel.cmdline_limit())?;
-    let plan = Plan::new(
-        Target { kernel, ramdisk: initrd.map(Into::into), cmdline, devicetree },
-        &preflight,
-        paths,
-        config::Kaslr::default(),
-    )?;
-    if arguments.action == KexecAction::DryRun {
-        return print(&format!("{plan}\n"));
+    let target = target(arguments, &preflight, paths)?;
+    let about = json!({
+        "kernel": target.kernel.size(),
+        "initrd": target.ramdisk.as_ref().map(Ramdisk::size),
+        "cmdline": target.cmdline,
+    });
+    let plan = Plan::new(target, &preflight, paths, Kaslr::default())?;
+    match arguments.action {
+        KexecAction::DryRun if arguments.json => return print(&format!("{}\n", as_json(&plan, about))),
+        KexecAction::DryRun => return print(&format!("{plan}\n")),
+        _ => {}
     }
     let loaded = plan.load()?;
     if arguments.action == KexecAction::LoadOnly {
         return Ok(());
     }
-    match loaded.exec(Handoff::default())? {}
+    match loaded.exec(arguments.handoff)? {}
 }
 
-/// Files that the operator names, one behind the other in sealed memory. Each begins at a multiple
-/// of 4 bytes, as the kernel wants joined archives: Documentation/driver-api/early-userspace/buffer-format.rst.
-fn vouched(name: &'static str, files: &[PathBuf]) -> Result<VerifiedArtifact, Error> {
-    let mut joined: Box<dyn Read> = Box::new(io::empty());
-    for path in files {
-        let unreadable = |error| CommandError::Read { path: path.clone(), error };
-        let file = fs::File::open(path).map_err(unreadable)?;
-        let size = file.metadata().map_err(unreadable)?.len();
-        let padding = size.next_multiple_of(4).saturating_sub(size);
-        joined =
-            Box::new(joined.chain(file).chain(io::repeat(0).take(if files.len() > 1 { padding } else { 0 })));
+/// For who may not ask: whatever the kernel does not lack.
+fn unprivileged(method: Method, paths: &Paths) -> Result<Preflight, kexec::Error> {
+    warn!("not root: whether this kernel would load another one is not known");
+    kexec::presume(paths, method)
+}
+
+/// What the arguments name, with what a unified kernel image brings along: its ramdisks come first, its
+/// command line and its device tree count where none is given.
+fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Result<Target, Error> {
+    let Some(path) = &arguments.kernel else {
+        return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into());
+    };
+    let mut sizes = 0u64;
+    for path in &arguments.initrd {
+        sizes = sizes.saturating_add(open(path)?.1);
     }
-    Ok(operator::vouched(name, &mut joined, MOST_FILE_BYTES)?)
+    // Before the files are copied into memory.
+    admission::before_download(preflight.calls(), open(path)?.1, sizes, paths)?;
+    let archives =
+        arguments.initrd.iter().map(|path| vouched("initrd", path)).collect::<Result<Vec<_>, _>>()?;
+    let (mut kernel, ramdisk) =
+        boot::recognise(vouched("kernel", path)?, archives, preflight.calls(), paths)?;
+    let devicetree = match &arguments.dtb {
+        Some(path) => Some(read_bounded(path, MOST_TREE_BYTES)?),
+        None => boot::brought_tree(&mut kernel, preflight.calls(), paths),
+    };
+    let given = match &arguments.line {
+        Line::Given(line) => line.clone(),
+        Line::Reused => reused(&config::kernel_cmdline(paths)?),
+        Line::Empty => String::new(),
+    };
+    let line = kexec::cmdline::base(&given, kernel.cmdline());
+    if line.is_empty() && arguments.line == Line::Empty && arguments.append.is_empty() {
+        warn!("neither --cmdline nor --reuse-cmdline: the next kernel's command line is empty");
+    }
+    let cmdline = kexec::cmdline::compose(line, "", &[], &arguments.append, kernel.cmdline_limit())?;
+    Ok(Target { kernel, ramdisk, cmdline, devicetree })
+}
+
+/// The running kernel's command line without what was meant for its own boot.
+fn reused(running: &str) -> String {
+    let mut is_for_init = false;
+    let kept = words(running).filter(|word| {
+        is_for_init |= *word == "--";
+        let parameter = Parameter::new(word);
+        let is_over =
+            parameter.name().starts_with("phase.") || OF_THIS_BOOT.iter().any(|name| parameter.is(name));
+        is_for_init || !is_over
+    });
+    kept.collect::<Vec<_>>().join(" ")
+}
+
+/// Says whether a kernel is loaded. That none is, is an error for whoever looks at the exit code alone.
+fn status(json: bool, paths: &Paths) -> Result<(), Error> {
+    let status = kexec::status(paths)?;
+    let text = if json {
+        json!({ "loaded": status.kernel, "crash_loaded": status.crash_kernel }).to_string()
+    } else {
+        let word = |is_loaded| if is_loaded { "loaded" } else { "none" };
+        format!("kernel: {}\ncrash kernel: {}", word(status.kernel), word(status.crash_kernel))
+    };
+    print(&format!("{text}\n"))?;
+    if status.kernel { Ok(()) } else { Err(kexec::Error::NothingLoaded.into()) }
+}
+
+/// The plan for programs: addresses and sizes in bytes.
+fn as_json(plan: &Plan, mut about: Value) -> Value {
+    let call = |attempt: &Attempt| match attempt {
+        Attempt::FileLoad { cmdline } => {
+            json!({ "call": "kexec_file_load", "cmdline": cmdline.to_string_lossy() })
+        }
+        Attempt::Load(plan) => {
+            let segments = plan.segments.iter().map(|segment| {
+                json!({
+                    "what": segment.content.to_string(),
+                    "address": segment.address,
+                    "size": segment.size,
+                    "file": segment.file,
+                })
+            });
+            json!({ "call": "kexec_load", "entry": plan.entry, "segments": segments.collect::<Vec<_>>() })
+        }
+    };
+    if let Some(fields) = about.as_object_mut() {
+        let untried =
+            |untried: &Untried| json!({ "call": untried.call.to_string(), "reason": untried.reason });
+        fields.insert("calls".to_owned(), plan.attempts().iter().map(call).collect());
+        fields.insert("untried".to_owned(), plan.untried().iter().map(untried).collect());
+    }
+    about
+}
+
+/// A file that the operator names, in sealed memory.
+pub(super) fn vouched(name: &'static str, path: &Path) -> Result<VerifiedArtifact, Error> {
+    Ok(operator::vouched(name, &mut open(path)?.0, MOST_FILE_BYTES)?)
+}
+
+/// A file and its size in bytes.
+pub(super) fn open(path: &Path) -> Result<(fs::File, u64), CommandError> {
+    let unreadable = |error| CommandError::Read { path: path.to_owned(), error };
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    Ok((file, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_line_has_nothing_of_the_boot_that_is_over() {
+        for (running, expected) in [
+            ("BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro quiet\n", "root=/dev/sda1 ro quiet"),
+            ("initrd=\\a.img initrd=\\b.img root=UUID=1 crashkernel=256M", "root=UUID=1 crashkernel=256M"),
+            ("phase.provider=http://a phase.append=\"x y\" console=ttyS0,115200", "console=ttyS0,115200"),
+            ("console=tty0 foo=\"a b\" \"bar=c d\"", "console=tty0 foo=\"a b\" \"bar=c d\""),
+            (
+                "root=/dev/nfs BOOTIF=01-52-54-00-12-34-56 -- initrd=x single",
+                "root=/dev/nfs BOOTIF=01-52-54-00-12-34-56 -- initrd=x single",
+            ),
+            ("elfcorehdr=0x1000 initrdmem=0x1,2 rd.initrd=3", "rd.initrd=3"),
+            ("BOOT-IMAGE=x", ""),
+            ("", ""),
+            ("\n", ""),
+        ] {
+            assert_eq!(reused(running), expected, "{running}");
+        }
+    }
 }

@@ -37,6 +37,9 @@ pub enum CommandError {
     Write { path: PathBuf, error: io::Error },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    /// What `phaseboot doctor` found first.
+    #[error("this machine cannot start another kernel: {check}")]
+    Unfit { check: &'static str, exit: Exit },
 }
 
 impl CommandError {
@@ -45,6 +48,7 @@ impl CommandError {
         match self {
             Self::Read { .. } | Self::Write { .. } => Exit::Usage,
             Self::Output(_) => Exit::Internal,
+            Self::Unfit { exit, .. } => *exit,
         }
     }
 
@@ -53,6 +57,7 @@ impl CommandError {
         match self {
             Self::Read { .. } | Self::Write { .. } => "check the path and its permissions",
             Self::Output(_) => "",
+            Self::Unfit { .. } => "its line above has the cure",
         }
     }
 }

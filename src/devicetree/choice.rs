@@ -17,25 +17,24 @@ pub fn compatible(tree: &[u8]) -> Result<Vec<String>, Error> {
 /// most specific entry stands first in the machine's list. A tree that only shares a later entry is
 /// another machine's with the same chip. None if none of them is for it.
 ///
-/// Each is known by its name and its size in bytes, and seen when `fetch` was asked for it by its
-/// place in the list. The names only say in which order: the first that is made for exactly this
-/// machine ends the search.
-pub fn choose<E>(
+/// Each is known by its name and its size in bytes, and seen when it was fetched. The names only say
+/// in which order: the first that is made for exactly this machine ends the search.
+pub fn choose<'a, T, E>(
     machine: &[String],
-    published: Vec<(&str, u64)>,
-    mut fetch: impl FnMut(usize) -> Result<Vec<u8>, E>,
+    published: impl IntoIterator<Item = (&'a str, u64, T)>,
+    mut fetch: impl FnMut(T) -> Result<Vec<u8>, E>,
 ) -> Result<Option<Vec<u8>>, E> {
-    let mut candidates: Vec<_> = published.into_iter().enumerate().collect();
-    candidates.sort_by_key(|(_, (name, _))| hint(machine, name));
+    let mut candidates: Vec<_> = published.into_iter().collect();
+    candidates.sort_by_key(|(name, ..)| hint(machine, name));
     let mut left = MOST_BYTES;
     let mut best: Option<(usize, &str, Vec<u8>)> = None;
-    for (index, (name, size)) in candidates {
+    for (name, size, spec) in candidates {
         if size > LARGEST as u64 || size > left {
             log::warn!("device tree {name} is not looked at: {size} bytes, {left} are left of {MOST_BYTES}");
             continue;
         }
         left -= size;
-        let tree = fetch(index)?;
+        let tree = fetch(spec)?;
         let rank = match compatible(&tree) {
             Ok(list) => machine.iter().position(|entry| list.first() == Some(entry)),
             Err(error) => {
@@ -93,10 +92,10 @@ mod tests {
     /// The names in the order in which they are fetched, and what is chosen.
     fn run(machine: &[String], trees: &[(&str, Vec<u8>)]) -> (Vec<String>, Option<Vec<u8>>) {
         let mut asked = Vec::new();
-        let published = trees.iter().map(|(name, tree)| (*name, tree.len() as u64)).collect();
-        let chosen = choose(machine, published, |index| {
-            asked.push(trees[index].0.to_owned());
-            Ok::<_, std::convert::Infallible>(trees[index].1.clone())
+        let published = trees.iter().map(|(name, tree)| (*name, tree.len() as u64, (*name, tree)));
+        let chosen = choose(machine, published, |(name, tree)| {
+            asked.push(name.to_owned());
+            Ok::<_, std::convert::Infallible>(tree.clone())
         });
         (asked, chosen.unwrap())
     }
@@ -156,7 +155,7 @@ mod tests {
         let large: Vec<_> = names.iter().map(|name| (name.as_str(), vec![0; LARGEST])).collect();
         assert_eq!(run(&machine, &large).0.len(), 8);
         // One that cannot be fetched is no reason to boot with another.
-        assert_eq!(choose(&machine, vec![("1", 4)], |_| Err("gone")), Err("gone"));
+        assert_eq!(choose(&machine, [("1", 4, ())], |()| Err("gone")), Err("gone"));
     }
 
     proptest! {

@@ -307,13 +307,17 @@ mod tests {
         let (middle, _) = store.pieces(|pieces| pieces.split(2, 1, now)).unwrap();
         let (first, second) = bytes.split_at(usize::try_from(middle).unwrap());
         for (owner, half) in [(2, second), (1, first)] {
-            half.chunks(100_000).for_each(|chunk| drop(store.write(owner, chunk)));
+            half.chunks(100_000).for_each(|chunk| {
+                store.write(owner, chunk);
+            });
         }
         assert_eq!(digest(&store), Some(hash(&bytes)));
         // The second time they are there already.
         store.restart(SIZE);
         store.pieces(|pieces| pieces.take(3, now));
-        bytes.chunks(100_000).for_each(|chunk| drop(store.write(3, chunk)));
+        bytes.chunks(100_000).for_each(|chunk| {
+            store.write(3, chunk);
+        });
         assert_eq!(digest(&store), Some(hash(&bytes)));
         let file = store.close().unwrap();
         hasher.join().unwrap();

@@ -16,6 +16,7 @@ mod memory;
 mod plan;
 mod preflight;
 mod ranges;
+mod status;
 mod x86_64;
 
 use std::fmt;
@@ -28,8 +29,9 @@ pub use error::Error;
 pub use handoff::{Loaded, exec_loaded, unload};
 pub use memory::MemoryMap;
 pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
-pub use preflight::{Availability, Lockdown, Preflight, preflight};
+pub use preflight::{Availability, Lockdown, Preflight, preflight, presume};
 pub use ranges::Ranges;
+pub use status::{Status, live_tables, may_boot, status};
 pub use x86_64::Error as X86Error;
 
 /// A system call that loads a kernel.

@@ -23,7 +23,7 @@ pub enum Lockdown {
 
 impl Lockdown {
     /// Reads `none [integrity] confidentiality`: the active mode is in brackets.
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
             Some(("integrity", _)) => Self::Integrity,
             Some(("confidentiality", _)) => Self::Confidentiality,
@@ -116,13 +116,32 @@ impl Preflight {
 
 /// Looks at the running kernel. Loads nothing and unloads nothing.
 pub fn preflight(paths: &Paths, method: Method) -> Result<Preflight, Error> {
+    look(paths, method, |answer| answer)
+}
+
+/// The same for a process without the right to load anything, whom the kernel refuses every call that
+/// it has: what it would answer others is not known.
+pub fn presume(paths: &Paths, method: Method) -> Result<Preflight, Error> {
+    look(paths, method, |answer| match answer {
+        Availability::Refused(Errno::PERM) => Availability::Unknown,
+        other => other,
+    })
+}
+
+fn look(
+    paths: &Paths,
+    method: Method,
+    taken_for: impl Fn(Availability) -> Availability,
+) -> Result<Preflight, Error> {
     if sysctl(&paths.kexec_load_disabled())? == Some(1) {
         return Err(Error::Disabled);
     }
     let (file_load, load) = match sysctl(&paths.kexec_load_limit())? {
         Some(0) => return Err(Error::Exhausted),
         Some(1..) => (Availability::Unknown, Availability::Unknown),
-        Some(..0) | None => (sys::kexec::probe_file_load().into(), sys::kexec::probe_load().into()),
+        Some(..0) | None => {
+            (taken_for(sys::kexec::probe_file_load().into()), taken_for(sys::kexec::probe_load().into()))
+        }
     };
     let lockdown = Lockdown::parse(&fs::read_to_string(paths.lockdown()).unwrap_or_default());
     let found = judge(sys::arch::NATIVE, method, file_load, load, lockdown)?;

@@ -85,7 +85,7 @@ mod tests {
         for scenario in all() {
             let asked = scenario.steps.iter().any(|step| match step.expect {
                 Expect::Boots(checks) => checks.iter().any(counts),
-                Expect::Fails { .. } => false,
+                Expect::Fails { .. } | Expect::Stops(_) => false,
             });
             assert!(!asked || matches!(scenario.serve, Serve::Faulty(_)), "{}", scenario.name);
         }

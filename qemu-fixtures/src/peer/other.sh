@@ -16,6 +16,30 @@ udhcpc)
     udhcpc -i eth0 -f -n -q -s /bin/lease
     ;;
 phaseboot) phaseboot net ;;
-none) ;;
+none | doctor | kexec) ;;
+esac
+if [ "$network" = doctor ] || [ "$network" = kexec ]; then
+    mount -t securityfs securityfs /sys/kernel/security
+    code=0
+    phaseboot doctor || code=$?
+    echo "doctor: exit code $code"
+fi
+case $network in
+doctor) exit ;;
+kexec)
+    code=0
+    phaseboot kexec --status || code=$?
+    echo "nothing loaded: exit code $code"
+    phaseboot fetch --out /run/next
+    phaseboot doctor --kernel /run/next/kernel --initrd /run/next/initramfs
+    set -- --kernel /run/next/kernel --initrd /run/next/initramfs --reuse-cmdline --append lab.appended=1
+    phaseboot kexec --dry-run --json "$@"
+    phaseboot kexec --load-only "$@"
+    phaseboot kexec --unload
+    phaseboot kexec --status || echo "unloaded: exit code $?"
+    phaseboot kexec --load-only "$@"
+    phaseboot kexec --status
+    phaseboot kexec --exec
+    ;;
 esac
 . /commands
