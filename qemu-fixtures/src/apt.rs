@@ -20,6 +20,9 @@ use crate::{folders, run};
 /// How long an answer of apt's is believed, if its lists stay as they are.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// How long the lists of another suite serve: as long as it takes to look for several packages.
+const FRESH: Duration = Duration::from_secs(600);
+
 /// What is looked for.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
@@ -187,6 +190,18 @@ impl Deb {
             .with_context(|| format!("apt knows no {image} {}", self.version))
     }
 
+    /// This package, and those that it depends on in its own version and whose names begin so.
+    pub(crate) fn with_parts(&self, prefixes: &[&str]) -> Result<Vec<Self>> {
+        let mut all = vec![self.clone()];
+        for name in self.dependencies().filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+        {
+            let mut versions = self.source.versions(name).into_iter();
+            let part = versions.find(|deb| deb.version == self.version);
+            all.push(part.with_context(|| format!("apt knows no {name} {}", self.version))?);
+        }
+        Ok(all)
+    }
+
     /// The names of the packages that it depends on; of alternatives, the first.
     pub(crate) fn dependencies(&self) -> impl Iterator<Item = &str> {
         self.depends
@@ -283,7 +298,8 @@ fn other_suite(suite: &str) -> Result<PathBuf> {
     }
     let key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
     let mut sources = format!("deb {key} {main} {suite} main\n");
-    if let Some(security) = security {
+    // The newest suite has no security updates of its own.
+    if let Some(security) = security.filter(|_| suite != "sid") {
         sources.push_str(&format!("deb {key} {security} {suite}-security main\n"));
     }
     fs::write(folder.join("sources.list"), sources)?;
@@ -298,9 +314,15 @@ fn other_suite(suite: &str) -> Result<PathBuf> {
         at("cache"),
     );
     fs::write(&config, text)?;
+    let read = folder.join("read");
+    let when = fs::metadata(&read).and_then(|meta| meta.modified()).ok();
+    if when.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < FRESH) {
+        return Ok(config);
+    }
     println!("reading the lists of Debian {suite}");
     let source = Source { arch: None, config: Some(config.clone()) };
     run::quiet(source.apt("apt-get").args(["update", "--quiet=2"]))?;
+    fs::write(read, "")?;
     Ok(config)
 }
 

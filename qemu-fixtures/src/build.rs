@@ -1,7 +1,7 @@
 //! `cargo lab build`: phaseboot and the target init as static binaries.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -57,6 +57,11 @@ pub(crate) fn payloads(archs: &[Arch]) -> Result<Vec<Built>> {
             bail!("{package}: {error:#}");
         }
     }
+    built(archs, &target)
+}
+
+/// What is below `target`, a folder as `cargo lab build` leaves it: TARGET/payload/{phaseboot,target-init}.
+pub(crate) fn built(archs: &[Arch], target: &Path) -> Result<Vec<Built>> {
     archs
         .iter()
         .map(|&arch| {

@@ -70,11 +70,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = folders::work("demo")?.join(arch.gnu());
     let stage = Stage::new(&tools, folder.clone())?;
     let (key, target, secret) = steps.time("make a key and the second initramfs", || {
-        let (target, secret) = stage.target_initramfs(arch, 0)?;
+        let (target, secret) = stage.target_initramfs(id, 0, &[])?;
         Ok((stage.key("demo")?, target, secret))
     })?;
     steps.time("sign and publish kernel and initramfs", || {
-        let mut publish = stage.publish(id, &target)?;
+        let mut publish = stage.publish("stable", arch, &kernel.image, &target);
         publish.arg("--key").arg(&key.private).arg(format!("--cmdline=lab.demo=1 {PANIC}"));
         run::quiet(&mut publish)
     })?;

@@ -12,18 +12,20 @@ use crate::arch::Arch;
 use crate::certificates::Certificates;
 use crate::faulty::{self, Faulty, Ledger};
 use crate::judge::{self, Kept, Published};
+use crate::kernels::{Form, Uki};
 use crate::listener::Listener;
-use crate::machine::{self, Boot, HOST};
+use crate::machine::{self, Boot, Firmware, HOST, Machine};
 use crate::network::MANY;
+use crate::peer::Shell;
 use crate::publish::Content;
-use crate::scenarios::{Initramfs, Scenario, Serve, Step, TRUSTED};
+use crate::scenarios::{Against, Initramfs, Scenario, Serve, Step, TRUSTED};
 use crate::serial::{Record, Transcript};
 use crate::stage::{Packing, Served, Stage, Tools};
 use crate::wire::{self, Wire};
 use crate::{dracut, folders, peer, proxy};
 
 /// A machine that has not ended by then hangs.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 /// Twice as long as phasectl has a release be valid.
 const LATER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Lines of the serial log that are shown when a scenario fails.
@@ -46,8 +48,10 @@ pub(crate) struct Times {
     pub(crate) lease: Option<f64>,
     pub(crate) verified: Option<f64>,
     pub(crate) exec: Option<f64>,
-    /// From exec to the second kernel's report.
+    /// From exec to the second kernel's init.
     pub(crate) handover: Option<f64>,
+    /// How long that kernel takes without another one before it.
+    pub(crate) cold: Option<f64>,
     /// From the first word of the card that has it to the lease: only where debug records are told.
     pub(crate) lease_of_card: Option<f64>,
     /// Bytes.
@@ -68,14 +72,13 @@ impl Times {
         let start = transcript.records().next().map_or(0.0, |first| first.at.as_secs_f64() - first.t);
         let since = |record: Option<Record<'_>>| record.map(|record| record.at.as_secs_f64() - start);
         let exec = transcript.exec();
-        let target = transcript.targets().first().map(|(at, _)| *at);
-        let handover = exec.as_ref().zip(target).map(|(exec, at)| at.saturating_sub(exec.at).as_secs_f64());
         let mut records = transcript.records();
         Self {
             lease: since(records.find(|record| record.step == "net" && record.message.contains(": lease "))),
             verified: since(records.filter(|record| record.step == "fetch").last()),
             exec: since(exec),
-            handover,
+            handover: transcript.handover(),
+            cold: None,
             lease_of_card: lease_of_card(transcript),
             initramfs: std::fs::metadata(initramfs).map_or(0, |meta| meta.len()),
         }
@@ -102,8 +105,8 @@ pub(crate) struct Results {
     pub(crate) many: Option<Leased>,
 }
 
-/// Runs all of them: those whose times count one by one, each right after its peer, then the others, as many
-/// at a time as there are CPUs.
+/// Runs all of them: those whose times count one by one, each right after its peer, then the others, one more
+/// at a time than there are CPUs.
 pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
     let folder = folders::work("e2e")?;
     let (timed, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.timed);
@@ -121,7 +124,8 @@ pub(crate) fn run(scenarios: Vec<Scenario>, tools: &Tools) -> Result<Results> {
         outcomes.extend(at_a_time(1, vec![scenario], tools, &folder));
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    outcomes.extend(at_a_time(cpus, others, tools, &folder));
+    // A third of their time machines wait for something: for a timeout, a cable, another try.
+    outcomes.extend(at_a_time(cpus + 1, others, tools, &folder));
     Ok(Results { outcomes, peers, many })
 }
 
@@ -297,35 +301,36 @@ impl Remains {
 /// Boots the machine of a scenario as often as it says; the times are those of its last boot.
 fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
-    let arch = scenario.machine.arch;
-    let (target, secret) = stage.target_initramfs(arch, scenario.ballast)?;
+    let (arch, (kernel, _)) = (scenario.machine.arch, scenario.published());
+    let (target, secret) =
+        stage.target_initramfs(scenario.target(), scenario.ballast, scenario.target_modules)?;
     let mark = format!("lab.scenario={}", scenario.slug());
     let mut next = format!("{mark} {PANIC}");
     if scenario.padding > 0 {
         next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
     }
-    let release = tools.kernel(scenario.published_kernel())?.release.clone();
-    let published = Published { secret, mark, release };
+    let published = Published { secret, mark, release: tools.kernel(kernel)?.release.clone() };
     if let Some(disk) = scenario.machine.disk {
         disk.make(&stage.path(machine::DISK))?;
     }
     let servers = Servers::start(scenario, &stage)?;
-    let mirrors = scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect();
-    let kernel = scenario.published_kernel();
+    let packed = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
+    let initramfs = started(scenario, &stage, &packed, &format!("{next} console={}", arch.console()))?;
+    // A chain's kernels are all told what the first one is.
+    let told = scenario.steps.first().map_or("", |step| step.cmdline);
+    let again = format!("{PANIC} phase.provider={} phase.onfail=poweroff {told}", servers.provider(scenario));
+    let image = published_image(scenario, &stage, &next)?;
     let dtb = scenario.dtb.then(|| scenario.machine.tree(&stage.path("machine.dtb"))).transpose()?;
-    let content = Content { kernel, initramfs: target, dtb, cmdline: next, mirrors };
-    let mut initramfs = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
-    let (first, payload) = (tools.kernel(scenario.kernel)?, &tools.built(arch)?.payload);
-    match scenario.initramfs {
-        Initramfs::Shell(network) => {
-            initramfs = peer::other_init(&stage, first, payload, &initramfs, network)?;
-        }
-        Initramfs::Dracut(calls) => {
-            let key = stage.key(TRUSTED[0])?.public;
-            initramfs = dracut::initramfs(&stage, first, payload, &key, calls)?;
-        }
-        Initramfs::Usual | Initramfs::NoDeviceNodes | Initramfs::BuiltLater => {}
-    }
+    let content = Content {
+        kernel,
+        image,
+        initramfs: target,
+        dtb,
+        // A unified kernel image brings its own.
+        cmdline: if scenario.published().1 == Form::Uki { String::new() } else { next },
+        before: (scenario.hops, packed, again),
+        mirrors: scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect(),
+    };
     let machine = Ready { scenario, stage: &stage, content, published, servers, initramfs };
     let mut times = Times::default();
     for (index, step) in scenario.steps.iter().enumerate() {
@@ -337,8 +342,46 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
             count => result.with_context(|| format!("boot {} of {count}", index + 1))?,
         };
     }
+    times.cold = match scenario.against {
+        Against::Nothing => None,
+        Against::FirstKernel => remains.said.first_kernel(),
+        Against::ColdBoot => Some(machine.cold()?),
+    };
     Ok(times)
 }
+
+/// The initramfs that the machine starts with: `packed`, or one in which somebody else is init.
+fn started(scenario: &Scenario, stage: &Stage<'_>, packed: &Path, cmdline: &str) -> Result<PathBuf> {
+    let payload = stage.payload(scenario.machine.arch)?;
+    let kernel = stage.kernel(scenario.kernel)?;
+    let (network, commands) = match scenario.initramfs {
+        Initramfs::Usual | Initramfs::NoDeviceNodes | Initramfs::BuiltLater => return Ok(packed.to_owned()),
+        Initramfs::Dracut(calls) => {
+            let key = stage.key(TRUSTED[0])?.public;
+            return dracut::initramfs(stage, kernel, payload, &key, calls);
+        }
+        Initramfs::Shell(network) => (network, "phaseboot boot\n"),
+        Initramfs::Commands(commands) => ("phaseboot", commands),
+    };
+    peer::other_init(stage, kernel, payload, packed, &Shell { network, commands, cmdline })
+}
+
+/// The published kernel in the form that the scenario asks for.
+fn published_image(scenario: &Scenario, stage: &Stage<'_>, cmdline: &str) -> Result<PathBuf> {
+    let (kernel, form) = scenario.published();
+    let kernel = stage.kernel(kernel)?;
+    if form != Form::Uki {
+        return form.of(kernel);
+    }
+    let initrds = UKI_PARTS.map(|name| stage.target_part(kernel.id.arch(), name));
+    let initrds = initrds.into_iter().collect::<Result<Vec<_>>>()?;
+    let out = stage.path("uki.efi");
+    Uki { kernel, initrds: &initrds, cmdline }.make(&out)?;
+    Ok(out)
+}
+
+/// What the ramdisks inside a unified kernel image are called.
+pub(crate) const UKI_PARTS: [&str; 2] = ["first", "second"];
 
 /// A machine that is ready to be booted.
 struct Ready<'a> {
@@ -359,7 +402,7 @@ impl Ready<'_> {
                 .with_context(|| format!("cannot publish {change:?}"))?;
         }
         let boot = Boot {
-            kernel: self.stage.kernel(self.scenario.kernel)?.image.clone(),
+            kernel: self.scenario.first.of(self.stage.kernel(self.scenario.kernel)?)?,
             initramfs: self.initramfs.clone(),
             cmdline: cmdline(
                 machine.arch,
@@ -374,10 +417,33 @@ impl Ready<'_> {
         if let Some(ledger) = self.servers.ledger() {
             std::fs::write(self.stage.path(LEDGER), ledger.text())?;
         }
-        let judged = judge::judge(machine, step, &run, &self.published, &kept);
+        let judged = judge::judge(machine, step, &self.scenario.also, &run, &self.published, &kept);
         let times = Times::of(&run.transcript, &self.initramfs);
         remains.said = run.transcript;
         judged.map(|()| times)
+    }
+}
+
+impl Ready<'_> {
+    /// Seconds that the published kernel and initramfs take to their init where QEMU itself starts them, as
+    /// plain files and without firmware.
+    fn cold(&self) -> Result<f64> {
+        let machine = Machine {
+            firmware: Firmware::Default,
+            screen: false,
+            disk: None,
+            events: &[],
+            ..self.scenario.machine.clone()
+        };
+        let boot = Boot {
+            kernel: self.stage.kernel(self.content.kernel)?.image.clone(),
+            initramfs: self.content.initramfs.clone(),
+            cmdline: format!("console={} {PANIC}", machine.arch.console()),
+            name: format!("{}-cold", sockets(self.scenario)),
+        };
+        let run = machine.run(&boot, &self.stage.path("cold.log"), LIMIT, false)?;
+        let started = run.transcript.target_started();
+        started.map(|at| at.as_secs_f64()).context("the cold boot came to no init: cold.log")
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::arch::Arch;
 use crate::disk;
 use crate::faulty::Ledger;
 use crate::machine::{self, End, Machine, Run};
@@ -57,6 +58,7 @@ impl<'a> Kept<'a> {
 pub(crate) fn judge(
     machine: &Machine,
     step: &Step,
+    also: &[Check],
     run: &Run,
     published: &Published,
     kept: &Kept<'_>,
@@ -80,7 +82,7 @@ pub(crate) fn judge(
             if let Some(event) = run.missed.first() {
                 bail!("there was no occasion for {event:?}");
             }
-            checks.iter().try_for_each(|check| check.hold(said, report, kept))
+            checks.iter().chain(also).try_for_each(|check| check.hold(said, report, kept))
         }
         Expect::Stops(checks) => {
             ensure!(targets.is_empty(), "it booted: the second kernel reported");
@@ -215,6 +217,34 @@ impl Check {
                 ensure!(requests > 1, "{file} was asked for {requests} times: nothing was cut");
                 ensure!(again <= most, "{again} bytes of {file} were sent again, more than {most}");
             }
+            Self::Kaslr => kaslr(kept.machine.arch, report)?,
+            Self::Framebuffer => {
+                let found = report["framebuffers"].as_array().is_some_and(|found| !found.is_empty());
+                ensure!(found, "the second kernel has no framebuffer");
+            }
+            Self::EfiVariables => efi_variables(report)?,
+            Self::SecureBoot => {
+                efi_variables(report)?;
+                let state = &report["efi_variables"]["secure_boot"];
+                ensure!(*state == 1, "the firmware's SecureBoot is {state}");
+                let lockdown = report["lockdown"].as_str().unwrap_or_default();
+                ensure!(lockdown.contains("[integrity]"), "the second kernel's lockdown is {lockdown:?}");
+            }
+            Self::RamdiskAbove4G => {
+                let at = report["ramdisk_at"].as_u64().context("no word of the ramdisk's address")?;
+                ensure!(at >= 1 << 32, "the ramdisk lies at {at:#x}");
+            }
+            Self::Hops(count) => {
+                let seen = said.jumps().count();
+                ensure!(seen == count, "{seen} kernels have started the next one, not {count}");
+            }
+            Self::Parts(names) => {
+                ensure!(
+                    report["parts"] == serde_json::json!(names),
+                    "parts {} instead of {names:?}",
+                    report["parts"]
+                );
+            }
             Self::DiskUntouched => {
                 let now = disk::checksum(&kept.disk())?;
                 ensure!(Some(now) == kept.disk_before, "the disk was written to");
@@ -222,6 +252,34 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// `CONFIG_PHYSICAL_START`, and the address it is linked for: arch/x86/Kconfig, asm/page_64_types.h.
+const X86_LINKED: (u64, u64) = (0x100_0000, 0xffff_ffff_8100_0000);
+
+/// arm64 says it; x86 shows it: one of two addresses drawn from some hundred each is not the linker's.
+fn kaslr(arch: Arch, report: &Value) -> Result<()> {
+    match arch {
+        Arch::X86_64 => {
+            let address = |name: &str| report[name].as_u64().with_context(|| format!("no {name}"));
+            let at = (address("kernel_code")?, address("kernel_text")?);
+            ensure!(at != X86_LINKED, "the second kernel lies where it was linked: {at:#x?}");
+        }
+        Arch::Aarch64 => {
+            let said = report["kernel_said"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let found = said.iter().filter_map(Value::as_str).any(|line| line.contains("KASLR enabled"));
+            ensure!(found, "the second kernel does not say that KASLR is enabled: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+fn efi_variables(report: &Value) -> Result<()> {
+    let variables = &report["efi_variables"];
+    let count = variables["count"].as_u64().unwrap_or_default();
+    ensure!(count > 0, "the second kernel reads no variables of the firmware");
+    ensure!(variables["boot_order_bytes"].as_u64() > Some(0), "the firmware does not answer: {variables}");
+    Ok(())
 }
 
 fn lease(said: &Transcript) -> Result<Record<'_>> {
@@ -263,7 +321,6 @@ fn seeds(report: &Value, verdict: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Arch;
     use crate::serial::Line;
     use std::time::Duration;
 

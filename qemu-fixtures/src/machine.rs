@@ -23,6 +23,8 @@ pub(crate) enum Firmware {
     Default,
     /// UEFI with ACPI: OVMF.
     Uefi,
+    /// The same with Secure Boot, and one key enrolled: the one whose private half comes with the firmware.
+    SecureBoot,
 }
 
 /// A network card.
@@ -59,6 +61,8 @@ pub(crate) struct Machine {
     pub(crate) firmware: Firmware,
     /// The version of aarch64's interrupt controller, where it is not QEMU's choice.
     pub(crate) gic: Option<u8>,
+    /// A screen that its firmware sets up.
+    pub(crate) screen: bool,
     /// In the order in which the kernel finds them: eth0, eth1.
     pub(crate) nics: &'static [Nic],
     /// A virtio-rng device; without it a kernel has only what its CPU gives.
@@ -85,6 +89,7 @@ impl Machine {
             },
             firmware: Firmware::Default,
             gic: None,
+            screen: false,
             nics: &[Nic::User],
             rng: true,
             disk: None,
@@ -100,7 +105,7 @@ impl Machine {
         match (self.disk.map(|disk| disk.format), self.firmware) {
             (Some(Format::Fat), _) => &["virtio_blk", "vfat", "nls_cp437", "nls_ascii"],
             (Some(_), _) => &["virtio_blk"],
-            (None, Firmware::Uefi) => &["efivarfs"],
+            (None, Firmware::Uefi | Firmware::SecureBoot) => &["efivarfs"],
             (None, Firmware::Default) => &[],
         }
     }
@@ -238,6 +243,8 @@ impl Machine {
     /// What QEMU calls it.
     fn board(&self) -> String {
         match (self.arch, self.gic) {
+            // Only code in system management mode may write to the firmware's variables.
+            (Arch::X86_64, _) if self.firmware == Firmware::SecureBoot => "q35,accel=tcg,smm=on".to_owned(),
             (Arch::X86_64, _) => "q35,accel=tcg".to_owned(),
             (Arch::Aarch64, None) => "virt,accel=tcg".to_owned(),
             (Arch::Aarch64, Some(version)) => format!("virt,accel=tcg,gic-version={version}"),
@@ -252,8 +259,13 @@ impl Machine {
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mb.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
-        if self.firmware == Firmware::Uefi {
-            command.args(uefi(self.arch, log)?);
+        if self.firmware != Firmware::Default {
+            command.args(uefi(self.arch, self.firmware, log)?);
+        }
+        match (self.screen, self.arch) {
+            (false, _) => {}
+            (true, Arch::X86_64) => drop(command.args(["-device", "VGA"])),
+            (true, Arch::Aarch64) => drop(command.args(["-device", "ramfb"])),
         }
         for (index, nic) in self.nics.iter().enumerate() {
             command.args(["-netdev", &nic.netdev(index, &boot.name), "-device", &nic.device(index)]);
@@ -319,21 +331,29 @@ impl Nic {
 }
 
 /// Firmware, and its variables beside the log: as they come, or as the machine has left them.
-fn uefi(arch: Arch, log: &Path) -> Result<Vec<String>> {
-    let (code, vars) = match arch {
-        Arch::X86_64 => ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-        Arch::Aarch64 => ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+fn uefi(arch: Arch, firmware: Firmware, log: &Path) -> Result<Vec<String>> {
+    let (code, vars) = match (arch, firmware == Firmware::SecureBoot) {
+        (Arch::X86_64, false) => ("OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd"),
+        (Arch::X86_64, true) => ("OVMF/OVMF_CODE_4M.secboot.fd", "OVMF/OVMF_VARS_4M.snakeoil.fd"),
+        (Arch::Aarch64, false) => ("AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd"),
+        (Arch::Aarch64, true) => ("AAVMF/AAVMF_CODE.snakeoil.fd", "AAVMF/AAVMF_VARS.snakeoil.fd"),
     };
+    let (code, vars) = (Path::new("/usr/share").join(code), Path::new("/usr/share").join(vars));
     let own = log.with_file_name(VARIABLES);
     if !own.exists() {
-        std::fs::copy(vars, &own).with_context(|| format!("cannot copy {vars}; run: cargo lab setup"))?;
+        std::fs::copy(&vars, &own)
+            .with_context(|| format!("cannot copy {}; run: cargo lab setup", vars.display()))?;
     }
-    Ok(vec![
+    let mut arguments = vec![
         "-drive".into(),
-        format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+        format!("if=pflash,unit=0,format=raw,readonly=on,file={}", code.display()),
         "-drive".into(),
         format!("if=pflash,unit=1,format=raw,file={}", own.display()),
-    ])
+    ];
+    if (arch, firmware) == (Arch::X86_64, Firmware::SecureBoot) {
+        arguments.extend(["-global".into(), "driver=cfi.pflash01,property=secure,value=on".into()]);
+    }
+    Ok(arguments)
 }
 
 fn pump(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {

@@ -17,6 +17,7 @@ mod judge;
 mod kernels;
 mod listener;
 mod machine;
+mod matrix;
 mod network;
 mod peer;
 mod proxy;

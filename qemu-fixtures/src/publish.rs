@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
@@ -19,12 +19,16 @@ use crate::stage::Stage;
 /// the root of the tree, too: a tree without a release has it nowhere else.
 const MANIFEST: &str = "manifest.signed.json";
 const KEYS: &str = "keys.json";
+/// The channels of a chain of kernels, in its order; releases that are no chain go into the first.
+const CHANNELS: [&str; 3] = ["stable", "second", "third"];
 
 /// A step of the owner or of the attacker. Keys go by the names that the scenario gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// A release with this version, signed by these keys.
     Release { version: u64, keys: &'static [&'static str] },
+    /// A release for each kernel on the way, each in a channel of its own: the last is the scenario's.
+    Chain { keys: &'static [&'static str] },
     /// One more signature under the manifest that is there, made by somebody else.
     Sign { key: &'static str },
     /// A key list signed by `root`: what the last one had, and these.
@@ -49,9 +53,15 @@ pub(crate) enum Change {
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
     pub(crate) kernel: Id,
+    /// That kernel as it is published.
+    pub(crate) image: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) dtb: Option<PathBuf>,
+    /// If it is empty, the kernel has one of its own.
     pub(crate) cmdline: String,
+    /// What the kernels before the last one have of a chain: how many there are, the initramfs, and what
+    /// their command lines have beside the channel.
+    pub(crate) before: (usize, PathBuf, String),
     /// Where the tree can be had, if manifests have to say so: URLs, the first one first.
     pub(crate) mirrors: Vec<String>,
 }
@@ -64,11 +74,28 @@ pub(crate) fn release_mark(version: u64) -> String {
 impl Change {
     /// Makes it, for a machine of `arch`.
     pub(crate) fn make(self, stage: &Stage<'_>, content: &Content, arch: Arch) -> Result<()> {
-        let tree = Tree { stage, folder: stage.site().join("stable").join(arch.manifest()) };
+        let tree = Tree { stage, folder: stage.site().join(CHANNELS[0]).join(arch.manifest()) };
         match self {
             Self::Release { version, keys } => {
-                tree.release(content, Some(version), keys)?;
+                tree.release(CHANNELS[0], content, Some(version), keys)?;
                 tree.keep(&tree.folder.join(MANIFEST), "manifest_version")
+            }
+            Self::Chain { keys } => {
+                let (hops, initramfs, cmdline) = &content.before;
+                ensure!(
+                    *hops <= CHANNELS.len(),
+                    "a chain of {hops}: the lab has {} channels",
+                    CHANNELS.len()
+                );
+                for (channel, next) in CHANNELS.iter().zip(&CHANNELS[1..]).take(hops - 1) {
+                    let content = Content {
+                        initramfs: initramfs.clone(),
+                        cmdline: format!("{cmdline} phase.channel={next}"),
+                        ..content.clone()
+                    };
+                    tree.release(channel, &content, Some(1), keys)?;
+                }
+                tree.release(CHANNELS[hops - 1], content, Some(1), keys)
             }
             Self::Sign { key } => {
                 let mut sign = stage.phasectl("sign");
@@ -92,8 +119,8 @@ impl Change {
             }
             Self::Plasmd => tree.plasmd(content),
             Self::OtherArch { key } => {
-                tree.release(content, None, &[key])?;
-                let theirs = stage.site().join("stable").join(content.kernel.arch().manifest());
+                tree.release(CHANNELS[0], content, None, &[key])?;
+                let theirs = stage.site().join(CHANNELS[0]).join(content.kernel.arch().manifest());
                 fs::rename(theirs, &tree.folder).context("cannot lay out the other's release")
             }
             Self::ReplayManifest(version) => tree.replay(MANIFEST, version),
@@ -113,10 +140,11 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn release(&self, content: &Content, version: Option<u64>, keys: &[&str]) -> Result<()> {
+    fn release(&self, channel: &str, content: &Content, version: Option<u64>, keys: &[&str]) -> Result<()> {
         let keys = keys.iter().map(|name| self.stage.key(name)).collect::<Result<Vec<_>>>()?;
         let mark = version.map(|version| format!(" {}", release_mark(version))).unwrap_or_default();
-        let mut publish = self.stage.publish(content.kernel, &content.initramfs)?;
+        let arch = content.kernel.arch();
+        let mut publish = self.stage.publish(channel, arch, &content.image, &content.initramfs);
         for mirror in &content.mirrors {
             publish.args(["--url-base", mirror]);
         }
@@ -129,8 +157,10 @@ impl Tree<'_> {
         if let Some(version) = version {
             publish.args(["--manifest-version", &version.to_string()]);
         }
-        // With "=": a command line may begin with a dash.
-        publish.arg(format!("--cmdline={}{mark}", content.cmdline));
+        if !content.cmdline.is_empty() {
+            // With "=": a command line may begin with a dash.
+            publish.arg(format!("--cmdline={}{mark}", content.cmdline));
+        }
         run::quiet(&mut publish)
     }
 
@@ -181,8 +211,7 @@ impl Tree<'_> {
         fs::create_dir_all(&self.folder)?;
         let arch = content.kernel.arch().manifest();
         let mut artifacts = serde_json::Map::new();
-        let kernel = &self.stage.kernel(content.kernel)?.image;
-        for (name, source) in [("kernel", kernel.as_path()), ("initramfs", &content.initramfs)] {
+        for (name, source) in [("kernel", &content.image), ("initramfs", &content.initramfs)] {
             artifacts.insert(name.to_owned(), self.plasmd_artifact(arch, name, source)?);
         }
         let manifest = json!({

@@ -2,20 +2,28 @@
 
 use crate::arch::Arch;
 use crate::faulty::{Fault, Faults};
-use crate::kernels::Id;
-use crate::machine::{Firmware, Machine, Nic};
+use crate::kernels::{Form, Id};
+use crate::machine::{Machine, Nic};
 use crate::publish::Change;
 use crate::wire::Lan;
-use crate::{network, trust};
+use crate::{matrix, network, trust};
 
 /// One machine, and its boots: its disk and the variables of its firmware stay from one to the next.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     /// Below `e2e/ARCH/`.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) machine: Machine,
-    /// The kernel that the machine starts with, and the one that is published.
+    /// The kernel that the machine starts with, and the one that is published where nothing else is said.
     pub(crate) kernel: Id,
+    /// What of it QEMU starts.
+    pub(crate) first: Form,
+    /// What is published, if not that kernel as its package has it.
+    pub(crate) next: Option<(Id, Form)>,
+    /// How many times a kernel starts the next one. All but the last of them have the first one's initramfs.
+    pub(crate) hops: usize,
+    /// Modules of the published kernel in the published initramfs.
+    pub(crate) target_modules: &'static [&'static str],
     /// Bytes of a useless parameter on the manifest's command line.
     pub(crate) padding: usize,
     /// Bytes of a useless file in the published initramfs.
@@ -38,8 +46,22 @@ pub(crate) struct Scenario {
     /// The policy that is packed with them; `{pin}` in it is the pin of the server's certificate.
     pub(crate) policy: Option<&'static str>,
     pub(crate) steps: Vec<Step>,
+    /// What every one of its boots that succeeds has to show besides.
+    pub(crate) also: Vec<Check>,
     /// Its times count: nothing else runs beside it.
     pub(crate) timed: bool,
+    /// How long it takes from kernel to kernel is held against this.
+    pub(crate) against: Against,
+}
+
+/// How long a kernel takes without another one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    Nothing,
+    /// The first kernel's own start in the same boot: it is the same kernel.
+    FirstKernel,
+    /// A boot of its own, without firmware: what is published, started by QEMU.
+    ColdBoot,
 }
 
 /// One boot.
@@ -92,6 +114,9 @@ pub(crate) enum Initramfs {
     /// A shell is its init, brings the network up so, and calls `phaseboot boot`; with `doctor` and
     /// `kexec` it calls these.
     Shell(&'static str),
+    /// A shell is its init, has phaseboot bring the network up, and runs this. In `$cmdline` is the next
+    /// kernel's command line.
+    Commands(&'static str),
     /// dracut has made it, and a hook of its calls phaseboot so.
     Dracut(&'static str),
 }
@@ -144,6 +169,20 @@ pub(crate) enum Check {
     DiskKeeps(&'static str),
     /// The firmware has a variable of this name.
     FirmwareKeeps(&'static str),
+    /// Its addresses were drawn anew.
+    Kaslr,
+    /// It has a framebuffer, the one that the firmware has set up.
+    Framebuffer,
+    /// The firmware lists its variables, and answers when it is asked for them.
+    EfiVariables,
+    /// The same, it says that Secure Boot is on, and this kernel is locked down for it.
+    SecureBoot,
+    /// Its ramdisk lies above 4 GiB. On x86_64.
+    RamdiskAbove4G,
+    /// So many kernels have started the next one.
+    Hops(usize),
+    /// Its initramfs has been joined of these parts.
+    Parts(&'static [&'static str]),
     /// Not a byte of the disk is another than before this boot.
     DiskUntouched,
     /// A server's log has these words.
@@ -168,11 +207,15 @@ impl Step {
 }
 
 impl Scenario {
-    pub(crate) fn new(name: &'static str, kernel: Id, steps: Vec<Step>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, kernel: Id, steps: Vec<Step>) -> Self {
         Self {
-            name,
+            name: name.into(),
             machine: Machine::new(kernel.arch()),
             kernel,
+            first: Form::Plain,
+            next: None,
+            hops: 1,
+            target_modules: &[],
             padding: 0,
             ballast: 0,
             dtb: false,
@@ -185,7 +228,9 @@ impl Scenario {
             keys: TRUSTED,
             policy: None,
             steps,
+            also: Vec::new(),
             timed: false,
+            against: Against::Nothing,
         }
     }
 
@@ -197,7 +242,11 @@ impl Scenario {
     /// Whether its times are compared with those of the peer on this architecture.
     pub(crate) fn compares(&self, arch: Arch) -> bool {
         let told = self.steps.iter().any(|step| step.cmdline.contains("phase.debug"));
-        self.timed && !told && self.kernel == Id::Debian61(arch) && self.machine.nics.len() == 1
+        self.timed
+            && !told
+            && self.kernel == Id::Debian61(arch)
+            && self.machine.nics.len() == 1
+            && self.lan.is_none()
     }
 
     /// The folder name of its remains.
@@ -210,8 +259,23 @@ impl Scenario {
         vec![self.kernel, self.published_kernel()]
     }
 
-    /// The kernel that the manifests name.
+    /// The kernel that the manifests name, and how it is published.
     pub(crate) fn published_kernel(&self) -> Id {
+        self.published().0
+    }
+
+    pub(crate) fn published(&self) -> (Id, Form) {
+        self.next.unwrap_or_else(|| (self.other_arch(), Form::Plain))
+    }
+
+    /// The kernel whose modules the published initramfs has, and whose architecture: this machine's, whatever
+    /// is published.
+    pub(crate) fn target(&self) -> Id {
+        let published = self.published_kernel();
+        if published.arch() == self.machine.arch { published } else { self.kernel }
+    }
+
+    fn other_arch(&self) -> Id {
         let mut changes = self.steps.iter().flat_map(|step| step.publish);
         match self.machine.arch {
             _ if !changes.any(|change| matches!(change, Change::OtherArch { .. })) => self.kernel,
@@ -224,6 +288,7 @@ impl Scenario {
 /// Every scenario; those whose times count come first, then those that wait longest: beside them others run.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = limits();
+    all.extend(matrix::all());
     all.extend(trust::all());
     all.extend(network::all());
     all.extend(boots());
@@ -245,10 +310,6 @@ fn boots() -> Vec<Scenario> {
         "lab.very=last",
     ])];
     const TREE: &[Check] = &[Check::FreshSeeds];
-    const LOAD: &str = "phase.kexec=load";
-    const LOADED: &[Check] = &[Check::Says("loaded by kexec_load"), Check::Acpi];
-    const LOADED_BY_UEFI: &[Check] =
-        &[Check::Says("loaded by kexec_load"), Check::Efi, Check::Acpi, Check::Cpus("0-3")];
     let step = |checks| Step { publish: RELEASE, ..Step::new(Expect::Boots(checks)) };
     let boots = |name, kernel, checks| Scenario::new(name, kernel, vec![step(checks)]);
     let boots_with =
@@ -262,25 +323,6 @@ fn boots() -> Vec<Scenario> {
         Scenario { timed: true, ..boots("debian-6.1", X86, &[]) },
         Scenario { timed: true, ..boots("debian-6.1", ARM, TREE) },
         Scenario { timed: true, ..boots("lab-kernel", Id::LabArm64, TREE) },
-        boots("debian-6.12", Id::Debian612, &[]),
-        boots_with(LOAD, "kexec-load", X86, LOADED),
-        boots_with(LOAD, "kexec-load-6.12", Id::Debian612, LOADED),
-        with(boots_with(LOAD, "kexec-load-uefi", X86, LOADED_BY_UEFI), |machine| {
-            machine.firmware = Firmware::Uefi;
-            machine.cpus = 4;
-        }),
-        with(boots_with(LOAD, "kexec-load-160-mb", X86, LOADED), |machine| machine.memory_mb = 160),
-        with(boots_with(LOAD, "kexec-load-5-gb", X86, LOADED), |machine| {
-            machine.memory_mb = 5120;
-            machine.cpus = 4;
-        }),
-        with(boots("uefi", X86, &[Check::Efi, Check::Acpi, Check::Cpus("0-1")]), |machine| {
-            machine.firmware = Firmware::Uefi;
-            machine.cpus = 2;
-        }),
-        with(boots("uefi", ARM, &[Check::Efi, Check::Acpi]), |machine| machine.firmware = Firmware::Uefi),
-        with(boots("two-cpus", ARM, &[Check::Cpus("0-1"), Check::FreshSeeds]), |machine| machine.cpus = 2),
-        with(boots("lab-kernel-two-cpus", Id::LabArm64, &[Check::Cpus("0-1")]), |machine| machine.cpus = 2),
         with(boots("gic-v3", ARM, TREE), |machine| machine.gic = Some(3)),
         with(boots("dead-first-nic", X86, &[Check::Lease("eth1"), Check::ExecWithin(30)]), |machine| {
             machine.nics = &[Nic::Dead, Nic::User];

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 /// Before the report of the second kernel's init.
 const TARGET: &str = "PHASEBOOT-TARGET ";
+/// When that init started.
+const STARTED: &str = "PHASEBOOT-TARGET-STARTED";
+/// The first words of a kernel that firmware starts: drivers/firmware/efi/libstub.
+const EFI_STUB: &str = "EFI stub: ";
 /// Serial noise without an end is cut here (bytes).
 const LONGEST_LINE: usize = 64 * 1024;
 
@@ -89,10 +93,40 @@ impl Transcript {
         self.lines.iter().filter_map(record)
     }
 
-    /// The record that announces the jump into the next kernel.
+    /// The records that announce a jump into the next kernel.
+    pub(crate) fn jumps(&self) -> impl Iterator<Item = Record<'_>> {
+        let jumps = |record: &Record<'_>| {
+            record.step == "kexec" && record.message.starts_with("starting the next kernel")
+        };
+        self.records().filter(jumps)
+    }
+
+    /// The first of them.
     pub(crate) fn exec(&self) -> Option<Record<'_>> {
-        self.records()
-            .find(|record| record.step == "kexec" && record.message.starts_with("starting the next kernel"))
+        self.jumps().next()
+    }
+
+    /// Seconds from the last jump until the second kernel's init started.
+    pub(crate) fn handover(&self) -> Option<f64> {
+        let (from, to) = (self.jumps().last()?.at, self.target_started()?);
+        Some(to.saturating_sub(from).as_secs_f64())
+    }
+
+    /// When the second kernel's init started.
+    pub(crate) fn target_started(&self) -> Option<Duration> {
+        self.lines.iter().find(|line| line.text == STARTED).map(|line| line.at)
+    }
+
+    /// Seconds that the first kernel took to its init: from its first words under firmware, else from the
+    /// machine's start.
+    pub(crate) fn first_kernel(&self) -> Option<f64> {
+        let first = self.records().next()?;
+        let stub = self
+            .lines
+            .iter()
+            .find(|line| line.text.contains(EFI_STUB))
+            .map_or(0.0, |line| line.at.as_secs_f64());
+        Some(first.at.as_secs_f64() - first.t - stub)
     }
 
     /// The line with which phaseboot gave up, and its exit code. The last one: a retry may have come before.
@@ -162,9 +196,11 @@ mod tests {
     fn the_way_of_a_boot_is_read() {
         let said = transcript(
             "noise\nphaseboot[0.412] net: eth0 has 10.0.2.15/24\n[ 1.0] x\n\
-             phaseboot[1.500] kexec: starting the next kernel (6.1)\nPHASEBOOT-TARGET {\"efi\":true}\n",
+             phaseboot[1.500] kexec: starting the next kernel (6.1)\n\nPHASEBOOT-TARGET-STARTED\n\
+             \nPHASEBOOT-TARGET {\"efi\":true}\n",
         );
         assert_eq!(said.records().count(), 2);
+        assert_eq!((said.jumps().count(), said.handover()), (1, Some(0.0)));
         assert_eq!(said.exec().unwrap().t, 1.5);
         assert_eq!(said.targets()[0].1["efi"], true);
         assert!(said.failure().is_none());

@@ -67,13 +67,22 @@ impl Needs {
         }
         if self.kernel_build {
             add(&["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make", "xz-utils"]);
+            add(&["zstd"]);
             add(compiler(Arch::Aarch64));
         }
         if self.tests {
-            add(&["avahi-daemon", "avahi-utils", "bash", "binutils-aarch64-linux-gnu", "cpio", "curl"]);
+            add(&[
+                "avahi-daemon",
+                "avahi-utils",
+                "bash",
+                "binutils-aarch64-linux-gnu",
+                "binutils-x86-64-linux-gnu",
+                "cpio",
+                "curl",
+            ]);
             add(&["dbus-daemon", "device-tree-compiler", "dnsmasq-base", "dosfstools", "e2fsprogs"]);
             add(&["fdisk", "iproute2", "kea-dhcp4-server", "kea-dhcp6-server", "nginx-light", "openssl"]);
-            add(&["procps", "radvd", "tinyproxy-bin", "xz-utils"]);
+            add(&["procps", "radvd", "sbsigntool", "tinyproxy-bin", "xz-utils"]);
         }
         Ok(names)
     }

@@ -37,11 +37,14 @@ impl Tools {
         })
     }
 
-    /// Builds and fetches what these kernels need.
-    pub(crate) fn prepare(ids: &[Id]) -> Result<Self> {
+    /// Builds and fetches what these kernels need; payloads are taken from `payloads` if it is given.
+    pub(crate) fn prepare(ids: &[Id], payloads: Option<&Path>) -> Result<Self> {
         let archs: Vec<Arch> =
             Arch::ALL.into_iter().filter(|arch| ids.iter().any(|id| id.arch() == *arch)).collect();
-        let built = build::payloads(&archs)?;
+        let built = match payloads {
+            Some(folder) => build::built(&archs, folder)?,
+            None => build::payloads(&archs)?,
+        };
         let kernels = ids.iter().map(|id| kernels::get(*id)).collect::<Result<Vec<_>>>()?;
         Self::new(built, kernels)
     }
@@ -133,6 +136,10 @@ impl<'a> Stage<'a> {
         self.tools.kernel(id)
     }
 
+    pub(crate) fn payload(&self, arch: Arch) -> Result<&'a Path> {
+        Ok(&self.tools.built(arch)?.payload)
+    }
+
     /// phasectl with this command.
     pub(crate) fn phasectl(&self, command: &str) -> Command {
         self.tools.phasectl(command)
@@ -157,30 +164,57 @@ impl<'a> Stage<'a> {
         Ok(key)
     }
 
-    /// The published initramfs: the target init, and a file that is nowhere else, of `ballast` bytes more
-    /// than it needs. Answers with the SHA-256 of that file, too.
-    pub(crate) fn target_initramfs(&self, arch: Arch, ballast: usize) -> Result<(PathBuf, String)> {
+    /// The published initramfs: the target init, modules of `kernel`, and a file that is nowhere else, of
+    /// `ballast` bytes more than it needs. Answers with the SHA-256 of that file, too.
+    pub(crate) fn target_initramfs(
+        &self,
+        kernel: Id,
+        ballast: usize,
+        modules: &[&str],
+    ) -> Result<(PathBuf, String)> {
         let mut secret = vec![0; ballast + 32];
         File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret))?;
         let file = self.path("target-secret");
         fs::write(&file, &secret)?;
-        let out = self.path("target.img");
-        let mut command = self.phasectl("initramfs");
-        command.arg("--out").arg(&out).arg("--no-keys");
-        command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
+        let mut command = self.target_command(kernel.arch(), "target.img")?;
         command.args(["--file", &format!("{}:/target-secret", file.display())]);
+        if let (Some(folder), false) = (&self.kernel(kernel)?.modules, modules.is_empty()) {
+            command.arg("--modules").arg(folder);
+            for module in modules {
+                command.args(["--module", module]);
+            }
+        }
+        if ballast > 0 {
+            // It is random: nothing makes it smaller.
+            command.args(["--compress", "none"]);
+        }
         run::quiet(&mut command)?;
-        Ok((out, hex(&Sha256::digest(secret))))
+        Ok((self.path("target.img"), hex(&Sha256::digest(secret))))
+    }
+
+    /// An initramfs that leaves its name in the report of the target init.
+    pub(crate) fn target_part(&self, arch: Arch, name: &str) -> Result<PathBuf> {
+        let (file, out) = (self.path(name), format!("{name}.img"));
+        fs::write(&file, name)?;
+        let mut command = self.target_command(arch, &out)?;
+        run::quiet(command.args(["--file", &format!("{}:/target-parts/{name}", file.display())]))?;
+        Ok(self.path(&out))
+    }
+
+    fn target_command(&self, arch: Arch, out: &str) -> Result<Command> {
+        let mut command = self.phasectl("initramfs");
+        command.arg("--out").arg(self.path(out)).arg("--no-keys");
+        command.arg("--payload").arg(&self.tools.built(arch)?.target_init);
+        Ok(command)
     }
 
     /// `phasectl publish` of this kernel and initramfs, without keys, version and command line.
-    pub(crate) fn publish(&self, kernel: Id, initramfs: &Path) -> Result<Command> {
+    pub(crate) fn publish(&self, channel: &str, arch: Arch, image: &Path, initramfs: &Path) -> Command {
         let mut command = self.phasectl("publish");
         command.arg("--into").arg(self.site());
-        command.args(["--channel", "stable", "--arch", kernel.arch().manifest()]);
-        command.arg("--kernel").arg(&self.kernel(kernel)?.image);
-        command.arg("--initramfs").arg(initramfs);
-        Ok(command)
+        command.args(["--channel", channel, "--arch", arch.manifest()]);
+        command.arg("--kernel").arg(image).arg("--initramfs").arg(initramfs);
+        command
     }
 
     /// The initramfs that the machine starts with: phaseboot and the modules of its kernel.

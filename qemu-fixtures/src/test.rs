@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// Without the package's own tests
     #[arg(long)]
     e2e_only: bool,
+    /// Boot the binaries of this folder, which is laid out as `target/lab` is, and build none
+    #[arg(long, value_name = "DIR")]
+    payloads: Option<PathBuf>,
 }
 
 /// Whether everything passed.
@@ -49,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         (passed, failed) = package_tests()?;
     }
     let ids: BTreeSet<kernels::Id> = chosen.iter().flat_map(Scenario::kernels).collect();
-    let tools = Tools::prepare(&ids.into_iter().collect::<Vec<_>>())?;
+    let tools = Tools::prepare(&ids.into_iter().collect::<Vec<_>>(), arguments.payloads.as_deref())?;
     println!();
     let results = e2e::run(chosen, &tools)?;
     budgets::print(&results, tools.all_built());

@@ -1,13 +1,13 @@
 //! The lab's arm64 kernel, built from Debian's `linux-source-6.12` and `lab-arm64.config`.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::{Id, Kernel};
+use super::{Form, Id, Kernel};
 use crate::apt::{self, Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
@@ -21,7 +21,7 @@ pub(super) fn get(id: Id) -> Result<Kernel> {
     let gcc = run::text(Command::new(Arch::Aarch64.gcc()).arg("--version"))
         .context("no C compiler for aarch64; run: cargo lab setup")?;
     let mut key = Sha256::new();
-    for part in [source.sha256(), FRAGMENT, gcc.lines().next().unwrap_or_default()] {
+    for part in [source.sha256(), FRAGMENT, ZSTD, gcc.lines().next().unwrap_or_default()] {
         key.update(part.as_bytes());
         key.update(b"\0");
     }
@@ -33,6 +33,21 @@ pub(super) fn get(id: Id) -> Result<Kernel> {
     let release = fs::read_to_string(folder.join("release"))?.trim().to_owned();
     Ok(Kernel { id, image: folder.join("Image"), modules: None, release })
 }
+
+/// The same kernel in another form that its build makes: a file beside the Image.
+pub(super) fn form(kernel: &Kernel, form: Form) -> PathBuf {
+    kernel.image.with_file_name(match form {
+        Form::Gzip => "Image.gz",
+        Form::Zstd => "Image.zst",
+        Form::ZbootGzip => ZBOOT_GZIP,
+        _ => ZBOOT_ZSTD,
+    })
+}
+
+const ZBOOT_GZIP: &str = "vmlinuz-gzip.efi";
+const ZBOOT_ZSTD: &str = "vmlinuz-zstd.efi";
+/// What an EFI zboot image is compressed with is part of the configuration.
+const ZSTD: &str = "# CONFIG_KERNEL_GZIP is not set\nCONFIG_KERNEL_ZSTD=y\n";
 
 fn build(source: &Deb, into: &Path) -> Result<()> {
     println!("kernels: building the lab's arm64 kernel from {source}: some minutes");
@@ -47,24 +62,42 @@ fn build(source: &Deb, into: &Path) -> Result<()> {
 
     let cross = if Arch::Aarch64.is_native() { "" } else { "aarch64-linux-gnu-" };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let make = |target: &str| {
+    let make = |targets: &[&str]| {
         let mut make = clean("make");
-        make.args(["ARCH=arm64", &format!("CROSS_COMPILE={cross}"), &format!("-j{jobs}"), target]);
+        make.args(["ARCH=arm64", &format!("CROSS_COMPILE={cross}"), &format!("-j{jobs}")]).args(targets);
         make
     };
-    let mut merge = clean("scripts/kconfig/merge_config.sh");
-    merge.args(["-m", "-O", ".", ".config"]).arg(&config);
-    for mut step in [make("tinyconfig"), merge, make("olddefconfig")] {
-        logged(step.current_dir(&tree), &log, &work)?;
+    let merge = |fragment: &Path| {
+        let mut merge = clean("scripts/kconfig/merge_config.sh");
+        merge.args(["-m", "-O", ".", ".config"]).arg(fragment);
+        merge
+    };
+    let step = |mut command: Command| logged(command.current_dir(&tree), &log, &work);
+    for command in [make(&["tinyconfig"]), merge(&config), make(&["olddefconfig"])] {
+        step(command)?;
     }
     check(&fs::read_to_string(tree.join(".config"))?)?;
-    logged(make("Image").current_dir(&tree), &log, &work)?;
+    step(make(&["Image", "Image.gz", "Image.zst", "vmlinuz.efi"]))?;
 
-    let release = run::text(make("kernelrelease").arg("-s").current_dir(&tree))?;
+    let release = run::text(make(&["kernelrelease", "-s"]).current_dir(&tree))?;
     let done = folders::beside(into, ".done");
     folders::afresh(&done)?;
-    fs::copy(tree.join("arch/arm64/boot/Image"), done.join("Image"))?;
+    let boot = tree.join("arch/arm64/boot");
+    for (from, to) in [
+        ("Image", "Image"),
+        ("Image.gz", "Image.gz"),
+        ("Image.zst", "Image.zst"),
+        ("vmlinuz.efi", ZBOOT_GZIP),
+    ] {
+        fs::copy(boot.join(from), done.join(to)).with_context(|| format!("the build left no {from}"))?;
+    }
     fs::copy(tree.join(".config"), done.join("config"))?;
+    // Compressed again, nothing is compiled anew.
+    fs::write(&config, ZSTD)?;
+    for command in [merge(&config), make(&["olddefconfig"]), make(&["vmlinuz.efi"])] {
+        step(command)?;
+    }
+    fs::copy(boot.join("vmlinuz.efi"), done.join(ZBOOT_ZSTD))?;
     fs::write(done.join("release"), release)?;
     fs::rename(&done, into)?;
     fs::remove_dir_all(&work)?;

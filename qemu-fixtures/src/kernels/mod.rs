@@ -2,7 +2,9 @@
 //!
 //! All of it is kept in the cache by checksum, and resolved anew each day: a mirror drops old versions.
 
+mod forms;
 mod lab_arm64;
+mod uki;
 
 use std::fmt;
 use std::fs;
@@ -15,13 +17,18 @@ use crate::apt::{self, Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
 
+pub(crate) use forms::Form;
+pub(crate) use uki::Uki;
+
 /// A kernel of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Id {
-    /// Debian's Linux 6.1 for clouds: virtio as `.ko` modules. On arm64 it has kexec_load only.
+    /// Debian's Linux 6.1 for clouds: virtio as `.ko` modules. On arm64 Debian's have kexec_load only.
     Debian61(Arch),
-    /// Debian's Linux 6.12 for clouds, x86_64: `.ko.xz` modules.
-    Debian612,
+    /// Debian's Linux 6.12 for clouds: `.ko.xz` modules.
+    Debian612(Arch),
+    /// Debian's newest Linux for clouds, in packages for image and modules each.
+    Debian7(Arch),
     /// The lab's own Linux 6.12 for arm64: kexec_file_load only, no modules, no packet sockets.
     LabArm64,
 }
@@ -29,15 +36,17 @@ pub(crate) enum Id {
 impl Id {
     /// Every kernel for these architectures.
     pub(crate) fn of(archs: &[Arch]) -> Vec<Self> {
-        let all =
-            [Self::Debian61(Arch::X86_64), Self::Debian612, Self::Debian61(Arch::Aarch64), Self::LabArm64];
-        all.into_iter().filter(|id| archs.contains(&id.arch())).collect()
+        let mut all: Vec<Self> = archs
+            .iter()
+            .flat_map(|&arch| [Self::Debian61(arch), Self::Debian612(arch), Self::Debian7(arch)])
+            .collect();
+        all.extend(archs.contains(&Arch::Aarch64).then_some(Self::LabArm64));
+        all
     }
 
     pub(crate) fn arch(self) -> Arch {
         match self {
-            Self::Debian61(arch) => arch,
-            Self::Debian612 => Arch::X86_64,
+            Self::Debian61(arch) | Self::Debian612(arch) | Self::Debian7(arch) => arch,
             Self::LabArm64 => Arch::Aarch64,
         }
     }
@@ -47,7 +56,8 @@ impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Debian61(arch) => write!(f, "debian-6.1-{}", arch.debian()),
-            Self::Debian612 => f.write_str("debian-6.12-amd64"),
+            Self::Debian612(arch) => write!(f, "debian-6.12-{}", arch.debian()),
+            Self::Debian7(arch) => write!(f, "debian-7-{}", arch.debian()),
             Self::LabArm64 => f.write_str("lab-6.12-arm64"),
         }
     }
@@ -65,6 +75,16 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
 }
 
+impl Kernel {
+    /// The name of its folder in the cache, which changes with its contents.
+    fn key(&self) -> Result<String> {
+        let root = folders::cache()?.join("kernels");
+        let below = self.image.strip_prefix(&root).context("a kernel that is not in the cache")?;
+        let first = below.components().next().context("a kernel without a folder")?;
+        Ok(first.as_os_str().to_string_lossy().into_owned())
+    }
+}
+
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel {:<18} {}  {}", self.id.to_string(), self.release, self.image.display())
@@ -73,18 +93,19 @@ impl fmt::Display for Kernel {
 
 /// The kernel, from the cache where it is there.
 pub(crate) fn get(id: Id) -> Result<Kernel> {
-    let _turn = folders::lock("kernels")?;
+    let _turn = folders::lock(&format!("kernels-{id}"))?;
+    let debian = |names: &[&str], version, suite| debian(id, names, version, suite);
     match id {
-        Id::Debian61(arch) => {
-            let meta = match arch {
-                Arch::X86_64 => "linux-image-cloud-amd64",
-                Arch::Aarch64 => "linux-image-cloud-arm64",
-            };
-            debian(id, &[meta], "6.1.", "bookworm")
+        Id::Debian61(Arch::X86_64) => debian(&["linux-image-cloud-amd64"], "6.1.", "bookworm"),
+        Id::Debian61(Arch::Aarch64) => debian(&["linux-image-cloud-arm64"], "6.1.", "bookworm"),
+        Id::Debian612(Arch::X86_64) => {
+            debian(&["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"], "6.12.", "trixie")
         }
-        Id::Debian612 => {
-            debian(id, &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"], "6.12.", "trixie")
+        Id::Debian612(Arch::Aarch64) => {
+            debian(&["linux-image-6.12-cloud-arm64", "linux-image-cloud-arm64"], "6.12.", "trixie")
         }
+        Id::Debian7(Arch::X86_64) => debian(&["linux-image-cloud-amd64"], "7.", "sid"),
+        Id::Debian7(Arch::Aarch64) => debian(&["linux-image-cloud-arm64"], "7.", "sid"),
         Id::LabArm64 => lab_arm64::get(id),
     }
     .with_context(|| format!("kernel {id}"))
@@ -103,26 +124,29 @@ fn debian(id: Id, metapackages: &[&str], version: &'static str, suite: &'static 
         fs::rename(&half, &folder)?;
     }
     let release = only_entry(&folder.join("lib/modules"))?;
-    let image = folder.join("boot").join(format!("vmlinuz-{release}"));
-    if !image.exists() {
-        bail!("{deb} has no boot/vmlinuz-{release}");
-    }
-    Ok(Kernel { id, image, modules: Some(folder.join("lib/modules").join(&release)), release })
+    let modules = folder.join("lib/modules").join(&release);
+    // Where an image has a package of its own, it lies beside its modules.
+    let places = [folder.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+    let Some(image) = places.into_iter().find(|image| image.exists()) else {
+        bail!("{deb} has no image of {release}");
+    };
+    Ok(Kernel { id, image, modules: Some(modules), release })
 }
 
 /// Unpacks image and modules, and writes the modules.dep that no .deb ships.
 fn unpack(deb: &Deb, into: &Path) -> Result<()> {
-    let archive = deb.download()?;
-    run::quiet(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(into))?;
+    for part in deb.with_parts(&["linux-binary-", "linux-modules-", "linux-base-"])? {
+        let archive = part.download()?;
+        run::quiet(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(into))?;
+        fs::remove_file(archive)?;
+    }
     let (merged, lib) = (into.join("usr/lib/modules"), into.join("lib"));
     if merged.exists() && !lib.exists() {
         fs::create_dir(&lib)?;
         fs::rename(merged, lib.join("modules"))?;
     }
     let release = only_entry(&into.join("lib/modules"))?;
-    run::quiet(Command::new(depmod()).arg("-b").arg(into).arg(release))?;
-    fs::remove_file(archive)?;
-    Ok(())
+    run::quiet(Command::new(depmod()).arg("-b").arg(into).arg(release))
 }
 
 /// sbin is not on every user's PATH.

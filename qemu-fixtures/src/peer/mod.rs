@@ -32,7 +32,7 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     let id = Id::Debian61(arch);
     let kernel = tools.kernel(id)?;
     let stage = Stage::new(tools, folder.to_owned())?;
-    let (target, secret) = stage.target_initramfs(arch, 0)?;
+    let (target, secret) = stage.target_initramfs(id, 0, &[])?;
     publish(&stage.site(), &kernel.image, &target)?;
     let server = stage.serve(None, None)?;
     let url = format!("http://{HOST}:{}", server.port());
@@ -90,16 +90,29 @@ fn initramfs(stage: &Stage<'_>, kernel: &Kernel, url: &str, cmdline: &str) -> Re
     pack(&root, &stage.path("peer.img"))
 }
 
-/// The initramfs `base`, whose init is phaseboot, with a shell's init before it: that calls phaseboot as a
-/// command, after it has brought the network up the way `network` says.
+/// What a shell's init does besides loading modules.
+#[derive(Debug)]
+pub(crate) struct Shell<'a> {
+    /// Who brings the network up: udhcpc, phaseboot, none.
+    pub(crate) network: &'a str,
+    /// Lines of the script, after that.
+    pub(crate) commands: &'a str,
+    /// What they have in `$cmdline`.
+    pub(crate) cmdline: &'a str,
+}
+
+/// The initramfs `base`, whose init is phaseboot, with a shell's init before it, which calls phaseboot as a
+/// command.
 pub(crate) fn other_init(
     stage: &Stage<'_>,
     kernel: &Kernel,
     payload: &Path,
     base: &Path,
-    network: &str,
+    shell: &Shell<'_>,
 ) -> Result<PathBuf> {
-    let root = shell_root(stage, kernel, OTHER, &format!("network='{network}'\n"))?;
+    let settings = format!("network='{}'\ncmdline='{}'\n", shell.network, shell.cmdline);
+    let root = shell_root(stage, kernel, OTHER, &settings)?;
+    fs::write(root.join("commands"), shell.commands)?;
     fs::copy(payload, root.join("bin/phaseboot"))?;
     let shell = pack(&root, &stage.path("shell.img"))?;
     // The kernel unpacks one archive behind the other, and the last of a name stays.
@@ -173,8 +186,9 @@ fn times(said: &Transcript, initramfs: &Path) -> Result<Times> {
         lease: since("lease"),
         verified: since("verified"),
         exec: since("exec"),
+        handover: said.target_started().map(|at| at.saturating_sub(exec).as_secs_f64()),
+        cold: None,
         lease_of_card: None,
-        handover: said.targets().first().map(|(at, _)| at.saturating_sub(exec).as_secs_f64()),
         initramfs: fs::metadata(initramfs)?.len(),
     })
 }

@@ -42,4 +42,4 @@ kexec)
     phaseboot kexec --exec
     ;;
 esac
-phaseboot boot
+. /commands

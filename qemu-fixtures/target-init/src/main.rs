@@ -1,6 +1,10 @@
 //! The init of the lab's second kernel: says what it sees in one line on the console, and powers off.
 //!
-//! The line is `PHASEBOOT-TARGET {json}`. Sizes are in kB as /proc/meminfo has them, times in seconds.
+//! The line is `PHASEBOOT-TARGET {json}`. Sizes are in kB as /proc/meminfo has them, times in seconds. A line
+//! before it says when this started.
+
+mod machine;
+mod modules;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,12 +18,14 @@ use sha2::{Digest, Sha256};
 
 fn main() {
     for (kind, folder) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
-        // What is mounted already, or missing from this kernel, shows in the report.
-        let _ = fs::create_dir_all(folder);
-        let _ = mount(kind, folder, kind, MountFlags::empty(), None);
+        mounted(kind, folder);
     }
     // Messages of the kernel's own would break the line in two.
     let _ = fs::write("/proc/sys/kernel/printk", "1");
+    say("\nPHASEBOOT-TARGET-STARTED\n");
+    mounted("securityfs", "/sys/kernel/security");
+    modules::load("efivarfs");
+    mounted("efivarfs", machine::VARIABLES);
     let line = format!("\nPHASEBOOT-TARGET {}\n", report());
     say(&line);
     rustix::fs::sync();
@@ -28,6 +34,12 @@ fn main() {
     loop {
         std::thread::sleep(std::time::Duration::from_secs(60));
     }
+}
+
+/// What is mounted already, or missing from this kernel, shows in the report.
+fn mounted(kind: &str, folder: &str) {
+    let _ = fs::create_dir_all(folder);
+    let _ = mount(kind, folder, kind, MountFlags::empty(), None);
 }
 
 /// Every console gets the line, and has it written out before this returns.
@@ -56,6 +68,13 @@ fn report() -> Value {
         "efi": Path::new("/sys/firmware/efi").exists(),
         "acpi": Path::new("/sys/firmware/acpi").exists(),
         "kernel_said": kernel_log(&["KASLR", "crng init done", "EFI v", "Machine model"]),
+        "kernel_code": machine::kernel_code(),
+        "kernel_text": machine::kernel_text(),
+        "ramdisk_at": machine::ramdisk(),
+        "framebuffers": machine::framebuffers(),
+        "lockdown": text("/sys/kernel/security/lockdown"),
+        "efi_variables": machine::efi_variables(),
+        "parts": machine::names("/target-parts"),
         "uptime_s": first_word("/proc/uptime").and_then(|seconds| seconds.parse::<f64>().ok()),
     })
 }

@@ -1,0 +1,296 @@
+//! Every kernel by every call: which machine, which kernel, which call loads the next one, and in which form
+//! that one is published.
+
+use crate::arch::Arch;
+use crate::e2e::UKI_PARTS;
+use crate::kernels::{Form, Id};
+use crate::machine::Firmware;
+use crate::publish::Change;
+use crate::scenarios::{Against, Check, Expect, Initramfs, RELEASE, Scenario, Step, TRUSTED};
+
+use Arch::{Aarch64, X86_64};
+use Firmware::{Default, SecureBoot, Uefi};
+
+const X86: Id = Id::Debian61(X86_64);
+const ARM: Id = Id::Debian61(Aarch64);
+
+/// Which call loads the next kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    File,
+    Load,
+}
+
+impl Call {
+    fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Load => "load",
+        }
+    }
+
+    fn cmdline(self) -> &'static str {
+        match self {
+            Self::File => "phase.kexec=file",
+            Self::Load => "phase.kexec=load",
+        }
+    }
+
+    fn check(self) -> Check {
+        match self {
+            Self::File => Check::Says("loaded by kexec_file_load"),
+            Self::Load => Check::Says("loaded by kexec_load"),
+        }
+    }
+}
+
+pub(crate) fn all() -> Vec<Scenario> {
+    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands()].concat()
+}
+
+/// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
+fn matrix() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for (turn, (arch, call, firmware)) in [
+        (X86_64, Call::File, Default),
+        (X86_64, Call::File, Uefi),
+        (X86_64, Call::Load, Default),
+        (X86_64, Call::Load, Uefi),
+        // No arm64 kernel of Debian's has kexec_file_load.
+        (Aarch64, Call::Load, Default),
+        (Aarch64, Call::Load, Uefi),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (index, kernel) in
+            [Id::Debian61(arch), Id::Debian612(arch), Id::Debian7(arch)].into_iter().enumerate()
+        {
+            all.push(row(kernel, call, firmware, if (turn + index) % 2 == 0 { 4 } else { 1 }));
+        }
+    }
+    for (firmware, cpus) in [(Default, 1), (Default, 4), (Uefi, 1), (Uefi, 4)] {
+        all.push(row(Id::LabArm64, Call::File, firmware, cpus));
+    }
+    all
+}
+
+/// The kernel loads itself by this call.
+fn row(kernel: Id, call: Call, firmware: Firmware, cpus: u32) -> Scenario {
+    let (version, at) = match kernel {
+        Id::Debian61(_) => ("6.1", "debian"),
+        Id::Debian612(_) => ("6.12", "debian"),
+        Id::Debian7(_) => ("7", "debian"),
+        Id::LabArm64 => ("6.12", "lab"),
+    };
+    let under = match (firmware, kernel.arch()) {
+        (Default, X86_64) => "bios",
+        (Default, Aarch64) => "tree",
+        (Uefi | SecureBoot, _) => "uefi",
+    };
+    let name = format!("{}-{under}-{at}-{version}-{cpus}cpu", call.name());
+    let mut scenario = boots(name, kernel, call);
+    scenario.against = Against::FirstKernel;
+    scenario.machine.cpus = cpus;
+    if kernel == Id::Debian612(Aarch64) {
+        // With addresses of 52 bits this kernel's kexec_load falls over its own page tables:
+        // trans_pgd_create_copy of arch/arm64/mm/trans_pgd.c.
+        scenario.machine.cpu = "max,pauth-impdef=on,lpa2=off";
+    }
+    scenario.also.push(Check::Cpus(if cpus == 1 { "0" } else { "0-3" }));
+    if firmware == Uefi {
+        under_uefi(&mut scenario);
+        // The lab's kernel has no drivers for a screen.
+        if kernel != Id::LabArm64 {
+            scenario.machine.screen = true;
+            scenario.also.push(Check::Framebuffer);
+        }
+    } else if kernel.arch() == Aarch64 {
+        scenario.also.push(Check::FreshSeeds);
+    }
+    scenario
+}
+
+fn boots(name: impl Into<String>, kernel: Id, call: Call) -> Scenario {
+    let step = Step { publish: RELEASE, cmdline: call.cmdline(), expect: Expect::Boots(&[]) };
+    let mut scenario = Scenario::new(name, kernel, vec![step]);
+    scenario.also = vec![Check::Kaslr, call.check()];
+    scenario
+}
+
+fn under_uefi(scenario: &mut Scenario) {
+    scenario.machine.firmware = Uefi;
+    scenario.also.extend([Check::Efi, Check::Acpi, Check::EfiVariables]);
+    scenario.target_modules = &["efivarfs"];
+}
+
+/// Little of it, much of it, and much to put into it.
+fn memory() -> Vec<Scenario> {
+    let with = |name, kernel, call, memory_mb| {
+        let mut scenario = boots(name, kernel, call);
+        scenario.machine.memory_mb = memory_mb;
+        scenario.against = Against::FirstKernel;
+        scenario
+    };
+    let mut above = with("load-5-gb", X86, Call::Load, 5 * 1024);
+    above.also.push(Check::RamdiskAbove4G);
+    let large = |name, kernel, call| {
+        let mut scenario = with(name, kernel, call, 2 * 1024);
+        scenario.ballast = 200_000_000;
+        scenario.against = Against::ColdBoot;
+        scenario
+    };
+    vec![
+        with("load-160-mb", X86, Call::Load, 160),
+        above,
+        with("load-5-gb", ARM, Call::Load, 5 * 1024),
+        large("load-200-mb-initramfs", X86, Call::Load),
+        large("file-200-mb-initramfs", X86, Call::File),
+        large("load-200-mb-initramfs", ARM, Call::Load),
+    ]
+}
+
+/// Kernels inside of something.
+fn forms() -> Vec<Scenario> {
+    let published = |name, kernel, call, next, form| {
+        let mut scenario = boots(name, kernel, call);
+        scenario.next = Some((next, form));
+        scenario.against = Against::ColdBoot;
+        if form == Form::Uki {
+            scenario.also.push(Check::Parts(&UKI_PARTS));
+        }
+        scenario
+    };
+    const LAB: Id = Id::LabArm64;
+    vec![
+        published("zboot-gzip", ARM, Call::Load, LAB, Form::ZbootGzip),
+        published("zboot-zstd", LAB, Call::File, LAB, Form::ZbootZstd),
+        published("image-gzip", LAB, Call::File, LAB, Form::Gzip),
+        published("image-zstd", ARM, Call::Load, Id::Debian612(Aarch64), Form::Zstd),
+        published("uki", ARM, Call::Load, ARM, Form::Uki),
+        published("uki", X86, Call::File, X86, Form::Uki),
+        published("uki-load", X86, Call::Load, X86, Form::Uki),
+    ]
+}
+
+/// What a kernel that is locked down lets nobody do. No call is tried in another one's place.
+fn refusals() -> Vec<Scenario> {
+    let refused = |name, kernel, cmdline, form| {
+        let expect = Expect::Fails { code: 21, says: "lockdown" };
+        let mut scenario = Scenario::new(name, kernel, vec![Step { publish: RELEASE, cmdline, expect }]);
+        scenario.next = Some((kernel, form));
+        scenario
+    };
+    vec![
+        refused("lockdown-load", X86, "lockdown=integrity phase.kexec=load", Form::Plain),
+        refused("lockdown-load", ARM, "lockdown=integrity", Form::Plain),
+        refused("lockdown-unsigned", X86, "lockdown=integrity", Form::Unsigned),
+    ]
+}
+
+/// Firmware that starts only what is signed with its key, and kernels that do as it does.
+fn secure_boot() -> Vec<Scenario> {
+    let on = |name, kernel, form, expect| {
+        let mut scenario = Scenario::new(name, kernel, vec![Step { publish: RELEASE, ..Step::new(expect) }]);
+        scenario.machine.firmware = SecureBoot;
+        scenario.first = Form::Enrolled;
+        scenario.next = Some((kernel, form));
+        scenario.target_modules = &["efivarfs"];
+        scenario
+    };
+    let starts = |name, kernel, form| {
+        let mut scenario = on(name, kernel, form, Expect::Boots(&[Check::Efi, Check::SecureBoot]));
+        scenario.also = vec![Check::Kaslr, Call::File.check()];
+        scenario.against = Against::FirstKernel;
+        scenario
+    };
+    let refused = |name, kernel, form, says| on(name, kernel, form, Expect::Fails { code: 21, says });
+    vec![
+        starts("secure-boot-enrolled-key", X86, Form::Enrolled),
+        starts("secure-boot-enrolled-key-7", Id::Debian7(X86_64), Form::Enrolled),
+        refused("secure-boot-unsigned", X86, Form::Unsigned, "sign"),
+        // Debian's kernels know Debian's key from shim, which is not here: its authority is not built in.
+        refused("secure-boot-unknown-key", X86, Form::Plain, "trusted key"),
+        refused("secure-boot-load", ARM, Form::Enrolled, "lockdown"),
+    ]
+}
+
+/// Kernels that start kernels that start kernels.
+fn chains() -> Vec<Scenario> {
+    const CHAIN: &[Change] = &[Change::Chain { keys: TRUSTED }];
+    let chain = |kernel, call: Call| {
+        let mut scenario = boots(format!("three-in-a-row-{}", call.name()), kernel, call);
+        scenario.steps = vec![Step { publish: CHAIN, cmdline: call.cmdline(), expect: Expect::Boots(&[]) }];
+        scenario.hops = 3;
+        scenario.policy = Some(r#"{"channels":["stable","second","third"]}"#);
+        scenario.also.push(Check::Hops(3));
+        scenario.against = Against::FirstKernel;
+        scenario
+    };
+    vec![
+        chain(X86, Call::File),
+        chain(X86, Call::Load),
+        chain(ARM, Call::Load),
+        chain(Id::LabArm64, Call::File),
+    ]
+}
+
+/// `phaseboot kexec` in somebody else's script.
+fn commands() -> Vec<Scenario> {
+    const BROKEN: &str = r#"
+phaseboot fetch --out /run/files
+cd /run/files
+phaseboot kexec --load-only --kernel kernel --initrd initramfs --cmdline "$cmdline"
+[ "$(busybox cat /sys/kernel/kexec_loaded)" = 1 ]
+phaseboot kexec --status
+busybox head -c 100000 kernel >truncated
+code=0
+phaseboot kexec --kernel truncated --initrd initramfs --cmdline "$cmdline" || code=$?
+[ $code = 16 ]
+phaseboot kexec --status
+[ "$(busybox cat /sys/kernel/kexec_loaded)" = 1 ]
+phaseboot kexec --exec
+"#;
+    const SEVERAL: &str = r#"
+phaseboot fetch --out /run/files
+cd /run/files
+mkdir -p x/target-parts
+for name in first second; do
+    echo >x/target-parts/$name
+    (cd x && busybox find . | busybox cpio -o -H newc) >$name
+    busybox rm x/target-parts/$name
+done
+# Its length is no multiple of 4 now.
+printf '\0' >>first
+phaseboot kexec --kernel kernel --initrd first --initrd initramfs --initrd second --cmdline "$cmdline"
+"#;
+    let shell = |name, kernel: Id, commands, also: Vec<Check>| {
+        let step = Step { publish: RELEASE, ..Step::new(Expect::Boots(&[])) };
+        let mut scenario = Scenario::new(name, kernel, vec![step]);
+        scenario.initramfs = Initramfs::Commands(commands);
+        scenario.also = also;
+        scenario
+    };
+    vec![
+        shell("broken-kernel-after-good-one", X86, BROKEN, vec![]),
+        shell("broken-kernel-after-good-one", ARM, BROKEN, vec![]),
+        shell("several-initrds", X86, SEVERAL, vec![Check::Parts(&UKI_PARTS)]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn each_way_is_gone_with_one_cpu_and_with_several() {
+        let mut seen: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for scenario in matrix() {
+            let (way, _) = scenario.name.split_at("file-bios".len());
+            seen.entry(format!("{} {way}", scenario.machine.arch)).or_default().push(scenario.machine.cpus);
+        }
+        assert_eq!(seen.len(), 8);
+        assert!(seen.values().all(|cpus| cpus.contains(&1) && cpus.contains(&4)), "{seen:?}");
+    }
+}
