@@ -87,7 +87,7 @@ impl Attempt {
     /// What its segments take, in bytes; of those that the kernel makes itself, the large ones.
     fn segments(&self, needs: &Needs) -> u64 {
         match self {
-            Self::FileLoad { .. } => needs.segments(),
+            Self::FileLoad { .. } => needs.segments(Call::FileLoad),
             Self::Load(plan) => plan.segments.iter().map(|segment| segment.size).fold(0, u64::saturating_add),
         }
     }
