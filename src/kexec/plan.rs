@@ -113,7 +113,7 @@ impl Plan {
         kaslr: Kaslr,
     ) -> Result<Self, Error> {
         // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
-        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0);
+        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0).or_else(|| nothing(paths));
         let exposed = exposed_tables(&target, paths);
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
@@ -207,6 +207,18 @@ impl Plan {
             .collect();
         Ok(sys::kexec::load(plan.entry, &segments))
     }
+}
+
+/// The ramdisk for a kernel that is given none, where it would take another: the one that the firmware's
+/// first kernel had, from a table of UEFI's (LINUX_EFI_INITRD_MEDIA_GUID), long after its memory is
+/// something else's. That is efi_config_parse_tables() of drivers/firmware/efi/efi.c on arm64 and x86, and
+/// whichever call loaded it.
+fn nothing(paths: &Paths) -> Option<Ramdisk> {
+    if !paths.efi().exists() {
+        return None;
+    }
+    let page = usize::try_from(sys::kexec::page_size()).unwrap_or(4096);
+    Ramdisk::empty(page).inspect_err(|error| log::warn!("no empty ramdisk: {error}")).ok()
 }
 
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
