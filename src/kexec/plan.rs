@@ -4,8 +4,8 @@ mod exposed;
 mod show;
 
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
@@ -295,7 +295,8 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
-    let running = device_tree(&paths.devicetree())?;
+    let tree = paths.devicetree();
+    let running = devicetree::read(&tree).map_err(|source| read(&tree, source))?;
     let tree = match &target.devicetree {
         Some(given) => devicetree::complete(given, &running)?,
         None => running,
@@ -321,9 +322,7 @@ const SPARE: u64 = 4 << 30;
 
 /// Where the next kernel may go on this machine: the lowest `enough` bytes of it.
 fn memory(paths: &Paths, page: u64, enough: u64) -> Result<MemoryMap, Error> {
-    let iomem = paths.iomem();
-    let text = fs::read_to_string(&iomem).map_err(|source| read(&iomem, source))?;
-    let mut memory = MemoryMap::parse(&text)?;
+    let mut memory = MemoryMap::read(paths)?;
     memory.keep_lowest(enough);
     let flags = paths.kpageflags();
     match File::open(&flags) {
@@ -338,17 +337,6 @@ fn memory(paths: &Paths, page: u64, enough: u64) -> Result<MemoryMap, Error> {
         Err(source) => return Err(read(&flags, source)),
     }
     Ok(memory)
-}
-
-/// The tree this kernel was given, as it is: firmware pads it, so more than the next kernel takes
-/// is read.
-fn device_tree(path: &Path) -> Result<Vec<u8>, Error> {
-    const MOST: u64 = 2 * devicetree::LARGEST as u64;
-    let mut tree = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MOST).read_to_end(&mut tree))
-        .map_err(|source| read(path, source))?;
-    Ok(tree)
 }
 
 fn read(path: &Path, source: io::Error) -> Error {

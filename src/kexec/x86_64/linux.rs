@@ -19,7 +19,7 @@ use crate::sys;
 
 /// A file of sysfs is not larger, in bytes.
 const SYSFS_FILE: u64 = 4096;
-/// /proc/iomem and /proc/cpuinfo are not larger, in bytes.
+/// /proc/cpuinfo is not larger, in bytes.
 const PROC_FILE: u64 = 16 << 20;
 /// Firmware has some dozens of regions.
 const REGIONS: usize = 4096;
@@ -27,10 +27,7 @@ const REGIONS: usize = 4096;
 impl Machine {
     /// Reads it from /proc/iomem, /sys/firmware/memmap, /sys/kernel/boot_params and /sys/firmware/efi.
     pub(in crate::kexec) fn read(paths: &Paths) -> Result<Self, Error> {
-        let iomem = paths.iomem();
-        let text = text(&iomem, PROC_FILE)
-            .map_err(|source| Error::Read { path: iomem.display().to_string(), source })?;
-        let mut memory = MemoryMap::parse(&text)?.usable;
+        let mut memory = MemoryMap::read(paths)?.usable;
         let mut boot_params = Vec::new();
         if let Err(error) =
             open(&paths.boot_params(), SYSFS_FILE).and_then(|mut file| file.read_to_end(&mut boot_params))
@@ -46,14 +43,14 @@ impl Machine {
         memory.remove_all(&outside);
 
         let systab = paths.efi().join("systab");
-        let systab = self::text(&systab, SYSFS_FILE).unwrap_or_default();
+        let systab = text(&systab, SYSFS_FILE).unwrap_or_default();
         let table = |name| efi::table(&systab, name);
         let told = at(&boot_params, params::ACPI_RSDP_ADDR).map_or(0, u64::from_le_bytes);
         let rsdp = match told {
             0 => table("ACPI20").or_else(|| table("ACPI")).unwrap_or(0),
             address => address,
         };
-        let cpu = self::text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
+        let cpu = text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
         let mut seed = Seed([0; SEED]);
         let drawn = sys::random::fill_if_ready(&mut seed.0);
         Ok(Self {
