@@ -1,38 +1,33 @@
 //! `phaseboot inspect`: what a kernel, ramdisk, unified kernel image, device tree or manifest is. Of
 //! any architecture, on any machine. Nothing is verified, and nothing of it is loaded.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{CommandError, print};
+use super::{print, room, vouched};
 use crate::devicetree;
 use crate::error::{Error, without_controls};
-use crate::fetch::operator;
 use crate::image::archive::{self, Piece};
 use crate::image::arm64::PageSize;
 use crate::image::{self, Foreign, Header, KernelImage, Part};
 use crate::log::bytes;
 use crate::manifest::envelope::{self, Envelope, Kind};
 use crate::manifest::{self};
+use crate::paths::Paths;
 
-/// 4 GiB: a larger file is nothing that machines boot.
-const MOST_BYTES: u64 = 4 << 30;
 /// What errors call it.
 const NAME: &str = "the file";
 
 /// Says what `file` is. An error if it is neither a kernel that can be loaded nor a ramdisk, a device
 /// tree, a manifest or a key list; then, too, what can be said is.
-pub(super) fn run(file: &Path, json: bool) -> Result<(), Error> {
-    let unreadable = |error| CommandError::Read { path: file.to_owned(), error };
-    let mut source = fs::File::open(file).map_err(unreadable)?;
-    let artifact = operator::vouched(NAME, &mut source, MOST_BYTES)?;
+pub(super) fn run(file: &Path, json: bool, paths: &Paths) -> Result<(), Error> {
+    let artifact = vouched(NAME, file, paths)?;
     let size = artifact.size();
     let published = artifact.map().map_err(|errno| image::Error::Map { name: NAME, errno })?;
     let mut table = Table::default();
     table.add("file", file.display().to_string());
-    let known = match KernelImage::examine(artifact) {
+    let known = match KernelImage::examine(artifact, room(paths).unwrap_or(u64::MAX)) {
         Ok(mut kernel) => {
             table.add("kind", "kernel");
             table.add("size", size);
