@@ -11,7 +11,7 @@ use crate::error::{Error, without_controls};
 use crate::image::archive::{self, Piece};
 use crate::image::arm64::PageSize;
 use crate::image::{self, Foreign, Header, KernelImage, Part};
-use crate::log::bytes;
+use crate::log::{bytes, wrapped};
 use crate::manifest::envelope::{self, Envelope, Kind};
 use crate::manifest::{self};
 use crate::paths::Paths;
@@ -277,11 +277,12 @@ impl Table {
                 self.0.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             return format!("{}\n", Value::Object(object));
         }
+        const INDENT: usize = 18;
         let mut text = String::new();
         for (name, value) in &self.0 {
             let mut label = *name;
             for value in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
-                text.push_str(&format!("{label:<18}{}\n", words(name, value)));
+                text.push_str(&format!("{label:<INDENT$}{}\n", wrapped(&words(name, value), INDENT)));
                 label = "";
             }
         }
@@ -305,7 +306,12 @@ fn words(name: &str, value: &Value) -> String {
                 let name = without_controls(name);
                 format!("{name} {}", words(&name, value))
             };
-            fields.iter().map(field).collect::<Vec<_>>().join(", ")
+            // A list comes last, for it goes on to the end, and not at all if it is empty.
+            let is_list = |(_, value): &(&String, &Value)| value.is_array();
+            let (lists, fields): (Vec<_>, Vec<_>) = fields.iter().partition(is_list);
+            let lists =
+                lists.into_iter().filter(|(_, value)| value.as_array().is_some_and(|it| !it.is_empty()));
+            fields.into_iter().chain(lists).map(field).collect::<Vec<_>>().join(", ")
         }
         Value::Null => "-".to_owned(),
     }
