@@ -246,6 +246,7 @@ mod tests {
     use crate::arch::Arch;
     use crate::config::ClientId;
     use crate::error::Exit;
+    use crate::image::MOST_UNPACKED;
     use crate::image::testing::{self, ARM, X86};
     use rustix::io::Errno;
 
@@ -322,7 +323,8 @@ mod tests {
         let brought = |sections: &[(&str, &[u8])], calls: &[Call], paths: &Paths| {
             let kernel = testing::arm64();
             let image = testing::pe(ARM, &[sections, &[(".linux", &kernel)]].concat());
-            let mut kernel = KernelImage::examine(testing::artifact("kernel", &image)).unwrap();
+            let mut kernel =
+                KernelImage::examine(testing::artifact("kernel", &image), MOST_UNPACKED).unwrap();
             brought_tree(&mut kernel, calls, paths)
         };
         let (any, other): (&[u8], &[u8]) = (b"any", b"of no machine");
