@@ -46,10 +46,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let size = bytes.len();
             let wrappings = kernel.wrappings();
             if arguments.output.json {
+                let names: Vec<String> = wrappings.iter().map(|layer| layer.wrapper.to_string()).collect();
                 let mut about =
                     json!({ "kind": "kernel", "arch": arch.name(), "format": format, "size": size });
-                if !wrappings.is_empty() {
-                    about["wrappings"] = wrappings.iter().map(|layer| layer.wrapper.to_string()).collect();
+                if let Some(fields) = about.as_object_mut().filter(|_| !names.is_empty()) {
+                    fields.insert("wrappings".to_owned(), json!(names));
                 }
                 return output::json(&about);
             }
