@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::arch::Arch;
-use crate::e2e::{PANIC, cmdline};
+use crate::e2e::{cmdline, told};
 use crate::kernels::{self, Id};
 use crate::machine::{Boot, End, HOST, Machine};
 use crate::serial::Transcript;
@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     })?;
     steps.time("sign and publish kernel and initramfs", || {
         let mut publish = stage.publish("stable", arch, &kernel.image, &target);
-        publish.arg("--key").arg(&key.private).arg(format!("--cmdline=lab.demo=1 {PANIC}"));
+        publish.arg("--key").arg(&key.private).arg(format!("--cmdline=lab.demo=1 {}", told(arch)));
         run::quiet(&mut publish)
     })?;
     let server = stage.serve(None, None)?;

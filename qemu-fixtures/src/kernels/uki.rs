@@ -70,7 +70,7 @@ impl Uki<'_> {
 }
 
 fn objcopy(arch: Arch) -> Command {
-    Command::new(format!("{}-linux-gnu-objcopy", arch.gnu().replace('_', "-")))
+    Command::new(format!("{}-linux-gnu-objcopy", arch.gnu()))
 }
 
 /// systemd's stub, from the cache.
