@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt::sha256_of;
 use crate::arch::Arch;
-use crate::e2e::{Leased, PANIC, Times};
+use crate::e2e::{Leased, Times, told};
 use crate::kernels::{Id, Kernel};
 use crate::machine::{Boot, HOST, Machine};
 use crate::run;
@@ -37,11 +37,11 @@ pub(crate) fn boot(arch: Arch, tools: &Tools, folder: &Path) -> Result<Times> {
     let server = stage.serve(None, None)?;
     let url = format!("http://{HOST}:{}", server.port());
     let console = arch.console();
-    let initramfs = initramfs(&stage, kernel, &url, &format!("console={console} {PANIC}"))?;
+    let initramfs = initramfs(&stage, kernel, &url, &format!("console={console} {}", told(arch)))?;
     let boot = Boot {
         kernel: kernel.image.clone(),
         initramfs: initramfs.clone(),
-        cmdline: format!("console={console} {PANIC}"),
+        cmdline: format!("console={console} {}", told(arch)),
         name: format!("phaseboot-lab-{}-peer", std::process::id()),
     };
     let run = Machine::new(arch).run(&boot, &stage.path("serial.log"), LIMIT, false)?;
@@ -63,7 +63,7 @@ pub(crate) fn many(machine: &Machine, tools: &Tools, folder: &Path) -> Result<Le
     let boot = Boot {
         kernel: kernel.image.clone(),
         initramfs: pack(&root, &stage.path("peer.img"))?,
-        cmdline: format!("console={} {PANIC}", machine.arch.console()),
+        cmdline: format!("console={} {}", machine.arch.console(), told(machine.arch)),
         name: format!("phaseboot-lab-{}-many", std::process::id()),
     };
     let said = machine.run(&boot, &stage.path("serial.log"), LIMIT, false)?.transcript;
