@@ -1,7 +1,6 @@
 //! A whole machine in a folder: /proc/iomem, /sys/firmware/fdt and a kernel's header.
 
 use super::*;
-use crate::arch::Arch;
 use crate::fetch::operator::vouched;
 use crate::kexec::{Availability, Method};
 
