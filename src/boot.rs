@@ -6,7 +6,7 @@ use log::{debug, error, info, warn};
 
 use crate::arch::Arch;
 use crate::config::{self, Config, Leases};
-use crate::devicetree::choice;
+use crate::devicetree::{self, choice};
 use crate::error::{Error, printable};
 use crate::fetch::{self, VerifiedArtifact};
 use crate::image::{KernelImage, Part, Ramdisk};
@@ -199,7 +199,7 @@ fn machine(paths: &Paths) -> Vec<String> {
     if !loads(Arch::Aarch64) {
         return Vec::new();
     }
-    let running = std::fs::read(paths.devicetree()).ok();
+    let running = devicetree::read(&paths.devicetree()).ok();
     running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default()
 }
 
@@ -250,6 +250,7 @@ mod tests {
     use super::*;
     use crate::config::ClientId;
     use crate::error::Exit;
+    use crate::image::MOST_UNPACKED;
     use crate::image::testing::{self, ARM, X86};
     use rustix::io::Errno;
 
@@ -326,7 +327,8 @@ mod tests {
         let brought = |sections: &[(&str, &[u8])], calls: &[Call], paths: &Paths| {
             let kernel = testing::arm64();
             let image = testing::pe(ARM, &[sections, &[(".linux", &kernel)]].concat());
-            let mut kernel = KernelImage::examine(testing::artifact("kernel", &image)).unwrap();
+            let mut kernel =
+                KernelImage::examine(testing::artifact("kernel", &image), MOST_UNPACKED).unwrap();
             brought_tree(&mut kernel, calls, paths)
         };
         let (any, other): (&[u8], &[u8]) = (b"any", b"of no machine");

@@ -29,9 +29,9 @@ usage:
                    [--load-only | --dry-run [--json]]
                    load and start a kernel that is already here
   phaseboot kexec  --exec [--links keep|down] [--reset none|pci|xhci] | --unload | --status [--json]
-                   start what is loaded, forget it, or say whether there is something (0: yes, 24: no)
+                   start what is loaded, forget it, or say whether something is (0: yes, 24: no)
   phaseboot doctor [--kernel K] [--initrd I]... [--json]
-                   whether this machine can start another kernel, and the cure for what is in the way
+                   whether this machine can start another kernel, and the cure for what is not so
   phaseboot inspect FILE [--json]
                    what a kernel, initramfs, unified image or manifest is
   phaseboot fdt    [--in FILE] [--out FILE] [--print]
@@ -524,6 +524,11 @@ mod tests {
             };
             assert_eq!(source, expected, "{line}");
         }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        assert_eq!(HELP.lines().find(|line| line.chars().count() > 100), None);
     }
 
     #[test]

@@ -297,6 +297,25 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// `text` in lines of at most 100 characters, as far as its words allow it, behind the first `indent`
+/// columns, which are the caller's in the first line and blank in the others.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    const COLUMNS: usize = 100;
+    let (mut lines, mut column) = (String::new(), indent);
+    for word in text.split_inclusive(' ') {
+        let length = word.chars().count();
+        if column > indent && column + word.trim_end().chars().count() > COLUMNS {
+            lines.truncate(lines.trim_end().len());
+            lines.push('\n');
+            lines.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +327,20 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(14_186_432), "14.1 MB");
         assert_eq!(bytes(u64::MAX), "18446744073.7 GB");
+    }
+
+    #[test]
+    fn long_texts_are_broken_between_words() {
+        assert_eq!(wrapped("a b", 98), "a\n".to_owned() + &" ".repeat(98) + "b");
+        assert_eq!(wrapped("as  it is", 20), "as  it is");
+        assert_eq!(wrapped("", 20), "");
+        let long = "x".repeat(200);
+        assert_eq!(wrapped(&long, 20), long);
+        let text = "word \u{e9}\u{e9}\u{e9}\u{e9}\u{e9} ".repeat(50);
+        let lines = format!("{:<20}{}", "label", wrapped(&text, 20));
+        assert!(lines.lines().all(|line| line.trim_end().chars().count() <= 100), "{lines}");
+        assert_eq!((lines.split_whitespace().count(), lines.lines().count()), (101, 8));
+        assert!(lines.lines().skip(1).all(|line| line.starts_with(&" ".repeat(20))));
     }
 
     fn state(folder: &Path) -> State {

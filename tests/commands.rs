@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use phaseboot::arch::Arch;
 use phaseboot::sys::arch::NATIVE;
@@ -423,5 +424,67 @@ fn kexec_refuses_what_makes_no_sense_before_it_touches_anything() {
         let (code, line) = failure(folder.path(), arguments);
         assert_eq!(code, 2, "{line}");
         assert!(line.contains(says) && line.contains("phaseboot --help"), "{line}");
+    }
+}
+
+/// Ends, too, if the command does not.
+fn refused_at_once(folder: &Path, arguments: &str) -> (Option<i32>, String) {
+    let output = Command::new("timeout")
+        .args(["10", env!("CARGO_BIN_EXE_phaseboot")])
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn nobody_waits_for_a_pipe_and_no_device_is_read_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    assert!(Command::new("mkfifo").arg(at.join("pipe")).status().unwrap().success());
+    fs::create_dir(at.join("folder")).unwrap();
+    fs::write(at.join("vmlinuz"), kernel(7)).unwrap();
+    for file in ["pipe", "folder", "/dev/zero"] {
+        for command in ["inspect", "doctor --kernel", "doctor --kernel vmlinuz --initrd"] {
+            let (code, text) = refused_at_once(at, &format!("{command} {file}"));
+            assert_eq!(code, Some(2), "{command} {file}: {text}");
+            assert!(text.contains(&format!("{file} is not a regular file")), "{text}");
+        }
+    }
+    // What is small may come through a pipe, and an empty one is malformed.
+    assert_eq!(refused_at_once(at, "fdt --print --in pipe").0, Some(23));
+    fs::create_dir_all(at.join("trust/keys")).unwrap();
+    phasectl(at, "keygen --out mine");
+    fs::copy(at.join("mine.pub"), at.join("trust/keys/mine.pub")).unwrap();
+    assert_eq!(refused_at_once(at, "verify --trust trust pipe").0, Some(12));
+    let script = "cat \"$1\" | \"$0\" fdt --print --in /dev/stdin";
+    let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/src/devicetree/testdata/qemu-virt-gicv3.dtb");
+    let piped =
+        Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_phaseboot"), tree]).output().unwrap();
+    assert!(String::from_utf8(piped.stdout).unwrap().contains("linux,dummy-virt"));
+}
+
+#[test]
+fn a_file_that_is_far_too_large_is_not_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::File::create(at.join("sparse")).unwrap().set_len(5 << 30).unwrap();
+    for command in ["inspect sparse", "doctor --kernel sparse"] {
+        let began = Instant::now();
+        let (code, text) = refused_at_once(at, command);
+        assert_eq!(code, Some(2), "{command}: {text}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{command}: {:?}", began.elapsed());
+        assert!(text.contains("is larger than the limit of 4294967296 bytes"), "{text}");
+    }
+}
+
+#[test]
+fn a_path_is_printed_without_what_a_terminal_obeys() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["inspect", "verify --trust", "doctor --kernel", "fdt --print --in"] {
+        let (code, text) = refused_at_once(folder.path(), &format!("{command} a\u{1b}[2Jb\u{9b}m"));
+        assert!(code == Some(2) || code == Some(13), "{command}: {text}");
+        assert!(!text.contains(['\u{1b}', '\u{9b}']), "{command}: {text:?}");
     }
 }

@@ -150,3 +150,55 @@ fn ramdisks_trees_and_documents_are_no_mistakes() {
     assert_eq!((&tree["kind"], &tree["code"]), (&json!("device tree"), &json!(0)));
     assert!(!tree["compatible"].as_array().unwrap().is_empty());
 }
+
+/// A PE file for x86_64 with `sections`, as the Microsoft PE Format has it.
+fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut headers = vec![0; 0x40];
+    headers[..2].copy_from_slice(b"MZ");
+    headers[0x3c] = 0x40;
+    headers.extend_from_slice(b"PE\0\0\x64\x86");
+    headers.extend_from_slice(&u16::try_from(sections.len()).unwrap().to_le_bytes());
+    headers.resize(0x40 + 24, 0);
+    let mut body = Vec::new();
+    for (name, content) in sections {
+        let mut entry = [0; 40];
+        entry[..name.len()].copy_from_slice(name.as_bytes());
+        let size = u32::try_from(content.len()).unwrap().to_le_bytes();
+        entry[8..12].copy_from_slice(&size);
+        entry[16..20].copy_from_slice(&size);
+        entry[20..24].copy_from_slice(&u32::try_from(4096 + body.len()).unwrap().to_le_bytes());
+        headers.extend_from_slice(&entry);
+        body.extend_from_slice(content);
+    }
+    headers.resize(4096, 0);
+    headers.extend_from_slice(&body);
+    headers
+}
+
+#[test]
+fn nothing_of_a_unified_kernel_image_reaches_the_terminal_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let parameters = "console=ttyS0,115200 ".repeat(60);
+    let cmdline = format!("\x1b[2J\u{9b}m\nquiet {parameters}");
+    let image = pe(&[
+        (".linux", &sized(ARM64, 1 << 20)),
+        (".cmdline", cmdline.as_bytes()),
+        (".osrel", b"PRETTY_NAME=\"\x1b]0;owned\x07\"\nVERSION_ID=1\n"),
+        (".uname", b"6.1\x1b[31m"),
+        (".sbat", b"sbat,1,\r\x1b[A\n"),
+        (".x\x1b[31m", b"?"),
+        (".initrd", &[0; 512]),
+    ]);
+    let (text, code) = inspect(at, &image, "");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("owned") && text.contains("unified kernel image"), "{text}");
+    assert!(!text.contains(|it: char| it.is_control() && it != '\n'), "{text:?}");
+    let long = text.lines().find(|line| !line.starts_with("file ") && line.chars().count() > 100);
+    assert_eq!(long, None);
+    assert_eq!(text.matches("console=ttyS0,115200").count(), 60);
+    assert!(text.contains("\nramdisks          name .initrd, size 512 B (512 bytes)\n"), "{text}");
+    let object = said(at, &image);
+    assert_eq!(object["cmdline"].as_str().unwrap().split_whitespace().count(), 63);
+    assert_eq!(object["ramdisks"][0]["archives"], json!([]));
+}

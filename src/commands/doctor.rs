@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CommandError, json_log, kexec, print};
+use super::{CommandError, json_log, open, print, room, vouched};
 use crate::cli;
 use crate::doctor::{self, Facts, Image};
-use crate::error::Error;
-use crate::image::{Header, KernelImage, Part};
+use crate::error::{Error, Exit};
+use crate::image::{KernelImage, Part};
 use crate::kexec::admission::Needs;
 use crate::paths::Paths;
 use crate::sys::arch::NATIVE;
@@ -18,8 +18,12 @@ pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<(), Error> {
     let image = match &arguments.kernel {
         None => None,
         // A file that is not there is a mistake on the command line, one that is no kernel a finding.
-        Some(kernel) => match look(kernel, &arguments.initrd) {
-            Err(error @ (Error::Command(_) | Error::Operator(_))) => return Err(error),
+        Some(kernel) => match look(kernel, &arguments.initrd, paths) {
+            Err(error @ (Error::Command(_) | Error::Operator(_)))
+                if error.exit() != Exit::NotEnoughMemory =>
+            {
+                return Err(error);
+            }
             found => Some(found),
         },
     };
@@ -32,20 +36,17 @@ pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<(), Error> {
 }
 
 /// What there is to know of a kernel and its ramdisks before they are loaded.
-fn look(path: &Path, initrd: &[PathBuf]) -> Result<Image, Error> {
-    let published = kexec::open(path)?.1;
+fn look(path: &Path, initrd: &[PathBuf], paths: &Paths) -> Result<Image, Error> {
+    let published = open(path)?.1;
     let mut ramdisk = 0u64;
     for path in initrd {
-        ramdisk = ramdisk.saturating_add(kexec::open(path)?.1);
+        ramdisk = ramdisk.saturating_add(open(path)?.1);
     }
-    let mut kernel = KernelImage::from_artifact(kexec::vouched("kernel", path)?, NATIVE)?;
+    let kernel = vouched("kernel", path, paths)?;
+    let mut kernel = KernelImage::within(kernel, NATIVE, room(paths).unwrap_or(u64::MAX))?;
     ramdisk = kernel.take_ramdisks().iter().map(Part::size).fold(ramdisk, u64::saturating_add);
-    let placed = match kernel.header() {
-        Header::BzImage(header) => header.init_size,
-        Header::Arm64(header) => header.memory,
-    };
     let wrapper = if kernel.wrappings().is_empty() { 0 } else { published };
     // What is in memory now is not when a boot begins.
-    let needs = Needs { wrapper, here: 0, ..Needs::loading(kernel.size(), placed, ramdisk) };
+    let needs = Needs { wrapper, here: 0, ..Needs::of(&kernel, ramdisk) };
     Ok(Image { needs, is_signed: kernel.is_signed() })
 }

@@ -1,38 +1,33 @@
 //! `phaseboot inspect`: what a kernel, ramdisk, unified kernel image, device tree or manifest is. Of
 //! any architecture, on any machine. Nothing is verified, and nothing of it is loaded.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{CommandError, print};
+use super::{print, room, vouched};
 use crate::devicetree;
 use crate::error::{Error, without_controls};
-use crate::fetch::operator;
 use crate::image::archive::{self, Piece};
 use crate::image::arm64::PageSize;
 use crate::image::{self, Foreign, Header, KernelImage, Part};
-use crate::log::bytes;
+use crate::log::{bytes, wrapped};
 use crate::manifest::envelope::{self, Envelope, Kind};
 use crate::manifest::{self};
+use crate::paths::Paths;
 
-/// 4 GiB: a larger file is nothing that machines boot.
-const MOST_BYTES: u64 = 4 << 30;
 /// What errors call it.
 const NAME: &str = "the file";
 
 /// Says what `file` is. An error if it is neither a kernel that can be loaded nor a ramdisk, a device
 /// tree, a manifest or a key list; then, too, what can be said is.
-pub(super) fn run(file: &Path, json: bool) -> Result<(), Error> {
-    let unreadable = |error| CommandError::Read { path: file.to_owned(), error };
-    let mut source = fs::File::open(file).map_err(unreadable)?;
-    let artifact = operator::vouched(NAME, &mut source, MOST_BYTES)?;
+pub(super) fn run(file: &Path, json: bool, paths: &Paths) -> Result<(), Error> {
+    let artifact = vouched(NAME, file, paths)?;
     let size = artifact.size();
     let published = artifact.map().map_err(|errno| image::Error::Map { name: NAME, errno })?;
     let mut table = Table::default();
     table.add("file", file.display().to_string());
-    let known = match KernelImage::examine(artifact) {
+    let known = match KernelImage::examine(artifact, room(paths).unwrap_or(u64::MAX)) {
         Ok(mut kernel) => {
             table.add("kind", "kernel");
             table.add("size", size);
@@ -282,11 +277,12 @@ impl Table {
                 self.0.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             return format!("{}\n", Value::Object(object));
         }
+        const INDENT: usize = 18;
         let mut text = String::new();
         for (name, value) in &self.0 {
             let mut label = *name;
             for value in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
-                text.push_str(&format!("{label:<18}{}\n", words(name, value)));
+                text.push_str(&format!("{label:<INDENT$}{}\n", wrapped(&words(name, value), INDENT)));
                 label = "";
             }
         }
@@ -310,7 +306,12 @@ fn words(name: &str, value: &Value) -> String {
                 let name = without_controls(name);
                 format!("{name} {}", words(&name, value))
             };
-            fields.iter().map(field).collect::<Vec<_>>().join(", ")
+            // A list comes last, for it goes on to the end, and not at all if it is empty.
+            let is_list = |(_, value): &(&String, &Value)| value.is_array();
+            let (lists, fields): (Vec<_>, Vec<_>) = fields.iter().partition(is_list);
+            let lists =
+                lists.into_iter().filter(|(_, value)| value.as_array().is_some_and(|it| !it.is_empty()));
+            fields.into_iter().chain(lists).map(field).collect::<Vec<_>>().join(", ")
         }
         Value::Null => "-".to_owned(),
     }

@@ -1,24 +1,17 @@
 //! `phaseboot kexec`: a kernel that is already here.
 
-use std::fs;
-use std::path::Path;
-
 use log::warn;
 use serde_json::{Value, json};
 
-use super::{CommandError, MOST_TREE_BYTES, json_log, print, read_bounded};
+use super::{MOST_TREE_BYTES, json_log, open, print, read_bounded, vouched};
 use crate::boot;
 use crate::cli::{self, KexecAction, Line};
 use crate::config::cmdline::{Parameter, words};
 use crate::config::{self, Kaslr};
 use crate::error::Error;
-use crate::fetch::{VerifiedArtifact, operator};
 use crate::image::Ramdisk;
 use crate::kexec::{self, Attempt, Method, Plan, Preflight, Target, Untried, admission};
 use crate::paths::Paths;
-
-/// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
-const MOST_FILE_BYTES: u64 = 4 << 30;
 
 /// Parameters that tell of the boot that is over: where the boot loader found the files, and what only
 /// a crash kernel or a kernel to be returned to is told. `phase.*` goes with them.
@@ -78,9 +71,9 @@ fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Resul
     // Before the files are copied into memory.
     admission::before_download(preflight.calls(), open(path)?.1, sizes, paths)?;
     let archives =
-        arguments.initrd.iter().map(|path| vouched("initrd", path)).collect::<Result<Vec<_>, _>>()?;
+        arguments.initrd.iter().map(|path| vouched("initrd", path, paths)).collect::<Result<Vec<_>, _>>()?;
     let (mut kernel, ramdisk) =
-        boot::recognise(vouched("kernel", path)?, archives, preflight.calls(), paths)?;
+        boot::recognise(vouched("kernel", path, paths)?, archives, preflight.calls(), paths)?;
     let devicetree = match &arguments.dtb {
         Some(path) => Some(read_bounded(path, MOST_TREE_BYTES)?),
         None => boot::brought_tree(&mut kernel, preflight.calls(), paths),
@@ -149,19 +142,6 @@ fn as_json(plan: &Plan, mut about: Value) -> Value {
         fields.insert("untried".to_owned(), plan.untried().iter().map(untried).collect());
     }
     about
-}
-
-/// A file that the operator names, in sealed memory.
-pub(super) fn vouched(name: &'static str, path: &Path) -> Result<VerifiedArtifact, Error> {
-    Ok(operator::vouched(name, &mut open(path)?.0, MOST_FILE_BYTES)?)
-}
-
-/// A file and its size in bytes.
-pub(super) fn open(path: &Path) -> Result<(fs::File, u64), CommandError> {
-    let unreadable = |error| CommandError::Read { path: path.to_owned(), error };
-    let file = fs::File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    Ok((file, size))
 }
 
 #[cfg(test)]

@@ -4,20 +4,23 @@ mod doctor;
 mod inspect;
 mod kexec;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use log::warn;
+use rustix::fs::OFlags;
 
 use crate::boot::{self, Ending};
 use crate::cli::{self, Command, Source};
 use crate::config::{self, Config, Policy};
 use crate::devicetree;
 use crate::error::{Error, Exit, printable};
-use crate::fetch::{self, VerifiedArtifact};
+use crate::fetch::{self, VerifiedArtifact, operator};
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
+use crate::meminfo::Meminfo;
 use crate::net::{self, Caller, Lease, Settings, Uplink};
 use crate::paths::Paths;
 use crate::provider::Found;
@@ -27,12 +30,17 @@ use crate::time::Deadline;
 
 /// Firmware pads trees; none is larger than this.
 const MOST_TREE_BYTES: usize = 2 * devicetree::LARGEST;
+/// 4 GiB: a larger kernel or ramdisk is taken for a mistake.
+const MOST_FILE_BYTES: u64 = 4 << 30;
 
 /// A file or standard output that a command needs, and cannot use.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error("cannot read {}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
+    /// A folder, a pipe, a socket or a device where a kernel or a ramdisk is wanted.
+    #[error("{} is not a regular file", path.display())]
+    NotRegular { path: PathBuf },
     #[error("cannot write {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
     #[error("cannot write to standard output: {0}")]
@@ -46,7 +54,7 @@ impl CommandError {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Read { .. } | Self::Write { .. } => Exit::Usage,
+            Self::Read { .. } | Self::NotRegular { .. } | Self::Write { .. } => Exit::Usage,
             Self::Output(_) => Exit::Internal,
             Self::Unfit { exit, .. } => *exit,
         }
@@ -56,6 +64,7 @@ impl CommandError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Read { .. } | Self::Write { .. } => "check the path and its permissions",
+            Self::NotRegular { .. } => "its size has to be known before it is read: copy it into a file",
             Self::Output(_) => "",
             Self::Unfit { .. } => "its line above has the cure",
         }
@@ -73,7 +82,7 @@ pub fn run(command: Command) -> Result<(), Error> {
         Command::Fetch { out, source, json } => fetch(&out, &source, json, &paths),
         Command::Verify { manifest, source, json } => verify(&manifest, &source, json, &paths),
         Command::Kexec(arguments) => kexec::run(&arguments, &paths),
-        Command::Inspect { file, json } => inspect::run(&file, json),
+        Command::Inspect { file, json } => inspect::run(&file, json, &paths),
         Command::Doctor(arguments) => doctor::run(&arguments, &paths),
         Command::Fdt { input, output, print } => fdt(input, output, print, &paths),
     }
@@ -288,11 +297,50 @@ fn fdt(input: Option<PathBuf>, output: Option<PathBuf>, print_it: bool, paths: &
     Ok(())
 }
 
-/// A file, as far as one byte beyond `most`: whoever reads it sees that it is too large.
+/// Opens `path` for reading without waiting for somebody to write to it, as opening a FIFO would.
+fn open_any(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
+/// A file that the operator names, and its size in bytes. It ends somewhere, which a pipe or a device
+/// need not.
+fn open(path: &Path) -> Result<(File, u64), CommandError> {
+    let unreadable = |error| CommandError::Read { path: path.to_owned(), error };
+    let file = open_any(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if !about.is_file() {
+        return Err(CommandError::NotRegular { path: path.to_owned() });
+    }
+    Ok((file, about.len()))
+}
+
+/// A file that the operator names, in sealed memory. Nothing is copied that there is no room for.
+fn vouched(name: &'static str, path: &Path, paths: &Paths) -> Result<VerifiedArtifact, Error> {
+    let (mut file, size) = open(path)?;
+    if size > MOST_FILE_BYTES {
+        return Err(operator::Error::TooLarge { name, limit: MOST_FILE_BYTES }.into());
+    }
+    match room(paths) {
+        Some(available) if size > available => Err(operator::Error::NoRoom { name, size, available }.into()),
+        _ => Ok(operator::vouched(name, &mut file, MOST_FILE_BYTES)?),
+    }
+}
+
+/// How much memory a command may fill that only looks at files, in bytes: an eighth of what is there
+/// stays free.
+fn room(paths: &Paths) -> Option<u64> {
+    Meminfo::read(paths).map(|memory| memory.available - memory.available / 8)
+}
+
+/// A file, as far as one byte beyond `most`: whoever reads it sees that it is too large. A pipe is read
+/// as long as somebody writes to it.
 fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CommandError> {
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    let read = open_any(path).and_then(|file| {
+        rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+        file.take(limit).read_to_end(&mut bytes)
+    });
     read.map_err(|error| CommandError::Read { path: path.to_owned(), error })?;
     Ok(bytes)
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use serde_json::json;
 
 use crate::error::Exit;
+use crate::log::wrapped;
 
 pub use facts::{Facts, Image};
 pub use judge::judge;
@@ -38,7 +39,10 @@ impl State {
     }
 }
 
-/// One line of the report.
+/// Where the text of a check begins: state and name stand before it.
+const INDENT: usize = 29;
+
+/// One entry of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub name: &'static str,
@@ -51,11 +55,9 @@ pub struct Check {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<8} {:<19} {}", self.state.word(), self.name, self.saw)?;
-        if !self.cure.is_empty() {
-            write!(f, "; {}", self.cure)?;
-        }
-        Ok(())
+        let space = if self.cure.is_empty() { "" } else { "; " };
+        let text = [self.saw.as_str(), space, self.cure].concat();
+        write!(f, "{:<8} {:<19} {}", self.state.word(), self.name, wrapped(&text, INDENT))
     }
 }
 
@@ -87,7 +89,7 @@ impl Report {
     }
 }
 
-/// A line for each check.
+/// A line for each check; long ones go on below.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))

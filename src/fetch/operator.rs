@@ -21,6 +21,9 @@ pub enum Error {
     /// It goes on after `limit` bytes.
     #[error("{name} is larger than the limit of {limit} bytes")]
     TooLarge { name: &'static str, limit: u64 },
+    /// It would fill the memory.
+    #[error("{name} has {size} bytes, and there is memory for {available}")]
+    NoRoom { name: &'static str, size: u64, available: u64 },
     /// The memory file cannot be sealed.
     #[error("seal {name}: {errno}")]
     Seal { name: &'static str, errno: Errno },
@@ -32,6 +35,7 @@ impl Error {
         match self {
             Self::Create { .. } | Self::Seal { .. } => Exit::Internal,
             Self::Copy { .. } | Self::TooLarge { .. } => Exit::Usage,
+            Self::NoRoom { .. } => Exit::NotEnoughMemory,
         }
     }
 
@@ -41,6 +45,7 @@ impl Error {
             Self::Create { .. } | Self::Seal { .. } => "",
             Self::Copy { .. } => "check the file, and that it fits into memory",
             Self::TooLarge { .. } => "check that this is the right file",
+            Self::NoRoom { .. } => "check that this is the right file, or give the machine more memory",
         }
     }
 }

@@ -294,7 +294,7 @@ pub fn identify(
     })?;
     let image = match wanted {
         Some(arch) => KernelImage::from_artifact(artifact, arch),
-        None => KernelImage::examine(artifact),
+        None => KernelImage::examine(artifact, image::MOST_UNPACKED),
     }?;
     Ok((image.header().arch(), image.header().clone()))
 }

@@ -38,15 +38,17 @@ pub struct Piece {
     pub fault: Option<String>,
 }
 
-/// Takes a ramdisk apart.
+/// Takes a ramdisk apart. At most [`MOST_UNPACKED`] bytes of it are unpacked, and none of them kept.
 pub fn survey(bytes: &[u8]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut rest = bytes;
+    let mut left = MOST_UNPACKED;
     while pieces.len() < MOST_PIECES {
         // The kernel passes over zeros between archives.
         let Some(start) = rest.iter().position(|&byte| byte != 0) else { break };
         rest = rest.get(start..).unwrap_or_default();
-        let (mut piece, after) = piece(rest);
+        let (mut piece, after) = piece(rest, left);
+        left = left.saturating_sub(piece.unpacked.unwrap_or(0));
         piece.offset = bytes.len().saturating_sub(rest.len());
         piece.size = rest.len().saturating_sub(after.len());
         pieces.push(piece);
@@ -55,8 +57,8 @@ pub fn survey(bytes: &[u8]) -> Vec<Piece> {
     pieces
 }
 
-/// The archive that `bytes` begin with, and what follows it.
-fn piece(bytes: &[u8]) -> (Piece, &[u8]) {
+/// The archive that `bytes` begin with, of which at most `left` bytes are unpacked, and what follows it.
+fn piece(bytes: &[u8], left: u64) -> (Piece, &[u8]) {
     let mut piece = Piece {
         offset: 0,
         size: 0,
@@ -99,8 +101,8 @@ fn piece(bytes: &[u8]) -> (Piece, &[u8]) {
             is_archive = foreign::is_cpio(chunk) || chunk.first() == Some(&0);
         }
         unpacked += chunk.len() as u64;
-        if unpacked > MOST_UNPACKED {
-            return Err(Error::TooLarge { name: "it", limit: MOST_UNPACKED });
+        if unpacked > left {
+            return Err(Error::TooLarge { name: "the ramdisk", limit: MOST_UNPACKED });
         }
         Ok(())
     });

@@ -79,12 +79,12 @@ impl Foreign {
     pub(super) fn hint(self) -> &'static str {
         match self {
             Self::Xz | Self::Lzma | Self::Lz4 | Self::Lzop | Self::Bzip2 => {
-                "compress it with gzip or zstd, or publish it as it is"
+                "compress it with gzip or zstd, or leave it as it is"
             }
-            Self::Elf(_) => "publish arch/x86/boot/bzImage or arch/arm64/boot/Image of the same build",
-            Self::Efi(_) => "publish the kernel itself, or a unified kernel image",
+            Self::Elf(_) => "use arch/x86/boot/bzImage or arch/arm64/boot/Image of the same build",
+            Self::Efi(_) => "use the kernel itself, or a unified kernel image",
             Self::Cpio | Self::CompressedCpio | Self::Kernel => "are kernel and initramfs swapped?",
-            Self::UBoot | Self::Android => "publish the kernel that is packed in it",
+            Self::UBoot | Self::Android => "use the kernel that is packed in it",
             Self::Squashfs
             | Self::Ext
             | Self::Iso
@@ -92,14 +92,14 @@ impl Foreign {
             | Self::Tar
             | Self::Deb
             | Self::Rpm
-            | Self::Zip => "publish the files that are packed in it",
+            | Self::Zip => "use the files that are packed in it",
             Self::DeviceTree => {
                 "a device tree belongs into the manifest's dtbs; a FIT image has to be taken apart"
             }
             Self::WebPage | Self::Json | Self::LfsPointer | Self::Empty | Self::Zeros => {
-                "the file that was published is another than was meant: check it and publish again"
+                "this is another file than was meant: check where it comes from"
             }
-            Self::Unknown => "publish a bzImage (x86_64), an Image (arm64) or a unified kernel image",
+            Self::Unknown => "use a bzImage (x86_64), an Image (arm64) or a unified kernel image",
         }
     }
 }

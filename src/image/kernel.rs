@@ -42,8 +42,8 @@ impl KernelImage {
     }
 
     /// The same for a kernel of whichever architecture.
-    pub fn examine(artifact: VerifiedArtifact) -> Result<Self, Error> {
-        Self::new(artifact.into(), None, MOST_UNPACKED)
+    pub fn examine(artifact: VerifiedArtifact, limit: u64) -> Result<Self, Error> {
+        Self::new(artifact.into(), None, limit)
     }
 
     fn new(published: Part, native: Option<Arch>, limit: u64) -> Result<Self, Error> {

@@ -111,15 +111,15 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Foreign { kind, .. } => kind.hint(),
-            Self::WrongArch { .. } => "publish the kernel that was built for this architecture",
-            Self::OtherArch { .. } => "publish a 64-bit kernel for x86_64 or arm64",
-            Self::Truncated { .. } | Self::Unpack { .. } => "check the published file: it must be whole",
-            Self::Malformed { .. } => "publish an unmodified bzImage (x86_64) or Image (arm64)",
-            Self::OldProtocol { .. } => "publish a kernel of Linux 3.8 or newer",
+            Self::WrongArch { .. } => "use the kernel that was built for this architecture",
+            Self::OtherArch { .. } => "use a 64-bit kernel for x86_64 or arm64",
+            Self::Truncated { .. } | Self::Unpack { .. } => "check the file: it must be whole",
+            Self::Malformed { .. } => "use an unmodified bzImage (x86_64) or Image (arm64)",
+            Self::OldProtocol { .. } => "use a kernel of Linux 3.8 or newer",
             Self::Compression { .. } => {
-                "build it with CONFIG_KERNEL_GZIP or CONFIG_KERNEL_ZSTD, or publish arch/arm64/boot/Image"
+                "build it with CONFIG_KERNEL_GZIP or CONFIG_KERNEL_ZSTD, or use arch/arm64/boot/Image"
             }
-            Self::TooDeep { .. } => "publish the kernel that is in it",
+            Self::TooDeep { .. } => "use the kernel that is in it",
             Self::TooLarge { limit, .. } if *limit >= MOST_UNPACKED => "check that this is the right file",
             Self::TooLarge { .. } | Self::Memory { .. } | Self::Map { .. } => "give the machine more memory",
             Self::NotRamdisk { kind, .. } => kind.hint(),

@@ -145,6 +145,8 @@ mod tests {
             "the command line for the next kernel is 12 bytes long, it reads at most 11"
         );
         assert_eq!(error.exit(), Exit::LoadFailed);
+        // Of a boot, and of `phaseboot kexec`.
+        assert!(error.hint().contains("phase.append") && error.hint().contains("--append"));
         assert!(compose("0123456789", "", &[], "", 10).is_ok());
     }
 

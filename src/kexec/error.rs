@@ -112,7 +112,7 @@ pub enum Error {
     X86(#[from] x86_64::Error),
 }
 
-const MORE_MEMORY: &str = "give the machine more memory, or publish smaller images";
+const MORE_MEMORY: &str = "give the machine more memory, or use smaller images";
 
 fn missing(method: Method) -> &'static str {
     match method {
@@ -172,10 +172,10 @@ impl Error {
             }
             Self::NotPermitted { .. } => "run as root, outside containers",
             Self::CmdlineTooLong { .. } => {
-                "shorten the manifest's cmdline, phase.append or what is inherited"
+                "shorten it: the manifest's cmdline, phase.append and what is inherited, or --cmdline and --append"
             }
             Self::CmdlineCharacter { .. } | Self::CmdlineQuote { .. } => {
-                "correct the manifest's cmdline or phase.append"
+                "correct it: the manifest's cmdline and phase.append, or --cmdline and --append"
             }
             Self::Read { .. } => "are /proc and /sys mounted?",
             Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",

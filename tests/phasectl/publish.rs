@@ -137,13 +137,13 @@ fn what_cannot_boot_is_not_published() {
     for (kernel, said) in [
         (
             "image",
-            "image: kernel is a kernel for arm64, not for x86_64; publish the kernel that was built for this architecture",
+            "image: kernel is a kernel for arm64, not for x86_64; use the kernel that was built for this architecture",
         ),
-        ("initrd", "initrd: kernel is of no kind that phaseboot knows, 12 bytes; publish a bzImage (x86_64)"),
-        ("empty", "empty: kernel is empty, 0 bytes; the file that was published is another"),
+        ("initrd", "initrd: kernel is of no kind that phaseboot knows, 12 bytes; use a bzImage (x86_64)"),
+        ("empty", "empty: kernel is empty, 0 bytes; this is another file than was meant"),
         (
             "vmlinux",
-            "vmlinux: kernel is an ELF file for x86_64 (a vmlinux?), 64 bytes; publish arch/x86/boot/bzImage",
+            "vmlinux: kernel is an ELF file for x86_64 (a vmlinux?), 64 bytes; use arch/x86/boot/bzImage",
         ),
         (
             "vmlinuz.gz",

@@ -29,9 +29,7 @@ impl Error {
         match self {
             Self::NoFirmwareMap => "mount /sys, or use --method file",
             Self::Confidential { .. } => "use --method file",
-            Self::FiveLevel => {
-                "start the first kernel with no5lvl, or publish a kernel of Linux 4.17 or newer"
-            }
+            Self::FiveLevel => "start the first kernel with no5lvl, or use a kernel of Linux 4.17 or newer",
         }
     }
 }
