@@ -346,7 +346,7 @@ fn kexec(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     while let Some(argument) = parser.next()? {
         let mut chosen = None;
         match argument {
-            Long("kernel") => kexec.kernel = Some(parser.value()?.into()),
+            Long("kernel") => once(&mut kexec.kernel, parser.value()?, "two of --kernel")?,
             // kexec-tools has the kernel's file anywhere behind it.
             Short('l') => (chosen, is_like_tools) = (Some(KexecAction::LoadOnly), true),
             Value(path) if is_like_tools && kexec.kernel.is_none() => kexec.kernel = Some(path.into()),
@@ -359,7 +359,7 @@ fn kexec(parser: &mut lexopt::Parser) -> Result<Command, Error> {
                 kexec.append = format!("{}{space}{more}", kexec.append);
                 loads = true;
             }
-            Long("dtb") => kexec.dtb = Some(parser.value()?.into()),
+            Long("dtb") => once(&mut kexec.dtb, parser.value()?, "two of --dtb")?,
             Long("method") => (kexec.method, methods) = (method(parser)?, methods + 1),
             Short('s') => (kexec.method, methods) = (Method::File, methods + 1),
             Short('c') => (kexec.method, methods) = (Method::Load, methods + 1),
@@ -434,6 +434,14 @@ fn given(line: &mut Line, as_this: Line) -> Result<(), Error> {
     Ok(())
 }
 
+/// Of what is there once, the second is a mistake, not a correction.
+fn once(place: &mut Option<PathBuf>, value: OsString, twice: &'static str) -> Result<(), Error> {
+    match place.replace(value.into()) {
+        None => Ok(()),
+        Some(_) => Err(Error::Conflict(twice)),
+    }
+}
+
 fn fdt(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     let (mut input, mut output, mut print) = (None, None, false);
     while let Some(argument) = parser.next()? {
@@ -469,7 +477,7 @@ fn doctor(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     let mut doctor = Doctor::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("kernel") => doctor.kernel = Some(parser.value()?.into()),
+            Long("kernel") => once(&mut doctor.kernel, parser.value()?, "two of --kernel")?,
             Long("initrd") => doctor.initrd.push(parser.value()?.into()),
             Long("json") => doctor.json = true,
             Long("help") | Short('h') => return Ok(Command::Help),
@@ -557,6 +565,7 @@ mod tests {
             "kexec --kernel k --record r",
             "doctor --initrd i",
             "doctor k",
+            "doctor --kernel k --kernel j",
             "inspect",
             "fdt",
             "net down",
@@ -650,6 +659,9 @@ mod tests {
             ("--kernel k --reuse-cmdline --cmdline a", "--cmdline and --reuse-cmdline"),
             ("--kernel k --cmdline a --cmdline b", "--cmdline and --reuse-cmdline"),
             ("--kernel k -s -c", "--method, -s"),
+            ("--kernel k --kernel j", "two of --kernel"),
+            ("-l k --kernel j", "two of --kernel"),
+            ("--kernel k --dtb d --dtb e", "two of --dtb"),
             ("--kernel k --dtb d -s", "takes no device tree"),
             ("--kernel k --load-only --links down", "--exec"),
             ("--status --reset pci", "--exec"),

@@ -373,6 +373,8 @@ fn doctor_looks_at_a_kernel() {
     let page = doctor("--kernel page");
     assert_eq!(check(&page, "kernel")["state"], "blocker");
     assert!(check(&page, "kernel")["saw"].as_str().unwrap().contains("web page"), "{page}");
+    let swapped = doctor("--kernel vmlinuz --initrd initrd --initrd page");
+    assert_eq!(check(&swapped, "ramdisk")["saw"], "initrd is a web page, not a ramdisk", "{swapped}");
     let good = doctor("--kernel vmlinuz --initrd initrd");
     assert_eq!(check(&good, "memory")["state"], "ok", "{good}");
     let saw = check(&good, "signature")["saw"].as_str().unwrap();

@@ -16,6 +16,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+#[path = "common/pe.rs"]
+mod pe;
+
+use pe::pe;
+
 /// The first 4 KiB of the kernels that Debian ships.
 const ARM64: &[u8] = include_bytes!("../src/image/testdata/debian-6.1-arm64.head");
 const AMD64: &[u8] = include_bytes!("../src/image/testdata/debian-6.1-amd64.head");
@@ -149,30 +154,6 @@ fn ramdisks_trees_and_documents_are_no_mistakes() {
     let tree = said(at, TREE);
     assert_eq!((&tree["kind"], &tree["code"]), (&json!("device tree"), &json!(0)));
     assert!(!tree["compatible"].as_array().unwrap().is_empty());
-}
-
-/// A PE file for x86_64 with `sections`, as the Microsoft PE Format has it.
-fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut headers = vec![0; 0x40];
-    headers[..2].copy_from_slice(b"MZ");
-    headers[0x3c] = 0x40;
-    headers.extend_from_slice(b"PE\0\0\x64\x86");
-    headers.extend_from_slice(&u16::try_from(sections.len()).unwrap().to_le_bytes());
-    headers.resize(0x40 + 24, 0);
-    let mut body = Vec::new();
-    for (name, content) in sections {
-        let mut entry = [0; 40];
-        entry[..name.len()].copy_from_slice(name.as_bytes());
-        let size = u32::try_from(content.len()).unwrap().to_le_bytes();
-        entry[8..12].copy_from_slice(&size);
-        entry[16..20].copy_from_slice(&size);
-        entry[20..24].copy_from_slice(&u32::try_from(4096 + body.len()).unwrap().to_le_bytes());
-        headers.extend_from_slice(&entry);
-        body.extend_from_slice(content);
-    }
-    headers.resize(4096, 0);
-    headers.extend_from_slice(&body);
-    headers
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{CommandError, json_log, open, print, room, vouched};
 use crate::cli;
 use crate::doctor::{self, Facts, Image};
 use crate::error::{Error, Exit};
-use crate::image::{KernelImage, Part};
+use crate::image::{KernelImage, Part, Ramdisk};
 use crate::kexec::admission::Needs;
 use crate::paths::Paths;
 use crate::sys::arch::NATIVE;
@@ -40,7 +40,12 @@ fn look(path: &Path, initrd: &[PathBuf], paths: &Paths) -> Result<Image, Error> 
     let published = open(path)?.1;
     let mut ramdisk = 0u64;
     for path in initrd {
-        ramdisk = ramdisk.saturating_add(open(path)?.1);
+        let size = open(path)?.1;
+        ramdisk = ramdisk.saturating_add(size);
+        // Of what memory does not hold, that is all there is to be said.
+        if room(paths).is_none_or(|room| size <= room) {
+            Ramdisk::join(vec![vouched("initrd", path, paths)?])?;
+        }
     }
     let kernel = vouched("kernel", path, paths)?;
     let mut kernel = KernelImage::within(kernel, NATIVE, room(paths).unwrap_or(u64::MAX))?;

@@ -4,6 +4,7 @@ use super::facts::{Facts, Image, SecureBoot};
 use super::{Report, State};
 use crate::arch::Arch;
 use crate::error::{Error, Exit};
+use crate::image;
 use crate::kexec::{Availability, Call, Lockdown, admission, explain};
 use crate::log::bytes;
 
@@ -11,8 +12,8 @@ const START_ELSEWHERE: &str = "start from a kernel with CONFIG_KEXEC_FILE or CON
 const AS_ROOT: &str = "run as root, outside containers";
 const REBOOT: &str = "nothing but a reboot undoes it; take the sysctl out of the start-up files";
 
-/// Judges a machine, and `image` on it if there is one; an image that cannot be used is an error.
-pub fn judge(facts: &Facts, image: Option<&Result<Image, Error>>) -> Report {
+/// Judges a machine, and `candidate` on it if there is one; one that cannot be used is an error.
+pub fn judge(facts: &Facts, candidate: Option<&Result<Image, Error>>) -> Report {
     let mut report = Report::default();
     privilege(facts, &mut report);
     sysctls(facts, &mut report);
@@ -21,9 +22,13 @@ pub fn judge(facts: &Facts, image: Option<&Result<Image, Error>>) -> Report {
     lockdown(facts, &mut report);
     processors(facts, &mut report);
     machine(facts, &mut report);
-    let usable = match image {
+    let usable = match candidate {
         Some(Err(error)) => {
-            report.add("kernel", State::Blocker(error.exit()), error.to_string(), error.hint());
+            let name = match error {
+                Error::Image(image::Error::NotRamdisk { .. }) => "ramdisk",
+                _ => "kernel",
+            };
+            report.add(name, State::Blocker(error.exit()), error.to_string(), error.hint());
             None
         }
         Some(Ok(image)) => Some(image),
@@ -31,7 +36,7 @@ pub fn judge(facts: &Facts, image: Option<&Result<Image, Error>>) -> Report {
     };
     signature(facts, usable, &mut report);
     memory(facts, usable, &mut report);
-    network(facts, image.is_some(), &mut report);
+    network(facts, candidate.is_some(), &mut report);
     before_the_jump(facts, &mut report);
     report
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -22,9 +23,18 @@ const PREFIX: &str = ".phasectl-";
 /// In so many bytes from a file's start a private key in it shows.
 const PRIVATE_KEY_WITHIN: u64 = 64 * 1024;
 
-/// Opens a regular file (or a pipe, which has no size) for reading.
+/// Opens a regular file (or a pipe, which has no size) for reading. A FIFO that nobody writes to is empty.
 pub fn open(path: &Path) -> Result<File> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options()
+        .read(true)
+        .custom_flags(without_waiting)
+        .open(path)
+        .and_then(|file| {
+            rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+            Ok(file)
+        })
+        .with_context(|| format!("cannot open {}", path.display()))?;
     let metadata = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
     ensure!(!metadata.is_dir(), "{} is a directory", path.display());
     Ok(file)
@@ -47,6 +57,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 pub fn read_showing(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?.len();
+    is_within(limit, size, path)?;
     let mut bytes = Vec::new();
     copy(&mut file.take(limit.saturating_add(1)), size, "reading", |chunk| {
         bytes.extend_from_slice(chunk);
@@ -58,6 +69,7 @@ pub fn read_showing(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// [`read`], from a file that is open already.
 pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    is_within(limit, file.metadata().map_or(0, |about| about.len()), path)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
@@ -66,9 +78,13 @@ pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 fn within(limit: u64, bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
-    let is_within = u64::try_from(bytes.len()).is_ok_and(|length| length <= limit);
-    ensure!(is_within, "{} has more than {limit} bytes", path.display());
+    is_within(limit, u64::try_from(bytes.len()).unwrap_or(u64::MAX), path)?;
     Ok(bytes)
+}
+
+fn is_within(limit: u64, size: u64, path: &Path) -> Result<()> {
+    ensure!(size <= limit, "{} has more than {limit} bytes", path.display());
+    Ok(())
 }
 
 /// A new file that takes its name only when it is complete and on the disk.

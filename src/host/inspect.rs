@@ -13,7 +13,7 @@ use super::options::Output;
 use super::publish::identify;
 use super::{files, output};
 use crate::error::printable;
-use crate::image::{self, Header};
+use crate::image::{self, Header, Wrapping};
 use crate::manifest::keylist::FILE_NAME;
 use crate::manifest::keys::Limits;
 use crate::manifest::{Envelope, Error, KeyListContent};
@@ -37,20 +37,29 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return document(path, &bytes, arguments.output.json);
     }
     match identify("it", &bytes, None) {
-        Ok((arch, header)) => {
-            let format = match header {
+        Ok(kernel) => {
+            let arch = kernel.header().arch();
+            let format = match kernel.header() {
                 Header::BzImage(_) => "bzImage",
                 Header::Arm64(_) => "Image",
             };
             let size = bytes.len();
+            let wrappings = kernel.wrappings();
             if arguments.output.json {
-                let arch = arch.name();
-                return output::json(
-                    &json!({ "kind": "kernel", "arch": arch, "format": format, "size": size }),
-                );
+                let names: Vec<String> = wrappings.iter().map(|layer| layer.wrapper.to_string()).collect();
+                let mut about =
+                    json!({ "kind": "kernel", "arch": arch.name(), "format": format, "size": size });
+                if let Some(fields) = about.as_object_mut().filter(|_| !names.is_empty()) {
+                    fields.insert("wrappings".to_owned(), json!(names));
+                }
+                return output::json(&about);
             }
             let size = output::bytes(u64::try_from(size).unwrap_or(u64::MAX));
-            output::line(format_args!("kernel for {arch}: {format}, {size}"))
+            let inside = match wrappings {
+                [] => String::new(),
+                layers => format!(", in {}", Wrapping::list(layers)),
+            };
+            output::line(format_args!("kernel for {arch}: {format}, {size}{inside}"))
         }
         Err(
             other

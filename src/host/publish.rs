@@ -25,7 +25,7 @@ use super::signing::Signing;
 use crate::arch::Arch;
 use crate::devicetree;
 use crate::fetch::operator;
-use crate::image::{self, Header, KernelImage};
+use crate::image::{self, KernelImage};
 use crate::kexec::{self, cmdline};
 use crate::manifest::{self, Manifest, TrustedKey, is_dtb_name};
 use crate::time::UnixTime;
@@ -220,24 +220,25 @@ impl Arches {
 
 /// Sorts the arguments by architecture, and refuses what phaseboot could not load there.
 fn sources(arguments: &Arguments) -> Result<Vec<Source<'_>>> {
-    let mut kernels: Vec<(Arch, Header, &Path, Vec<u8>)> = Vec::new();
+    let mut kernels: Vec<(Arch, Reader, &Path, Vec<u8>)> = Vec::new();
     for PerArch { arch, value } in &arguments.kernel {
         let path = Path::new(value);
         let bytes = files::read(path, KERNEL_LIMIT)?;
-        let (arch, header) = identify("kernel", &bytes, arch.or(arguments.arch))
+        let kernel = identify("kernel", &bytes, arch.or(arguments.arch))
             .map_err(|error| anyhow!("{value}: {error}; {}", error.hint()))?;
+        let arch = kernel.header().arch();
         ensure!(kernels.iter().all(|kernel| kernel.0 != arch), "--kernel is given twice for {arch}");
-        kernels.push((arch, header, path, bytes));
+        kernels.push((arch, Reader::of(&kernel), path, bytes));
     }
     let arches = Arches { known: kernels.iter().map(|kernel| kernel.0).collect(), default: arguments.arch };
     let mut sources = Vec::new();
-    for (arch, header, path, bytes) in kernels {
+    for (arch, reader, path, bytes) in kernels {
         let (own, common): (Vec<PerArch>, Vec<PerArch>) =
             arguments.cmdline.iter().cloned().partition(|given| given.arch.is_some());
         let line = arches.one(arch, "cmdline", &own)?.map(str::to_owned);
         ensure!(common.len() < 2, "--cmdline is given twice");
         let cmdline = line.or_else(|| common.first().map(|given| given.value.clone())).unwrap_or_default();
-        fits_cmdline("--cmdline", &cmdline, kexec::cmdline_limit(&header))?;
+        reader.fits("--cmdline", &cmdline)?;
         let initramfs = arches
             .one(arch, "initramfs", &arguments.initramfs)?
             .ok_or_else(|| anyhow!("--initramfs is missing for {arch}"))?;
@@ -254,21 +255,41 @@ fn sources(arguments: &Arguments) -> Result<Vec<Source<'_>>> {
     Ok(sources)
 }
 
-/// Machines may add to a command line: this is the least that has to fit.
-fn fits_cmdline(name: &str, line: &str, limit: usize) -> Result<()> {
-    cmdline::compose(line, "", &[], "", limit)
-        .map_err(|error| anyhow!("{name}: {error}; {}", error.hint()))?;
-    Ok(())
+/// Who is to read a command line.
+#[derive(Default)]
+struct Reader {
+    /// In bytes; None where the kernel is not at hand.
+    limit: Option<usize>,
+    /// What a unified kernel image brings, which counts where no other is given.
+    own: String,
+}
+
+impl Reader {
+    fn of(kernel: &KernelImage) -> Self {
+        let own = kernel.cmdline().unwrap_or_default().to_owned();
+        Self { limit: Some(kexec::cmdline_limit(kernel.header())), own }
+    }
+
+    /// Machines may add to a command line: this is the least that has to fit.
+    fn fits(&self, name: &str, line: &str) -> Result<()> {
+        let (name, line) = match line.trim() {
+            "" => ("the unified kernel image's own command line", self.own.as_str()),
+            _ => (name, line),
+        };
+        cmdline::compose(line, "", &[], "", self.limit.unwrap_or(usize::MAX))
+            .map_err(|error| anyhow!("{name}: {error}; {}", error.hint()))?;
+        Ok(())
+    }
 }
 
 /// Refuses a manifest whose kernel, device trees or command line phaseboot could not load, as far as
 /// they lie in `folder`.
 pub fn check_bootable(manifest: &Manifest, arch: Arch, folder: &Path) -> Result<()> {
-    let mut limit = usize::MAX;
+    let mut reader = Reader::default();
     if let Some(path) = place::find_artifact(&manifest.kernel, folder)? {
-        let (_, header) = identify("kernel", &files::read(&path, KERNEL_LIMIT)?, Some(arch))
+        let kernel = identify("kernel", &files::read(&path, KERNEL_LIMIT)?, Some(arch))
             .map_err(|error| anyhow!("{}: {error}; {}", path.display(), error.hint()))?;
-        limit = kexec::cmdline_limit(&header);
+        reader = Reader::of(&kernel);
     }
     for spec in manifest.dtbs.values() {
         if let Some(path) = place::find_artifact(spec, folder)? {
@@ -276,7 +297,7 @@ pub fn check_bootable(manifest: &Manifest, arch: Arch, folder: &Path) -> Result<
             devicetree::source(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
         }
     }
-    fits_cmdline("cmdline", &manifest.cmdline, limit)
+    reader.fits("cmdline", &manifest.cmdline)
 }
 
 /// What the kernel `name` is, whatever it is wrapped in, and for which architecture; for `wanted` if
@@ -285,18 +306,17 @@ pub fn identify(
     name: &'static str,
     mut bytes: &[u8],
     wanted: Option<Arch>,
-) -> Result<(Arch, Header), image::Error> {
+) -> Result<KernelImage, image::Error> {
     let size = bytes.len() as u64;
     let artifact = operator::vouched(name, &mut bytes, size).map_err(|error| image::Error::Memory {
         name,
         size,
         error: io::Error::other(error),
     })?;
-    let image = match wanted {
+    match wanted {
         Some(arch) => KernelImage::from_artifact(artifact, arch),
         None => KernelImage::examine(artifact, image::MOST_UNPACKED),
-    }?;
-    Ok((image.header().arch(), image.header().clone()))
+    }
 }
 
 /// A device tree that phaseboot can read, under the name of its file.

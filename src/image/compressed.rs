@@ -11,6 +11,9 @@ use super::{Error, at};
 
 /// How much is handed on at once, in bytes.
 const CHUNK: usize = 64 * 1024;
+/// Members or frames in one file. Each takes time, however little is in it: tools that make several put
+/// 64 KiB or more into one (bgzip, pzstd).
+const MOST_PIECES: u32 = 64 * 1024;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// 128 MiB: what `zstd -22 --ultra` uses, with which kernels are built, and the most that the kernel's
@@ -83,7 +86,7 @@ pub(super) fn unpack<'a>(
     sink: Sink<'_>,
 ) -> Result<&'a [u8], Stop> {
     let mut buffer = vec![0; CHUNK];
-    loop {
+    for _ in 0..MOST_PIECES {
         match compression {
             Compression::Gzip => member(&mut bytes, &mut buffer, sink)?,
             Compression::Zstd => frame(&mut bytes, &mut buffer, sink)?,
@@ -92,6 +95,7 @@ pub(super) fn unpack<'a>(
             return Ok(bytes);
         }
     }
+    Err(Fault::Broken("it has more than 65536 pieces").into())
 }
 
 /// What the gzip file `bytes` holds, if it is whole and at most `most` bytes long.
@@ -413,6 +417,18 @@ mod tests {
             }
             assert_eq!(unpacked(&whole).unwrap(), (text(), 0));
         }
+    }
+
+    #[test]
+    fn pieces_without_number_take_no_time_without_end() {
+        // Each is empty.
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        for piece in [&frame[..], &skipped] {
+            assert_eq!(unpacked(&piece.repeat(65_536)).unwrap(), (vec![], 0));
+            assert_eq!(unpacked(&piece.repeat(65_537)).unwrap_err(), "it has more than 65536 pieces");
+        }
+        assert_eq!(unpacked(&[gzip(b"a"), gzip(b"b")].concat()).unwrap(), (b"ab".to_vec(), 0));
     }
 
     #[test]

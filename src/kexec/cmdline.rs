@@ -4,6 +4,8 @@ use super::Error;
 use crate::config::cmdline::{Parameter, parameters, words};
 use crate::error::printable;
 
+const CHANNEL: &str = "phase.channel";
+
 /// Whether the kernel sees the parameter `wanted` on `line`. What follows `--` is for init.
 pub fn has(line: &str, wanted: &str) -> bool {
     parameters(line).any(|parameter| parameter.is(wanted))
@@ -26,7 +28,8 @@ pub fn base<'a>(given: &'a str, own: Option<&'a str>) -> &'a str {
 }
 
 /// The command line for the next kernel: `manifest`'s, then each parameter of the `running` kernel
-/// whose name is in `inherit`, unless exactly it is there already, then `append`. Arguments for
+/// whose name is in `inherit`, unless exactly it is there already or the manifest names another channel
+/// than this boot's for the next one, then `append`. Arguments for
 /// init, behind `--`, stay behind everything. At most `limit` bytes. A parameter is only inherited
 /// if every reader of the line takes it for one: see [`is_one_word`].
 pub fn compose(
@@ -47,7 +50,11 @@ pub fn compose(
     let mut kernel = Vec::new();
     let mut init = Vec::new();
     take(manifest, &mut kernel, &mut init);
-    let wanted = |parameter: &Parameter<'_>| inherit.iter().any(|wanted| parameter.is(wanted));
+    // The last one counts: a channel that is published for the next boot would not be gone to.
+    let is_sent_on = has(manifest, CHANNEL);
+    let wanted = |parameter: &Parameter<'_>| {
+        inherit.iter().any(|wanted| parameter.is(wanted)) && !(is_sent_on && parameter.is(CHANNEL))
+    };
     for parameter in parameters(running).filter(wanted).map(Parameter::raw) {
         if !is_one_word(parameter) {
             log::warn!("not handed on, it could be read as several parameters: {}", printable(parameter));
@@ -126,6 +133,20 @@ mod tests {
             line.unwrap(),
             "root=/dev/ram0 console=ttyS0 console=tty0 earlycon phase.no_write=true phase.mode=private debug"
         );
+    }
+
+    #[test]
+    fn the_next_kernel_goes_to_the_channel_that_the_manifest_names() {
+        let inherit = ["phase.channel", "phase.cache"].map(String::from);
+        let running = "phase.channel=first phase.cache=off";
+        let line = |manifest, append| compose(manifest, running, &inherit, append, 99).unwrap();
+        assert_eq!(line("phase.channel=second", ""), "phase.channel=second phase.cache=off");
+        assert_eq!(line("phase.cache=on", ""), "phase.cache=on phase.channel=first phase.cache=off");
+        assert_eq!(
+            line("quiet", "phase.channel=x"),
+            "quiet phase.channel=first phase.cache=off phase.channel=x"
+        );
+        assert_eq!(line("-- phase.channel=x", ""), "phase.channel=first phase.cache=off -- phase.channel=x");
     }
 
     #[test]

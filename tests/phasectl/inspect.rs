@@ -68,6 +68,37 @@ fn files_are_described() {
 }
 
 #[test]
+fn what_a_kernel_is_wrapped_in_is_said() {
+    let folder = workshop();
+    let at = folder.path();
+    assert!(run(at, "gzip", &["-k", "image"]).status.success());
+    let text = done(at, "inspect image.gz");
+    assert!(text.starts_with("kernel for arm64: Image, ") && text.ends_with(", in gzip file\n"), "{text}");
+    let said = json(done(at, "inspect --json image.gz").as_bytes());
+    assert_eq!(said["wrappings"], serde_json::json!(["gzip file"]));
+}
+
+#[test]
+fn nobody_waits_for_a_pipe_and_no_huge_file_is_read() {
+    let folder = workshop();
+    let at = folder.path();
+    assert!(run(at, "mkfifo", &["pipe"]).status.success());
+    fs::File::create(at.join("sparse")).unwrap().set_len(1 << 42).unwrap();
+    for (arguments, said) in [
+        ("inspect pipe", "pipe: it is empty, 0 bytes"),
+        ("inspect sparse", "sparse has more than 2147483648 bytes"),
+        ("publish --key k.key --into tree --kernel pipe --initramfs initrd", "pipe: kernel is empty"),
+        ("publish --key k.key --into tree --kernel sparse --initramfs initrd", "sparse has more than"),
+    ] {
+        let words: Vec<&str> =
+            ["10", env!("CARGO_BIN_EXE_phasectl")].into_iter().chain(arguments.split(' ')).collect();
+        let output = run(at, "timeout", &words);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && text.contains(said), "{arguments}: {text}");
+    }
+}
+
+#[test]
 fn slow_reading_is_shown() {
     let folder = workshop();
     let at = folder.path();

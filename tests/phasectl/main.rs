@@ -17,6 +17,8 @@ mod initramfs;
 mod inspect;
 mod keygen;
 mod keys;
+#[path = "../common/pe.rs"]
+mod pe;
 mod policy;
 mod publish;
 mod serve;

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::pe::pe;
 use crate::{PUBLISH, X86_64, bzimage, done, elf, json, mode, phasectl, refused, run, workshop};
 
 fn published(folder: &Path) -> Value {
@@ -116,6 +117,30 @@ fn two_keys_make_two_signatures_and_a_base_makes_urls_absolute() {
     assert!(name.ends_with(".kernel"));
     assert_eq!(urls[1], format!("http://b/beta/x86_64/{name}").as_str());
     refused(at, &format!("{PUBLISH} --key k.key"), 1, "which was given already");
+}
+
+#[test]
+fn a_unified_kernel_images_own_command_line_is_looked_at_where_it_counts() {
+    let folder = workshop();
+    let at = folder.path();
+    for (name, line) in
+        [("quoted", "a=\"b".to_owned()), ("long", "x".repeat(3000)), ("good", "quiet".to_owned())]
+    {
+        fs::write(at.join(name), pe(&[(".linux", &bzimage()), (".cmdline", line.as_bytes())])).unwrap();
+    }
+    let publish = |image: &str, more: &str| {
+        format!("publish --key k.key --into {image}.tree --kernel {image} --initramfs initrd {more}")
+    };
+    let own = "the unified kernel image's own command line: ";
+    refused(at, publish("quoted", "").trim_end(), 1, &format!("{own}a quote that is not closed"));
+    refused(
+        at,
+        publish("long", "").trim_end(),
+        1,
+        &format!("{own}the command line for the next kernel is 3000"),
+    );
+    done(at, publish("good", "").trim_end());
+    done(at, &publish("long", "--cmdline quiet"));
 }
 
 #[test]

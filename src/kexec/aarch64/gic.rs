@@ -81,10 +81,10 @@ mod tests {
     #[test]
     fn the_log_is_read_and_others_are_not_believed() {
         let log = tempfile::NamedTempFile::new().unwrap();
-        for (priority, expected) in [(6, vec![0x421a_0000..0x421b_0000]), (14, vec![])] {
+        for (priority, expected) in [(6, Some(0x421a_0000)), (14, None)] {
             let record = format!("{priority},67,0,-;GICv3: using LPI property table @0x00000000421a0000\n");
             std::fs::write(log.path(), record).unwrap();
-            assert_eq!(live_tables(log.path()), expected);
+            assert_eq!(live_tables(log.path()).first().map(|table| table.start), expected);
         }
     }
 
