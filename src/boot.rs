@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use log::{debug, error, info, warn};
 
+use crate::arch::Arch;
 use crate::config::{self, Config, Leases};
 use crate::devicetree::{self, choice};
 use crate::error::{Error, printable};
@@ -15,7 +16,7 @@ use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
 use crate::provider::{Found, Search, Uplinks, race};
 use crate::rollback::{self, Memory, Purpose};
-use crate::sys::arch::NATIVE;
+use crate::sys::arch::{NATIVE, loads};
 use crate::time::{Deadline, UnixTime};
 
 /// How far to go.
@@ -192,8 +193,12 @@ pub fn brought_tree(kernel: &mut KernelImage, calls: &[Call], paths: &Paths) -> 
     chosen.or(trees.fixed)
 }
 
-/// What the running kernel's device tree says this machine is; nothing where ACPI does.
+/// What the running kernel's device tree says this machine is; nothing where ACPI does, or where no kernel
+/// takes a tree from us.
 fn machine(paths: &Paths) -> Vec<String> {
+    if !loads(Arch::Aarch64) {
+        return Vec::new();
+    }
     let running = devicetree::read(&paths.devicetree()).ok();
     running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default()
 }
@@ -243,7 +248,6 @@ fn next_cmdline(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Arch;
     use crate::config::ClientId;
     use crate::error::Exit;
     use crate::image::MOST_UNPACKED;

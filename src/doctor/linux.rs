@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
-
 use super::facts::{Cpus, Facts, Firmware, SecureBoot};
 use crate::arch::Arch;
 use crate::error::printable;
+use crate::image::gunzip;
 use crate::kexec::{self, Availability, Lockdown, MemoryMap};
 use crate::meminfo::Meminfo;
 use crate::net;
@@ -17,7 +16,7 @@ use crate::paths::Paths;
 use crate::sys;
 
 /// 4 MiB: the text of a kernel's configuration has a few hundred kilobytes.
-const MOST_CONFIG_BYTES: u64 = 4 << 20;
+const MOST_CONFIG_BYTES: usize = 4 << 20;
 /// Files of /proc and /sys that grow with the machine.
 const MOST_TEXT_BYTES: u64 = 16 << 20;
 
@@ -81,10 +80,14 @@ impl Facts {
     }
 }
 
-fn text(path: &Path) -> Option<String> {
+fn bytes(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MOST_TEXT_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Some(bytes)
+}
+
+fn text(path: &Path) -> Option<String> {
+    Some(String::from_utf8_lossy(&bytes(path)?).into_owned())
 }
 
 /// A file with one line.
@@ -119,11 +122,9 @@ fn is_contained(paths: &Paths) -> bool {
 
 /// Of /proc/config.gz, else of /boot.
 fn config(paths: &Paths) -> Option<String> {
-    let mut bytes = Vec::new();
-    let packed = File::open(paths.config_gz())
-        .and_then(|file| GzDecoder::new(file).take(MOST_CONFIG_BYTES).read_to_end(&mut bytes));
-    if packed.is_ok() {
-        return Some(String::from_utf8_lossy(&bytes).into_owned());
+    let packed = bytes(&paths.config_gz()).and_then(|packed| gunzip(&packed, MOST_CONFIG_BYTES));
+    if let Some(config) = packed {
+        return Some(String::from_utf8_lossy(&config).into_owned());
     }
     let release = line(&paths.sysctl("kernel/osrelease"))?;
     text(&paths.boot_config(&release))

@@ -53,7 +53,8 @@ impl Pages {
         let is_to_be_had = matches!(result, Ok(()) | Err(Errno::AGAIN | Errno::BUSY));
         self.is_over = !is_to_be_had || self.loss > MOST_LOSS;
         if self.is_over {
-            debug!("no more large pages for this file: {result:?}, {} ms lost", self.loss.as_millis());
+            let why = result.err().map_or(String::new(), |errno| format!("{errno}, "));
+            debug!("no more large pages for this file: {why}{} ms lost", self.loss.as_millis());
         }
     }
 }

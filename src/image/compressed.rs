@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Read;
 
-use flate2::{Crc, Decompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
@@ -98,6 +98,20 @@ pub(super) fn unpack<'a>(
     Err(Fault::Broken("it has more than 65536 pieces").into())
 }
 
+/// What the gzip file `bytes` holds, if it is whole and at most `most` bytes long.
+pub(crate) fn gunzip(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    let compression = Compression::of(bytes).filter(|it| *it == Compression::Gzip)?;
+    let sink = &mut |chunk: &[u8]| {
+        if chunk.len() > most.saturating_sub(all.len()) {
+            return Err(Error::TooLarge { name: "the file", limit: most as u64 });
+        }
+        all.extend_from_slice(chunk);
+        Ok(())
+    };
+    unpack(compression, bytes, sink).ok().map(|_| all)
+}
+
 /// The first `count` bytes, taken off.
 fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Fault> {
     let left = bytes.len() as u64;
@@ -136,10 +150,60 @@ fn member(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), St
     if take_u32(bytes)? != crc.sum() {
         return Err(Fault::Broken("its checksum does not match").into());
     }
-    if take_u32(bytes)? != crc.amount() {
+    if u64::from(take_u32(bytes)?) != inflate.total_out() & u64::from(u32::MAX) {
         return Err(Fault::Broken("its size does not match").into());
     }
     Ok(())
+}
+
+/// The checksum of gzip: RFC 1952, section 8. Eight bytes at a time, by tables that are made when they are
+/// needed: flate2's are 16 kB of the program.
+struct Crc {
+    /// Behind how many zero bytes a byte does what to the sum: one, two, and so on.
+    tables: [[u32; 256]; 8],
+    sum: u32,
+}
+
+impl Crc {
+    /// The polynomial, its highest power in the lowest bit.
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+
+    fn new() -> Self {
+        let mut tables = [[0; 256]; 8];
+        for byte in 0..=u8::MAX {
+            let mut sum = u32::from(byte);
+            for table in &mut tables {
+                for _ in 0..8 {
+                    sum = sum >> 1 ^ if sum & 1 == 1 { Self::POLYNOMIAL } else { 0 };
+                }
+                if let Some(entry) = table.get_mut(usize::from(byte)) {
+                    *entry = sum;
+                }
+            }
+        }
+        Self { tables, sum: u32::MAX }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        let entry = |table: &[u32; 256], byte: u8| table.get(usize::from(byte)).copied().unwrap_or(0);
+        let [one, two, three, four, five, six, seven, eight] = &self.tables;
+        let mut sum = self.sum;
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            let [a, b, c, d, e, f, g, h] = (u64::from_le_bytes(*word) ^ u64::from(sum)).to_le_bytes();
+            sum = entry(eight, a) ^ entry(seven, b) ^ entry(six, c) ^ entry(five, d);
+            sum ^= entry(four, e) ^ entry(three, f) ^ entry(two, g) ^ entry(one, h);
+        }
+        for byte in rest {
+            let [low, ..] = sum.to_le_bytes();
+            sum = sum >> 8 ^ entry(one, low ^ byte);
+        }
+        self.sum = sum;
+    }
+
+    fn sum(&self) -> u32 {
+        !self.sum
+    }
 }
 
 /// Takes the header off: RFC 1952, section 2.3.
@@ -297,6 +361,34 @@ mod tests {
         };
         assert_eq!(broken(2, 7), "its header is of an unknown kind");
         assert_eq!(broken(3, 0x20), "its header is of an unknown kind");
+    }
+
+    #[test]
+    fn the_checksum_is_gzips() {
+        // The check value of CRC-32/ISO-HDLC.
+        let mut known = Crc::new();
+        known.update(b"123456789");
+        assert_eq!(known.sum(), 0xcbf4_3926);
+        let text = text();
+        for (start, middle, end) in [(0, 0, 0), (0, 1, 2), (3, 8, 19), (1, 4097, 65_536), (7, 7, 99_999)] {
+            let (mut ours, mut other) = (Crc::new(), flate2::Crc::new());
+            for part in [&text[start..middle], &text[middle..end]] {
+                ours.update(part);
+                other.update(part);
+            }
+            assert_eq!(ours.sum(), other.sum(), "{start} {middle} {end}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_or_broken_or_not_gzip_is_not_unpacked() {
+        let text = text();
+        let packed = gzip(&text);
+        assert_eq!(gunzip(&packed, text.len()).as_ref(), Some(&text));
+        assert_eq!(gunzip(&packed, text.len() - 1), None);
+        assert_eq!(gunzip(&packed[..packed.len() - 9], text.len()), None);
+        assert_eq!(gunzip(&zstd(&text), text.len()), None);
+        assert_eq!(gunzip(b"", 1), None);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::error::Exit;
 
 pub use arm64::Arm64Image;
 pub use bzimage::BzImage;
+pub(crate) use compressed::gunzip;
 pub use compressed::{Compression, Fault};
 pub use foreign::Foreign;
 pub use kernel::KernelImage;

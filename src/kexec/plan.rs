@@ -15,12 +15,14 @@ use super::admission::{self, Needs};
 use super::attempt::{BUSY_PAUSE, first_that_loads};
 use super::handoff::Loaded;
 use super::{Call, Error, Kaslr, Lockdown, MemoryMap, Preflight, Untried, cmdline, x86_64};
+use crate::arch::Arch;
 use crate::devicetree::{self, Seeds};
 use crate::image::{Arm64Image, BzImage, Header, KernelImage, Ramdisk};
 use crate::log::bytes;
 use crate::meminfo::Meminfo;
 use crate::paths::Paths;
 use crate::sys;
+use crate::sys::arch::loads;
 use exposed::{Exposed, exposed_tables};
 
 /// What to boot.
@@ -263,9 +265,11 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
 /// Plans kexec_load.
 fn load(target: &Target, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     match target.kernel.header() {
-        Header::Arm64(kernel) => load_arm64(target, kernel, paths, kaslr),
+        Header::Arm64(kernel) if loads(Arch::Aarch64) => load_arm64(target, kernel, paths, kaslr),
         Header::BzImage(_) if target.devicetree.is_some() => Err(Error::TreeNotTaken),
-        Header::BzImage(kernel) => load_x86(target, kernel, paths, kaslr),
+        Header::BzImage(kernel) if loads(Arch::X86_64) => load_x86(target, kernel, paths, kaslr),
+        // Refused when it was recognised.
+        Header::Arm64(_) | Header::BzImage(_) => Err(Error::NoWay),
     }
 }
 

@@ -1,15 +1,20 @@
-//! Multiples of the base points of P-256 and Curve25519, computed as those of any other point.
+//! What of ring is done another way, with fewer bytes: multiples of the base points of P-256 and
+//! Curve25519, computed as those of any other point, and SHA-2.
 //!
 //! ring has tables for them, 176 kB that do not compress: a tenth of what every machine downloads.
 //! They save a server that signs all day some ten microseconds a time; this client would not notice.
-//! The payload is linked with `--wrap` for the functions that read the tables (`cargo lab build`):
-//! their callers get the ones here instead, and the linker leaves the tables out. Linked without,
-//! nothing refers to this file.
+//! SHA-256 and SHA-512 are there anyway, from the crate that hashes every downloaded byte; ring's own,
+//! three and two times over for different processors, are 24 kB for the few blocks of a handshake.
+//! The payload is linked with `--wrap` for these functions (`cargo lab build`): their callers get the
+//! ones here instead, and the linker leaves ring's out. Linked without, nothing refers to this file.
 //!
 //! The names hold ring's version: with another one the tests do not link until this file and
-//! `TABLED` of qemu-fixtures/src/toolchain.rs have been looked at again.
+//! `REPLACED` of qemu-fixtures/src/toolchain.rs have been looked at again.
 
 use std::ffi::c_int;
+use std::slice;
+
+use sha2::block_api::{compress256, compress512};
 
 /// A field element or scalar of P-256: crypto/fipsmodule/ec/p256_shared.h of ring, least word first.
 type Limbs = [u64; 4];
@@ -59,6 +64,32 @@ extern "C" fn x25519_base(public: &mut [u8; 32], private: &[u8; 32], _use_adx: c
     x25519_scalar_mult(public, private, &BASE_U);
 }
 
+/// SHA-2's compression functions, each under the names of all that ring has for it.
+macro_rules! hashes {
+    ($($compress:ident, [$word:ty; 8], [u8; $block:literal]: $($function:ident as $name:literal)*;)*) => {$($(
+        // SAFETY: `--wrap` gives nobody but ring this name, and ring declares the function so: sha2_ffi()
+        // of its src/digest/sha2/ffi.rs. There is room for eight words at `state`, nobody else's, and for
+        // `count` blocks at `blocks`.
+        #[unsafe(export_name = $name)]
+        unsafe extern "C" fn $function(state: &mut [$word; 8], blocks: *const [u8; $block], count: usize) {
+            // SAFETY: ring vouches for it, see above.
+            $compress(state, unsafe { slice::from_raw_parts(blocks, count) });
+        }
+    )*)*};
+}
+
+hashes! {
+    compress256, [u32; 8], [u8; 64]:
+        sha256_plain as "__wrap_ring_core_0_17_14__sha256_block_data_order_nohw"
+        sha256_ssse3 as "__wrap_ring_core_0_17_14__sha256_block_data_order_ssse3"
+        sha256_avx as "__wrap_ring_core_0_17_14__sha256_block_data_order_avx"
+        sha256_hw as "__wrap_ring_core_0_17_14__sha256_block_data_order_hw";
+    compress512, [u64; 8], [u8; 128]:
+        sha512_plain as "__wrap_ring_core_0_17_14__sha512_block_data_order_nohw"
+        sha512_avx as "__wrap_ring_core_0_17_14__sha512_block_data_order_avx"
+        sha512_hw as "__wrap_ring_core_0_17_14__sha512_block_data_order_hw";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +105,10 @@ mod tests {
         safe fn product(result: &mut Limbs, a: &Limbs, b: &Limbs);
         #[link_name = "ring_core_0_17_14__x25519_public_from_private_generic_masked"]
         safe fn x25519_tabled(public: &mut [u8; 32], private: &[u8; 32], use_adx: c_int);
+        #[link_name = "ring_core_0_17_14__sha256_block_data_order_nohw"]
+        fn sha256_of_ring(state: &mut [u32; 8], blocks: *const [u8; 64], count: usize);
+        #[link_name = "ring_core_0_17_14__sha512_block_data_order_nohw"]
+        fn sha512_of_ring(state: &mut [u64; 8], blocks: *const [u8; 128], count: usize);
     }
 
     /// The order of the group, least word first: SEC 2, section 2.4.2.
@@ -141,6 +176,33 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn hashes_are_as_ring_has_them(
+            blocks: [[[u8; 32]; 8]; 3], start256: [u32; 8], start512: [u64; 8], count in 1..4usize,
+        ) {
+            let blocks = blocks.as_flattened().as_flattened();
+            for ours in [sha256_plain, sha256_ssse3, sha256_avx, sha256_hw] {
+                let ours: unsafe extern "C" fn(&mut [u32; 8], *const [u8; 64], usize) = ours;
+                let (mut new, mut old) = (start256, start256);
+                // SAFETY: there are twelve blocks of 64 bytes.
+                unsafe {
+                    ours(&mut new, blocks.as_ptr().cast(), count);
+                    sha256_of_ring(&mut old, blocks.as_ptr().cast(), count);
+                }
+                prop_assert_eq!(new, old);
+            }
+            for ours in [sha512_plain, sha512_avx, sha512_hw] {
+                let ours: unsafe extern "C" fn(&mut [u64; 8], *const [u8; 128], usize) = ours;
+                let (mut new, mut old) = (start512, start512);
+                // SAFETY: there are six blocks of 128 bytes.
+                unsafe {
+                    ours(&mut new, blocks.as_ptr().cast(), count);
+                    sha512_of_ring(&mut old, blocks.as_ptr().cast(), count);
+                }
+                prop_assert_eq!(new, old);
+            }
+        }
+
         #[test]
         fn points_of_p256_are_as_with_the_tables(a: u64, b: u64, c: u64, d in 0..0xffff_ffff_0000_0000u64) {
             check_p256(&[a, b, c, d]);

@@ -2,17 +2,22 @@
 //! knows nothing of them.
 
 use super::Target;
+use crate::arch::Arch;
 use crate::image::{Header, Ramdisk};
 use crate::kexec::MemoryMap;
 use crate::kexec::aarch64::{self, Pieces};
 use crate::paths::Paths;
 use crate::sys;
+use crate::sys::arch::loads;
 
 /// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
 /// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
 /// none.
 pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
-    let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
+    let kernel = match target.kernel.header() {
+        Header::Arm64(kernel) if loads(Arch::Aarch64) => kernel,
+        _ => return Vec::new(),
+    };
     let live = aarch64::live_tables(&paths.kmsg());
     let Ok(memory) = MemoryMap::read(paths) else { return Vec::new() };
     let places = aarch64::by_file_load(

@@ -3,7 +3,6 @@
 use std::fs;
 
 use super::*;
-use crate::arch::Arch;
 use crate::fetch::operator::vouched;
 use crate::kexec::{Availability, Method};
 
