@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use log::{debug, error, info, warn};
 
 use crate::config::{self, Config, Leases};
-use crate::devicetree::choice;
+use crate::devicetree::{self, choice};
 use crate::error::{Error, printable};
 use crate::fetch::{self, VerifiedArtifact};
 use crate::image::{KernelImage, Part, Ramdisk};
@@ -194,7 +194,7 @@ pub fn brought_tree(kernel: &mut KernelImage, calls: &[Call], paths: &Paths) -> 
 
 /// What the running kernel's device tree says this machine is; nothing where ACPI does.
 fn machine(paths: &Paths) -> Vec<String> {
-    let running = std::fs::read(paths.devicetree()).ok();
+    let running = devicetree::read(&paths.devicetree()).ok();
     running.and_then(|tree| choice::compatible(&tree).ok()).unwrap_or_default()
 }
 

@@ -463,12 +463,16 @@ fn limits() -> Vec<Scenario> {
         let step = Step { publish: RELEASE, cmdline, ..Step::new(Expect::Fails { code, says }) };
         Scenario::new(name, Id::Debian61(Arch::X86_64), vec![step])
     };
-    let mut small = fails("", "too-little-memory", 22, "kernel and initramfs need about");
-    small.machine.memory_mb = 160;
-    small.ballast = 60_000_000;
+    let small = |ballast, name, says| {
+        let mut small = fails("", name, 22, says);
+        small.machine.memory_mb = 160;
+        small.ballast = ballast;
+        small
+    };
     vec![
         fails(RESTARTS, "kexec-disabled-restarts", 20, "kexec_load_disabled"),
-        small,
+        small(40_000_000, "too-little-memory", " are missing"),
+        small(60_000_000, "over-half-of-memory", "a kernel loads at most half of the memory"),
         Scenario {
             padding: 1900,
             ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2046")

@@ -6,7 +6,7 @@ use super::{CommandError, json_log, open, print, room, vouched};
 use crate::cli;
 use crate::doctor::{self, Facts, Image};
 use crate::error::{Error, Exit};
-use crate::image::{Header, KernelImage, Part, Ramdisk};
+use crate::image::{KernelImage, Part, Ramdisk};
 use crate::kexec::admission::Needs;
 use crate::paths::Paths;
 use crate::sys::arch::NATIVE;
@@ -50,12 +50,8 @@ fn look(path: &Path, initrd: &[PathBuf], paths: &Paths) -> Result<Image, Error> 
     let kernel = vouched("kernel", path, paths)?;
     let mut kernel = KernelImage::within(kernel, NATIVE, room(paths).unwrap_or(u64::MAX))?;
     ramdisk = kernel.take_ramdisks().iter().map(Part::size).fold(ramdisk, u64::saturating_add);
-    let placed = match kernel.header() {
-        Header::BzImage(header) => header.init_size,
-        Header::Arm64(header) => header.memory,
-    };
     let wrapper = if kernel.wrappings().is_empty() { 0 } else { published };
     // What is in memory now is not when a boot begins.
-    let needs = Needs { wrapper, here: 0, ..Needs::loading(kernel.size(), placed, ramdisk) };
+    let needs = Needs { wrapper, here: 0, ..Needs::of(&kernel, ramdisk) };
     Ok(Image { needs, is_signed: kernel.is_signed() })
 }

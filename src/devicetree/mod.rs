@@ -13,7 +13,10 @@ mod node;
 mod rewrite;
 mod source;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::path::Path;
 
 use crate::error::Exit;
 use blob::Blob;
@@ -74,6 +77,14 @@ impl Error {
             Self::Nul => "take the NUL out of the command line",
         }
     }
+}
+
+/// The tree in this file, as it is: firmware pads it, so more than the next kernel takes is read.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    const MOST: u64 = 2 * LARGEST as u64;
+    let mut tree = Vec::new();
+    File::open(path)?.take(MOST).read_to_end(&mut tree)?;
+    Ok(tree)
 }
 
 /// Randomness for the next kernel.

@@ -405,3 +405,9 @@ proptest! {
         prop_assert!(!zero_seeds(&tree).unwrap().windows(8).any(|window| window == marker));
     }
 }
+
+#[test]
+fn a_file_without_an_end_is_not_read_to_it() {
+    assert_eq!(read(Path::new("/dev/zero")).unwrap().len(), 2 * LARGEST);
+    assert!(read(Path::new("/nonexistent")).is_err());
+}

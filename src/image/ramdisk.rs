@@ -44,6 +44,13 @@ impl Ramdisk {
         Ok(Some(Self(joined.seal()?)))
     }
 
+    /// One with nothing in it: `size` zeros, which the next kernel passes over.
+    pub fn empty(size: usize) -> Result<Self, Error> {
+        let mut zeros = Draft::new("initramfs")?;
+        zeros.write(&vec![0; size])?;
+        Ok(Self(zeros.seal()?))
+    }
+
     /// What the first one is called in the manifest.
     pub fn name(&self) -> &'static str {
         self.0.name()

@@ -7,7 +7,7 @@
 //! | | our memory files | buffers of the running kernel | pages for the segments |
 //! |---|---|---|---|
 //! | kexec_file_load | kernel, ramdisk | kernel, ramdisk: vmalloc, freed when the last segment is filled | kernel with its bss, ramdisk |
-//! | kexec_load | kernel, ramdisk | none: each page is copied out of our mapping | the same |
+//! | kexec_load | kernel, ramdisk | none: each page is copied out of our mapping | the same; on x86 the kernel without its bss |
 //!
 //! A segment takes pages for all of its size, zeros too. A kernel that was loaded before stays until
 //! the new one is whole: what it holds is not available, and so not counted here.
@@ -35,6 +35,8 @@ pub struct Needs {
     pub kernel: u64,
     /// What that kernel occupies where it is placed: with its bss, or unpacked.
     pub placed: u64,
+    /// What of that kexec_load is given: on x86 the file alone, see [`x86_64`](super::x86_64).
+    pub copied: u64,
     /// All of the ramdisk.
     pub ramdisk: u64,
     /// The file that the kernel is unwrapped from; 0 if it is published as it is loaded.
@@ -52,27 +54,32 @@ impl Needs {
     /// Before the download, when only the sizes of the published files are known. A wrapped kernel
     /// will need more: this is the least.
     pub fn published(kernel: u64, ramdisk: u64) -> Self {
-        Self { kernel, placed: kernel, ramdisk, beside: WHILE_FETCHING, ..Self::default() }
+        let (placed, copied) = (kernel, kernel);
+        Self { kernel, placed, copied, ramdisk, beside: WHILE_FETCHING, ..Self::default() }
     }
 
     /// Before the system call, with both files in memory.
     pub fn loading(kernel: u64, placed: u64, ramdisk: u64) -> Self {
         let here = kernel.saturating_add(ramdisk);
-        Self { kernel, placed, ramdisk, beside: WHILE_LOADING, here, ..Self::default() }
+        Self { kernel, placed, copied: placed, ramdisk, beside: WHILE_LOADING, here, ..Self::default() }
     }
 
     /// The same for `kernel`, and a ramdisk of this size.
     pub fn of(kernel: &KernelImage, ramdisk: u64) -> Self {
-        let placed = match kernel.header() {
-            Header::BzImage(header) => header.init_size,
-            Header::Arm64(header) => header.memory,
+        let (placed, copied) = match kernel.header() {
+            Header::BzImage(header) => (header.init_size, kernel.size()),
+            Header::Arm64(header) => (header.memory, header.memory),
         };
-        Self::loading(kernel.size(), placed, ramdisk)
+        Self { copied, ..Self::loading(kernel.size(), placed, ramdisk) }
     }
 
-    /// The segments that the kernel makes of them, at the least.
-    pub(super) fn segments(&self) -> u64 {
-        self.placed.max(self.kernel).saturating_add(self.ramdisk)
+    /// The segments that `call` makes of them, at the least.
+    pub(super) fn segments(&self, call: Call) -> u64 {
+        let placed = match call {
+            Call::FileLoad => self.placed,
+            Call::Load => self.copied,
+        };
+        placed.max(self.kernel).saturating_add(self.ramdisk)
     }
 
     /// What has to be available for `call`, from now to its end, if the segments take this many bytes.
@@ -109,7 +116,7 @@ pub fn admit(calls: &[Call], needs: &Needs, memory: Meminfo) -> Result<Vec<Call>
     let mut admitted = Vec::new();
     let mut obstacle = Error::NoWay;
     for &call in calls {
-        match fits(call, needs, needs.segments(), memory) {
+        match fits(call, needs, needs.segments(call), memory) {
             Ok(()) => admitted.push(call),
             Err(error) => {
                 log::info!("{call} is no way: {error}");
@@ -152,7 +159,7 @@ pub fn most_unpacked(calls: &[Call], wrapper: u64, ramdisk: u64, paths: &Paths) 
     let here = wrapper.saturating_add(ramdisk);
     let has_room = |kernel| {
         let needs = Needs { wrapper, here, ..Needs::loading(kernel, kernel, ramdisk) };
-        calls.iter().any(|&call| fits(call, &needs, needs.segments(), memory).is_ok())
+        calls.iter().any(|&call| fits(call, &needs, needs.segments(call), memory).is_ok())
     };
     // What fits and what does not meet at one size.
     let (mut most, mut step) = (0, MOST_UNPACKED);

@@ -1,10 +1,12 @@
 //! Where the next kernel may go: RAM as /proc/iomem shows it, less what the machine still uses.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use super::{Error, Ranges, aarch64};
 use crate::error::printable;
+use crate::paths::Paths;
 
 /// The flags of a page that only CPUs use, of Documentation/admin-guide/mm/pagemap.rst: user memory
 /// and page cache (5 LRU, 12 ANON, 14 SWAPBACKED, 17 HUGE, 22 THP), 7 SLAB, 10 BUDDY (free) and
@@ -28,6 +30,17 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
+    /// Reads /proc/iomem, of which nobody has as much as 16 MiB.
+    pub fn read(paths: &Paths) -> Result<Self, Error> {
+        const MOST: u64 = 16 << 20;
+        let path = paths.iomem();
+        let mut text = String::new();
+        File::open(&path)
+            .and_then(|file| file.take(MOST).read_to_string(&mut text))
+            .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        Self::parse(&text)
+    }
+
     /// Reads the text of /proc/iomem: two spaces a level, `start-end : name`, both inclusive, hex.
     pub fn parse(iomem: &str) -> Result<Self, Error> {
         let mut usable = Ranges::default();
@@ -186,6 +199,16 @@ mod tests {
 
     const VIRT: &str = include_str!("testdata/iomem-qemu-virt-gicv3.txt");
     const PC: &str = include_str!("testdata/iomem-qemu-pc.txt");
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_what_has_no_end_is_not_read_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        assert!(MemoryMap::read(&paths).unwrap_err().to_string().contains("proc/iomem"));
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", paths.iomem()).unwrap();
+        assert!(matches!(MemoryMap::read(&paths), Err(Error::Iomem { number: 1, .. })));
+    }
 
     #[test]
     fn an_arm64_machine() {

@@ -12,6 +12,7 @@ pub mod cmdline;
 mod errno;
 mod error;
 mod handoff;
+mod kmsg;
 mod memory;
 mod plan;
 mod preflight;

@@ -4,8 +4,8 @@ mod exposed;
 mod show;
 
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
@@ -87,7 +87,7 @@ impl Attempt {
     /// What its segments take, in bytes; of those that the kernel makes itself, the large ones.
     fn segments(&self, needs: &Needs) -> u64 {
         match self {
-            Self::FileLoad { .. } => needs.segments(),
+            Self::FileLoad { .. } => needs.segments(Call::FileLoad),
             Self::Load(plan) => plan.segments.iter().map(|segment| segment.size).fold(0, u64::saturating_add),
         }
     }
@@ -113,7 +113,7 @@ impl Plan {
         kaslr: Kaslr,
     ) -> Result<Self, Error> {
         // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
-        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0);
+        target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0).or_else(|| nothing(paths));
         let exposed = exposed_tables(&target, paths);
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
@@ -209,6 +209,18 @@ impl Plan {
     }
 }
 
+/// The ramdisk for a kernel that is given none, where it would take another: the one that the firmware's
+/// first kernel had, from a table of UEFI's (LINUX_EFI_INITRD_MEDIA_GUID), long after its memory is
+/// something else's. That is efi_config_parse_tables() of drivers/firmware/efi/efi.c on arm64 and x86, and
+/// whichever call loaded it.
+fn nothing(paths: &Paths) -> Option<Ramdisk> {
+    if !paths.efi().exists() {
+        return None;
+    }
+    let page = usize::try_from(sys::kexec::page_size()).unwrap_or(4096);
+    Ramdisk::empty(page).inspect_err(|error| log::warn!("no empty ramdisk: {error}")).ok()
+}
+
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
 /// not: `MAX_ELFCOREHDR_STR_LEN` of arch/x86/kernel/kexec-bzimage64.c.
 const ELFCOREHDR: usize = 30;
@@ -283,7 +295,8 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         log::debug!("GICv3 table at {:#x} kept clear of and reserved for the next kernel", table.start);
         memory.usable.remove(table);
     }
-    let running = device_tree(&paths.devicetree())?;
+    let tree = paths.devicetree();
+    let running = devicetree::read(&tree).map_err(|source| read(&tree, source))?;
     let tree = match &target.devicetree {
         Some(given) => devicetree::complete(given, &running)?,
         None => running,
@@ -309,9 +322,7 @@ const SPARE: u64 = 4 << 30;
 
 /// Where the next kernel may go on this machine: the lowest `enough` bytes of it.
 fn memory(paths: &Paths, page: u64, enough: u64) -> Result<MemoryMap, Error> {
-    let iomem = paths.iomem();
-    let text = fs::read_to_string(&iomem).map_err(|source| read(&iomem, source))?;
-    let mut memory = MemoryMap::parse(&text)?;
+    let mut memory = MemoryMap::read(paths)?;
     memory.keep_lowest(enough);
     let flags = paths.kpageflags();
     match File::open(&flags) {
@@ -326,17 +337,6 @@ fn memory(paths: &Paths, page: u64, enough: u64) -> Result<MemoryMap, Error> {
         Err(source) => return Err(read(&flags, source)),
     }
     Ok(memory)
-}
-
-/// The tree this kernel was given, as it is: firmware pads it, so more than the next kernel takes
-/// is read.
-fn device_tree(path: &Path) -> Result<Vec<u8>, Error> {
-    const MOST: u64 = 2 * devicetree::LARGEST as u64;
-    let mut tree = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MOST).read_to_end(&mut tree))
-        .map_err(|source| read(path, source))?;
-    Ok(tree)
 }
 
 fn read(path: &Path, source: io::Error) -> Error {

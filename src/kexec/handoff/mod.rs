@@ -18,6 +18,7 @@ use super::attempt::BUSY_PAUSE;
 use crate::config::{Handoff, Links};
 use crate::net;
 use crate::paths::Paths;
+use crate::patience;
 use crate::sys;
 use devices::Quieted;
 
@@ -42,10 +43,14 @@ impl Loaded {
         if loaded.trim() != "1" {
             return Err(Error::NothingLoaded);
         }
-        crate::patience::sync();
+        patience::sync();
         let are_disks_free = mounts::release(paths);
         if handoff.links == Links::Down {
-            net::lower_all(paths);
+            // A driver that hangs while its device is closed keeps nobody from going on.
+            let paths = paths.clone();
+            if patience::within(patience::LONGEST, move || net::lower_all(&paths)).is_none() {
+                log::warn!("links are not down within {} s: going on", patience::LONGEST.as_secs());
+            }
         }
         let quieted = Quieted::quiet(handoff.reset, are_disks_free, paths);
         // Held until the jump: some drivers stop a watchdog that is closed.

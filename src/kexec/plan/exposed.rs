@@ -1,8 +1,6 @@
 //! Live tables of an interrupt controller in the way of kexec_file_load, which places things itself and
 //! knows nothing of them.
 
-use std::fs;
-
 use super::Target;
 use crate::image::{Header, Ramdisk};
 use crate::kexec::MemoryMap;
@@ -16,10 +14,7 @@ use crate::sys;
 pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
     let Header::Arm64(kernel) = target.kernel.header() else { return Vec::new() };
     let live = aarch64::live_tables(&paths.kmsg());
-    let Some(memory) = fs::read_to_string(paths.iomem()).ok().and_then(|text| MemoryMap::parse(&text).ok())
-    else {
-        return Vec::new();
-    };
+    let Ok(memory) = MemoryMap::read(paths) else { return Vec::new() };
     let places = aarch64::by_file_load(
         &memory.free(),
         &Pieces {

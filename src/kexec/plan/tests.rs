@@ -1,5 +1,7 @@
 //! A whole machine in a folder: /proc/iomem, /sys/firmware/fdt and a kernel's header.
 
+use std::fs;
+
 use super::*;
 use crate::arch::Arch;
 use crate::fetch::operator::vouched;
@@ -200,6 +202,25 @@ fn an_empty_ramdisk_is_none() {
     let target = Target { ramdisk: Some(empty.into()), ..target("a") };
     let plan = Plan::new(target, &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
     assert!(!plan.to_string().contains("ramdisk") && !plan.to_string().contains("initramfs"), "{plan}");
+}
+
+/// It would take the first kernel's, which its EFI stub left in a table of the firmware's.
+#[test]
+fn under_uefi_who_has_no_ramdisk_gets_a_page_of_zeros() {
+    let (root, paths) = machine();
+    let plan = || {
+        let target = Target { ramdisk: None, ..target("a") };
+        Plan::new(target, &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap()
+    };
+    assert!(plan().target.ramdisk.is_none());
+    fs::create_dir(root.path().join("sys/firmware/efi")).unwrap();
+    let planned = plan();
+    let page = sys::kexec::page_size();
+    assert!(planned.target.ramdisk.as_ref().unwrap().map().unwrap().iter().all(|&byte| byte == 0));
+    assert_eq!(planned.target.ramdisk.as_ref().unwrap().size(), page);
+    let [Attempt::FileLoad { .. }, Attempt::Load(load)] = planned.attempts() else { panic!("{planned}") };
+    let initrd = load.segments.iter().find(|segment| segment.content == Content::Initrd).unwrap();
+    assert_eq!((initrd.file, initrd.size), (page, page));
 }
 
 #[test]

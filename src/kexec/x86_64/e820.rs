@@ -1,6 +1,8 @@
 //! The firmware's memory map, as the boot protocol has it: `struct boot_e820_entry` of
 //! Documentation/arch/x86/zero-page.rst, types of arch/x86/include/asm/e820/types.h.
 
+use std::ops::Range;
+
 use crate::kexec::Ranges;
 
 const RAM: u32 = 1;
@@ -65,6 +67,23 @@ pub(super) fn write(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
+/// Reserves `room` in each piece of RAM that it begins in, and as much of that as it has.
+pub(super) fn reserve(entries: &mut Vec<Entry>, room: &Range<u64>) {
+    for index in 0..entries.len() {
+        let Some(entry) = entries.get_mut(index).filter(|entry| entry.kind == RAM) else { continue };
+        let end = entry.start.saturating_add(entry.size);
+        if room.start < entry.start || room.start >= end {
+            continue;
+        }
+        let last = room.end.min(end);
+        entry.size = room.start.saturating_sub(entry.start);
+        entries.push(Entry { start: room.start, size: last.saturating_sub(room.start), kind: RESERVED });
+        entries.push(Entry { start: last, size: end.saturating_sub(last), kind: RAM });
+    }
+    entries.retain(|entry| entry.size > 0);
+    entries.sort_by_key(|entry| entry.start);
+}
+
 /// What the next kernel takes for memory: RAM that is nothing else, too.
 pub(super) fn ram(entries: &[Entry]) -> Ranges {
     let mut ram = Ranges::default();
@@ -108,7 +127,47 @@ mod tests {
         assert!(ram.iter().eq([&(0..0x2000), &(0x3000..0x9000)]));
     }
 
+    #[test]
+    fn what_begins_in_memory_is_reserved_and_the_rest_stays_as_it_was() {
+        let entry = |start, size, kind| Entry { start, size, kind };
+        let before = vec![entry(0, 0x9000, 1), entry(0x9000, 0x1000, 3), entry(0xa000, 0x1000, 1)];
+        let after = |room: Range<u64>| {
+            let mut entries = before.clone();
+            reserve(&mut entries, &room);
+            entries
+        };
+        let middle = [entry(0, 0x2000, 1), entry(0x2000, 0x1000, 2), entry(0x3000, 0x6000, 1)];
+        assert_eq!(after(0x2000..0x3000), [&middle[..], &before[1..]].concat());
+        let to_the_end = [entry(0, 0x8000, 1), entry(0x8000, 0x1000, 2)];
+        assert_eq!(after(0x8000..0xb000), [&to_the_end[..], &before[1..]].concat());
+        assert_eq!(after(0xa000..0xb000), [&before[..2], &[entry(0xa000, 0x1000, 2)]].concat());
+        for elsewhere in [0x9000..0xb000, 0xb000..0xc000] {
+            assert_eq!(after(elsewhere), before);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_reservation_loses_and_wins_no_byte(
+            parts in prop::collection::vec((0u64..1 << 20, 1u64..1 << 16), 0..12),
+            start in 0u64..1 << 20,
+            length in 1u64..1 << 16,
+        ) {
+            let mut entries: Vec<_> =
+                parts.into_iter().map(|(start, size)| Entry { start, size, kind: RAM }).collect();
+            let mut expected = ram(&entries);
+            let inside = expected.contains(&(start..start + 1));
+            let total = entries.iter().map(|entry| entry.size).sum::<u64>();
+            reserve(&mut entries, &(start..start + length));
+            prop_assert_eq!(entries.iter().map(|entry| entry.size).sum::<u64>(), total);
+            prop_assert!(entries.is_sorted_by_key(|entry| entry.start));
+            for entry in entries.iter().filter(|entry| entry.kind == RESERVED) {
+                prop_assert!(entry.start == start && entry.size <= length && inside);
+                expected.remove(&(entry.start..entry.start + entry.size));
+            }
+            prop_assert_eq!(ram(&entries), expected);
+        }
+
         #[test]
         fn a_table_is_read_as_it_was_written(
             parts in prop::collection::vec((any::<u64>(), 1u64.., any::<u32>()), 0..20),

@@ -2,6 +2,8 @@
 //! addresses once and can never be given others, so it is told these: `struct efi_setup_data` of
 //! arch/x86/include/asm/efi.h, and memory descriptors as the UEFI specification has them.
 
+use std::ops::Range;
+
 /// `efi_loader_signature` of firmware with 64-bit words.
 pub(super) const LOADER_64: [u8; 4] = *b"EL64";
 /// And with 32-bit words, whose services the next kernel could not call.
@@ -66,6 +68,26 @@ pub(super) fn table(systab: &str, name: &str) -> Option<u64> {
     systab.lines().find_map(value)
 }
 
+/// The addresses of the firmware's tables that the kernel names when it starts: match_config_table() of
+/// drivers/firmware/efi/efi.c. `text` is a line of its log.
+pub(super) fn tables(text: &str) -> impl Iterator<Item = u64> {
+    let named = text.strip_prefix("efi: ").unwrap_or_default().split(' ');
+    named.filter_map(|word| number(word.split_once('=')?.1)).filter(|&table| table >= LOW)
+}
+
+/// Below 1 MiB there is no room for what we place, and what is there is not told by EFI.
+const LOW: u64 = 1 << 20;
+
+/// Where the table at `address` may be, from its page on; the log of a TPM is the largest. Firmware and Linux's
+/// own EFI stub leave such tables in memory that the memory map calls free. The running kernel kept them from
+/// being given away (memblock_reserve()), and on x86 nothing shows that. The next kernel reads them again and
+/// reserves as much as they say: with what was copied over the log of a TPM, all of its memory.
+pub(super) fn room(address: u64) -> Range<u64> {
+    const ROOM: u64 = 256 << 10;
+    let start = address & !0xfff;
+    start..start.saturating_add(ROOM)
+}
+
 /// A number as the kernel writes it: hexadecimal, behind 0x.
 pub(super) fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
@@ -86,6 +108,18 @@ mod tests {
         for broken in ["", "0x", "12", "0xg", "0x11112222333344445"] {
             assert_eq!(number(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn the_kernel_names_its_tables() {
+        let found = |text| tables(text).collect::<Vec<_>>();
+        let line = "efi: TPMFinalLog=0xdc765000 ACPI 2.0=0xdc39e000 SMBIOS=0xf05e0 ESRT=0xd9803b98 ";
+        assert_eq!(found(line), [0xdc76_5000, 0xdc39_e000, 0xd980_3b98]);
+        for other in ["EFI: RNG=0xdc2b3018", "efi: EFI v2.7 by EDK II", "efi: a=b c= =", "efi: X=0xg", ""] {
+            assert!(found(other).is_empty(), "{other}");
+        }
+        assert_eq!(room(0x1234_5678), 0x1234_5000..0x1238_5000);
+        assert_eq!(room(u64::MAX).end, u64::MAX);
     }
 
     #[test]

@@ -1,25 +1,21 @@
 //! Reads the machine from /proc and /sys. Everything there is bounded and checked.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 
 use super::e820::{self, Entry};
 use super::efi::{self, Efi, Region, number};
 use super::machine::{Handover, Machine, SEED, Seed};
 use super::{Error as X86, params};
 use crate::image::at;
-use crate::kexec::{Error, MemoryMap};
+use crate::kexec::{Error, MemoryMap, kmsg};
 use crate::paths::Paths;
 use crate::sys;
 
 /// A file of sysfs is not larger, in bytes.
 const SYSFS_FILE: u64 = 4096;
-/// /proc/iomem and /proc/cpuinfo are not larger, in bytes.
+/// /proc/cpuinfo is not larger, in bytes.
 const PROC_FILE: u64 = 16 << 20;
 /// Firmware has some dozens of regions.
 const REGIONS: usize = 4096;
@@ -27,10 +23,7 @@ const REGIONS: usize = 4096;
 impl Machine {
     /// Reads it from /proc/iomem, /sys/firmware/memmap, /sys/kernel/boot_params and /sys/firmware/efi.
     pub(in crate::kexec) fn read(paths: &Paths) -> Result<Self, Error> {
-        let iomem = paths.iomem();
-        let text = text(&iomem, PROC_FILE)
-            .map_err(|source| Error::Read { path: iomem.display().to_string(), source })?;
-        let mut memory = MemoryMap::parse(&text)?.usable;
+        let mut memory = MemoryMap::read(paths)?.usable;
         let mut boot_params = Vec::new();
         if let Err(error) =
             open(&paths.boot_params(), SYSFS_FILE).and_then(|mut file| file.read_to_end(&mut boot_params))
@@ -40,20 +33,24 @@ impl Machine {
         if boot_params.len() != params::ZERO_PAGE {
             boot_params.clear();
         }
-        let e820 = e820(paths, &boot_params)?;
+        let mut e820 = e820(paths, &boot_params)?;
+        let log = Told::read(&paths.kmsg());
+        for table in &log.tables {
+            e820::reserve(&mut e820, &efi::room(*table));
+        }
         let mut outside = memory.clone();
         outside.remove_all(&e820::ram(&e820));
         memory.remove_all(&outside);
 
         let systab = paths.efi().join("systab");
-        let systab = self::text(&systab, SYSFS_FILE).unwrap_or_default();
+        let systab = text(&systab, SYSFS_FILE).unwrap_or_default();
         let table = |name| efi::table(&systab, name);
         let told = at(&boot_params, params::ACPI_RSDP_ADDR).map_or(0, u64::from_le_bytes);
         let rsdp = match told {
             0 => table("ACPI20").or_else(|| table("ACPI")).unwrap_or(0),
             address => address,
         };
-        let cpu = self::text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
+        let cpu = text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
         let mut seed = Seed([0; SEED]);
         let drawn = sys::random::fill_if_ready(&mut seed.0);
         Ok(Self {
@@ -63,7 +60,7 @@ impl Machine {
             efi: efi(paths, &boot_params, table("SMBIOS").unwrap_or(0)),
             boot_params,
             five_level: has_flag(&cpu, "la57"),
-            confidential: if has_flag(&cpu, "tdx_guest") { Some("TDX") } else { encrypted(&paths.kmsg()) },
+            confidential: if has_flag(&cpu, "tdx_guest") { Some("TDX") } else { log.encryption },
             seed: drawn.then_some(seed),
         })
     }
@@ -147,35 +144,28 @@ fn has_flag(cpuinfo: &str, flag: &str) -> bool {
     flags.is_some_and(|flags| flags.split_ascii_whitespace().any(|word| word == flag))
 }
 
-/// What the running kernel's log says of an encrypted guest: arch/x86/mm/mem_encrypt.c.
-fn encrypted(kmsg: &Path) -> Option<&'static str> {
-    /// The log is read from its start, once, as long as it does not grow for ever.
-    const RECORDS: usize = 100_000;
-    /// No record is larger: CONSOLE_EXT_LOG_MAX of the kernel.
-    const RECORD: usize = 8192;
-    let flags = i32::from_ne_bytes(OFlags::NONBLOCK.bits().to_ne_bytes());
-    let mut log = OpenOptions::new().read(true).custom_flags(flags).open(kmsg).ok()?;
-    let mut buffer = [0; RECORD];
-    for _ in 0..RECORDS {
-        match log.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => {
-                let record = String::from_utf8_lossy(buffer.get(..read).unwrap_or_default());
-                if let Some(kind) = encryption(&record) {
-                    return Some(kind);
-                }
-            }
-            // Records were overwritten while we read.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::PIPE) => {}
-            Err(_) => break,
-        }
+/// What the kernel log alone tells.
+#[derive(Default)]
+struct Told {
+    /// What encrypts this guest: arch/x86/mm/mem_encrypt.c.
+    encryption: Option<&'static str>,
+    tables: Vec<u64>,
+}
+
+impl Told {
+    fn read(kmsg: &Path) -> Self {
+        let mut told = Self::default();
+        kmsg::each(kmsg, |text| {
+            told.encryption = told.encryption.or_else(|| encryption(text));
+            told.tables.extend(efi::tables(text));
+        });
+        told
     }
-    None
 }
 
 /// A host that encrypts for itself (SME) stops doing so before it jumps.
-fn encryption(record: &str) -> Option<&'static str> {
-    let (_, features) = record.split_once("emory Encryption Features active: ")?;
+fn encryption(text: &str) -> Option<&'static str> {
+    let (_, features) = text.split_once("emory Encryption Features active: ")?;
     let has = |kind| features.contains(kind);
     if has("TDX") {
         Some("TDX")
@@ -354,14 +344,34 @@ mod tests {
     }
 
     #[test]
+    fn tables_that_the_firmware_left_in_ordinary_memory_are_not_overwritten() {
+        let (root, paths) = machine();
+        let line = "efi: ACPI=0xf5270 MEMATTR=0x10000018 RNG=0x1ffd0018 TPMEventLog=0x12345678 ESRT=0x1";
+        write(root.path(), "dev/kmsg", format!("6,9,0,-;{line} \n"));
+        let left =
+            [0x1000..0x9_fc00, 0x10_0000..0x1000_0000, 0x1004_0000..0x1234_5000, 0x1238_5000..0x1ffd_0000];
+        let memory = Machine::read(&paths).unwrap().memory;
+        assert!(memory.iter().eq(&left), "{memory:x?}");
+        // Nor by the next kernel.
+        let e820 = Machine::read(&paths).unwrap().e820;
+        let reserved = e820.iter().filter(|entry| entry.kind == 2).map(|entry| (entry.start, entry.size));
+        let expected =
+            [(0x9_fc00, 0x400), (0x1000_0000, 0x4_0000), (0x1234_5000, 0x4_0000), (0x1ffd_0000, 0x1_0000)];
+        assert!(reserved.eq(expected), "{e820:x?}");
+        // Anybody can say so.
+        write(root.path(), "dev/kmsg", format!("14,9,0,-;{line} \n"));
+        assert!(Machine::read(&paths).unwrap().memory.contains(&(0x10_0000..0x1ffe_0000)));
+    }
+
+    #[test]
     fn encrypted_guests_are_known_by_their_log() {
-        let says = |features| encryption(&format!("6,9,0,-;Memory Encryption Features active: {features}\n"));
+        let says = |features| encryption(&format!("Memory Encryption Features active: {features}"));
         assert_eq!(says("AMD SEV"), Some("SEV"));
         assert_eq!(says("AMD SEV SEV-ES SEV-SNP"), Some("SEV"));
         assert_eq!(says("Intel TDX"), Some("TDX"));
         assert_eq!(says("AMD SME"), None);
-        assert_eq!(encryption("6,9,0,-;x86/mm: Memory block size: 128MB"), None);
-        let old = "6,9,0,-;AMD Memory Encryption Features active: SEV\n";
+        assert_eq!(encryption("x86/mm: Memory block size: 128MB"), None);
+        let old = "AMD Memory Encryption Features active: SEV";
         assert_eq!(encryption(old), Some("SEV"));
         let (root, paths) = machine();
         write(root.path(), "dev/kmsg", "6,9,0,-;Memory Encryption Features active: AMD SEV\n");
