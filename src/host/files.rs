@@ -6,7 +6,6 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -23,18 +22,9 @@ const PREFIX: &str = ".phasectl-";
 /// In so many bytes from a file's start a private key in it shows.
 const PRIVATE_KEY_WITHIN: u64 = 64 * 1024;
 
-/// Opens a regular file (or a pipe, which has no size) for reading. A FIFO that nobody writes to is empty.
+/// Opens a regular file (or a pipe, which has no size) for reading.
 pub fn open(path: &Path) -> Result<File> {
-    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options()
-        .read(true)
-        .custom_flags(without_waiting)
-        .open(path)
-        .and_then(|file| {
-            rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-            Ok(file)
-        })
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let metadata = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
     ensure!(!metadata.is_dir(), "{} is a directory", path.display());
     Ok(file)
