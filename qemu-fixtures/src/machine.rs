@@ -69,6 +69,8 @@ pub(crate) struct Machine {
     pub(crate) rng: bool,
     /// A virtio-blk device with this on it.
     pub(crate) disk: Option<Disk>,
+    /// A watchdog, an i6300esb, that switches the machine off. On x86_64.
+    pub(crate) watchdog: bool,
     /// What its clock says when it is started, as QEMU takes it, where that is not the time.
     pub(crate) clock: Option<&'static str>,
     /// What happens to it while it runs.
@@ -93,6 +95,7 @@ impl Machine {
             nics: &[Nic::User],
             rng: true,
             disk: None,
+            watchdog: false,
             clock: None,
             events: &[],
         }
@@ -283,6 +286,9 @@ impl Machine {
             let image = log.with_file_name(DISK);
             command.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", image.display())]);
             command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
+        if self.watchdog {
+            command.args(["-device", "i6300esb", "-action", "watchdog=poweroff"]);
         }
         if let Some(clock) = self.clock {
             command.args(["-rtc", &format!("base={clock}")]);

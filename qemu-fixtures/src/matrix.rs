@@ -45,7 +45,7 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands()].concat()
+    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands(), handoff()].concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -235,15 +235,41 @@ fn chains() -> Vec<Scenario> {
     ]
 }
 
+/// What the machine is asked to do before the jump.
+fn handoff() -> Vec<Scenario> {
+    let boots = |name, kernel, cmdline| {
+        let step = Step { publish: RELEASE, cmdline, ..Step::new(Expect::Boots(&[])) };
+        Scenario::new(name, kernel, vec![step])
+    };
+    let quiet = |kernel| {
+        let mut scenario = boots("links-down-and-devices-reset", kernel, "phase.links=down phase.reset=pci");
+        scenario.also = vec![Check::Says("2 PCI devices are taken from their drivers and reset")];
+        scenario
+    };
+    // The second kernel stays as it is and feeds nothing: that the run ends is the watchdog's doing.
+    let mut watched = boots(
+        "watchdog-runs-on",
+        Id::Debian612(X86_64),
+        "phase.watchdog=20 phase.append=lab.stay watchdog.stop_on_reboot=0",
+    );
+    watched.machine.watchdog = true;
+    watched.modules = &["i6300esb"];
+    watched.also = vec![Check::Says("watchdog0 resets this machine after 20 s")];
+    vec![quiet(X86), quiet(ARM), watched]
+}
+
 /// `phaseboot kexec` in somebody else's script.
 fn commands() -> Vec<Scenario> {
+    // The header of an arm64 Image does not say how long the file is, only what it takes in memory.
     const BROKEN: &str = r#"
 phaseboot fetch --out /run/files
 cd /run/files
 phaseboot kexec --load-only --kernel kernel --initrd initramfs --cmdline "$cmdline"
 [ "$(busybox cat /sys/kernel/kexec_loaded)" = 1 ]
 phaseboot kexec --status
-busybox head -c 100000 kernel >truncated
+left=100000
+[ "$(busybox uname -m)" = aarch64 ] && left=60
+busybox head -c $left kernel >truncated
 code=0
 phaseboot kexec --kernel truncated --initrd initramfs --cmdline "$cmdline" || code=$?
 [ $code = 16 ]

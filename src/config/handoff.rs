@@ -22,7 +22,7 @@ pub enum Links {
 pub enum Reset {
     #[default]
     None,
-    /// Every PCI device but bridges and screens.
+    /// Every PCI device but bridges, screens and the board's own controllers.
     Pci,
     /// USB controllers of the kind xHCI.
     Xhci,

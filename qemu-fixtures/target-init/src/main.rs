@@ -29,17 +29,25 @@ fn main() {
     let line = format!("\nPHASEBOOT-TARGET {}\n", report());
     say(&line);
     rustix::fs::sync();
-    let _ = rustix::system::reboot(RebootCommand::PowerOff);
-    // A kernel that cannot power off: PID 1 must not end, and the lab has its time limit.
-    loop {
-        std::thread::sleep(std::time::Duration::from_secs(60));
+    if fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("lab.stay")) {
+        wait();
     }
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    // A kernel that cannot power off.
+    wait();
 }
 
 /// What is mounted already, or missing from this kernel, shows in the report.
 fn mounted(kind: &str, folder: &str) {
     let _ = fs::create_dir_all(folder);
     let _ = mount(kind, folder, kind, MountFlags::empty(), None);
+}
+
+/// PID 1 must not end, and the lab has its time limit.
+fn wait() -> ! {
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
 }
 
 /// Every console gets the line, and has it written out before this returns.

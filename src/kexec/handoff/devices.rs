@@ -15,6 +15,10 @@ use crate::patience;
 const STORAGE: u32 = 0x01;
 const DISPLAY: u32 = 0x03;
 const BRIDGE: u32 = 0x06;
+/// Timers, interrupt controllers, watchdogs: the board itself.
+const PERIPHERAL: u32 = 0x08;
+/// Class and subclass: the bus of the board's own chips, the watchdog of Intel's among them.
+const SMBUS: u32 = 0x0c_05;
 /// An xHCI USB controller: class, subclass, programming interface.
 const XHCI: u32 = 0x0c_03_30;
 
@@ -82,8 +86,10 @@ fn is_meant(code: u32, reset: Reset, are_disks_free: bool) -> bool {
     match (reset, code >> 16) {
         (Reset::None, _) => false,
         (Reset::Xhci, _) => code == XHCI && are_disks_free,
-        // The next kernel draws into the framebuffer that this one has; bridges lead to the others.
-        (Reset::Pci, DISPLAY | BRIDGE) => false,
+        // The next kernel draws into the framebuffer that this one has, bridges lead to the others, and a
+        // watchdog without its driver is stopped.
+        (Reset::Pci, DISPLAY | BRIDGE | PERIPHERAL) => false,
+        (Reset::Pci, _) if code >> 8 == SMBUS => false,
         (Reset::Pci, STORAGE) => are_disks_free,
         (Reset::Pci, _) => code != XHCI || are_disks_free,
     }
@@ -112,10 +118,12 @@ mod tests {
     const NVME: u32 = 0x01_0802;
     const VGA: u32 = 0x03_0000;
     const PORT: u32 = 0x06_0400;
+    const WATCHDOG: u32 = 0x08_8000;
 
     #[test]
-    fn screens_and_bridges_are_never_meant_and_disks_only_when_free() {
+    fn screens_and_the_board_are_never_meant_and_disks_only_when_free() {
         let meant = |reset, free| [NIC, NVME, VGA, PORT, XHCI].map(|code| is_meant(code, reset, free));
+        assert_eq!([WATCHDOG, SMBUS << 8].map(|code| is_meant(code, Reset::Pci, true)), [false; 2]);
         assert_eq!(meant(Reset::None, true), [false; 5]);
         assert_eq!(meant(Reset::Xhci, true), [false, false, false, false, true]);
         assert_eq!(meant(Reset::Xhci, false), [false; 5]);
