@@ -29,9 +29,6 @@ fn main() {
     let line = format!("\nPHASEBOOT-TARGET {}\n", report());
     say(&line);
     rustix::fs::sync();
-    if fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("lab.stay")) {
-        wait();
-    }
     let _ = rustix::system::reboot(RebootCommand::PowerOff);
     // A kernel that cannot power off.
     wait();
