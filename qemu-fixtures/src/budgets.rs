@@ -41,8 +41,9 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
     }
     for arch in Arch::ALL {
         // Somebody else's init brings its own programs.
-        let is_ours =
-            |scenario: &Scenario| !matches!(scenario.initramfs, Initramfs::Shell(_) | Initramfs::Dracut(_));
+        let is_ours = |scenario: &Scenario| {
+            !matches!(scenario.initramfs, Initramfs::Shell(_) | Initramfs::Commands(_) | Initramfs::Dracut(_))
+        };
         let of_arch = results
             .outcomes
             .iter()
