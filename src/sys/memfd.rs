@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -98,6 +99,9 @@ impl Drop for Window {
     }
 }
 
+/// So long may pages of a file be held that is to be sealed.
+const PAGES_HELD: Duration = Duration::from_secs(10);
+
 /// A memory file that nobody can change any more.
 #[derive(Debug)]
 pub struct Sealed(OwnedFd);
@@ -107,7 +111,15 @@ impl Sealed {
     /// descriptor: kexec_file_load(2) answers ETXTBSY for a file that is open for writing.
     pub fn seal(file: File) -> Result<Self, Errno> {
         let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
+        let began = Instant::now();
+        // Somebody holds one of its pages for a moment, the kernel itself as a rule: it moves pages.
+        // It has waited for that, 75 ms long, and tells nobody when it is over: mm/memfd.c.
+        while let Err(errno) = rustix::fs::fcntl_add_seals(&file, seals) {
+            if errno != Errno::BUSY || began.elapsed() > PAGES_HELD {
+                return Err(errno);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let reopened = rustix::fs::open(
             format!("/proc/self/fd/{}", file.as_raw_fd()),
             OFlags::RDONLY | OFlags::CLOEXEC,
@@ -253,6 +265,23 @@ mod tests {
             assert!(enlarge_page(&file, offset).is_err(), "{offset}");
         }
         assert_eq!(backed(&file), 0);
+    }
+
+    #[test]
+    fn pages_that_are_held_for_a_moment_are_waited_for() {
+        let file = create("held").unwrap();
+        file.set_len(LARGE_PAGE as u64).unwrap();
+        let holder = file.try_clone().unwrap();
+        let (held, is_held) = std::sync::mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let _window = Window::over(&holder, 0).unwrap();
+            held.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+        });
+        is_held.recv().unwrap();
+        assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), Err(Errno::BUSY));
+        Sealed::seal(file).unwrap();
+        holder.join().unwrap();
     }
 
     /// Reading there would end in SIGBUS.
