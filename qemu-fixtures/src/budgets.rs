@@ -4,9 +4,8 @@ use crate::arch::Arch;
 use crate::build::{Built, PAYLOAD_BUDGET, megabytes};
 use crate::e2e::{Leased, Results, Times};
 use crate::kernels::Id;
-use crate::machine::Firmware;
 use crate::network::MANY;
-use crate::scenarios::{Against, Initramfs, Scenario};
+use crate::scenarios::{Initramfs, Scenario};
 
 /// 1.3 MB: what an initramfs with modules may weigh.
 const INITRAMFS_BUDGET: u64 = 1_300_000;
@@ -32,7 +31,6 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
             None => {}
         }
     }
-    handovers(results);
     many(results);
     let fetch = |times: &Times| times.verified.zip(times.lease).map(|(verified, lease)| verified - lease);
     compare(results, "lease to verified, dead first DNS server", ["dead-first-dns", "debian-6.1"], fetch);
@@ -54,53 +52,6 @@ pub(crate) fn print<'a>(results: &Results, built: impl Iterator<Item = &'a Built
             size(&format!("initramfs {arch}"), largest, INITRAMFS_BUDGET);
         }
     }
-}
-
-/// How long it may take from kernel to kernel, for each second that the next one takes without one before it.
-const HANDOVER_BUDGET: f64 = 1.5;
-
-/// Prints how long each row took from the jump to the next kernel's init, beside that kernel's cold boot. Rows
-/// run beside each other: their times are good for the ratio, which load changes little, and for nothing else.
-fn handovers(results: &Results) {
-    let rows = results.outcomes.iter().filter_map(|outcome| {
-        let times = outcome.result.as_ref().ok()?;
-        let cold = without_firmware(results, &outcome.scenario).or(times.cold)?;
-        Some((outcome.scenario.full_name(), cold, times.handover?))
-    });
-    let mut rows: Vec<_> = rows.collect();
-    if rows.is_empty() {
-        return;
-    }
-    rows.sort_by(|one, other| one.0.cmp(&other.0));
-    println!(
-        "\nfrom kernel to kernel (seconds to the next kernel's init: from the jump, and from a cold boot)"
-    );
-    println!("{:<44} {:>8} {:>8} {:>6}", "", "jump", "cold", "ratio");
-    for (name, cold, jump) in &rows {
-        let ratio = jump / cold;
-        let verdict =
-            if ratio <= HANDOVER_BUDGET { String::new() } else { format!("  OVER {HANDOVER_BUDGET}") };
-        println!("{name:<44} {jump:>8.2} {cold:>8.2} {ratio:>6.2}{verdict}");
-    }
-}
-
-/// The cold boot of a kernel that firmware has started: what the same kernel took elsewhere in this run without
-/// firmware, if it was started so. Its own figure begins with the kernel's first words, which come late or early.
-fn without_firmware(results: &Results, scenario: &Scenario) -> Option<f64> {
-    if scenario.machine.firmware == Firmware::Default {
-        return None;
-    }
-    let rows = results.outcomes.iter().filter(|outcome| {
-        let other = &outcome.scenario;
-        other.machine.firmware == Firmware::Default
-            && other.against == Against::FirstKernel
-            && other.kernel == scenario.kernel
-    });
-    let figures = rows.filter_map(|outcome| {
-        let cold = outcome.result.as_ref().ok()?.cold?;
-        Some((outcome.scenario.machine.cpus != scenario.machine.cpus, cold))
-    });
-    figures.min_by(|one, other| one.0.cmp(&other.0)).map(|(_, cold)| cold)
 }
 
 /// What many cards cost: all of it, and what is left where the driver of the one that works has finished.

@@ -18,7 +18,7 @@ use crate::machine::{self, Boot, Firmware, HOST, Machine};
 use crate::network::MANY;
 use crate::peer::Shell;
 use crate::publish::Content;
-use crate::scenarios::{Against, Initramfs, Scenario, Serve, Step, TRUSTED};
+use crate::scenarios::{Initramfs, Scenario, Serve, Step, TRUSTED};
 use crate::serial::{Record, Transcript};
 use crate::stage::{Packing, Served, Stage, Tools};
 use crate::wire::{self, Wire};
@@ -57,8 +57,6 @@ pub(crate) struct Times {
     pub(crate) exec: Option<f64>,
     /// From exec to the second kernel's init.
     pub(crate) handover: Option<f64>,
-    /// How long that kernel takes without another one before it.
-    pub(crate) cold: Option<f64>,
     /// From the first word of the card that has it to the lease: only where debug records are told.
     pub(crate) lease_of_card: Option<f64>,
     /// Bytes.
@@ -85,7 +83,6 @@ impl Times {
             verified: since(records.filter(|record| record.step == "fetch").last()),
             exec: since(exec),
             handover: transcript.handover(),
-            cold: None,
             lease_of_card: lease_of_card(transcript),
             initramfs: std::fs::metadata(initramfs).map_or(0, |meta| meta.len()),
         }
@@ -308,6 +305,37 @@ impl Remains {
 /// Boots the machine of a scenario as often as it says; the times are those of its last boot.
 fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains) -> Result<Times> {
     let stage = Stage::new(tools, folder.to_owned())?;
+    ready(scenario, &stage)?.steps(remains)
+}
+
+/// Seconds to the init of the published kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handover {
+    /// From the jump out of the kernel before it.
+    pub(crate) jump: f64,
+    /// From the start of a machine that starts it itself.
+    pub(crate) cold: f64,
+}
+
+/// Boots a scenario and the kernel that it publishes in turn, with nothing beside them.
+pub(crate) fn handovers(
+    scenario: &Scenario,
+    tools: &Tools,
+    folder: &Path,
+    rounds: usize,
+) -> Result<Vec<Handover>> {
+    let round = || {
+        let stage = Stage::new(tools, folder.to_owned())?;
+        let machine = ready(scenario, &stage)?;
+        let mut remains = Remains::default();
+        let times = machine.steps(&mut remains).with_context(|| remains.files(folder))?;
+        Ok(Handover { jump: times.handover.context("it did not jump")?, cold: machine.cold()? })
+    };
+    (0..rounds).map(|_| round()).collect()
+}
+
+/// Makes everything that a scenario's machine needs.
+fn ready<'a>(scenario: &'a Scenario, stage: &'a Stage<'a>) -> Result<Ready<'a>> {
     let (arch, (kernel, _)) = (scenario.machine.arch, scenario.published());
     let (target, secret) =
         stage.target_initramfs(scenario.target(), scenario.ballast, scenario.target_modules)?;
@@ -316,18 +344,18 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
     if scenario.padding > 0 {
         next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
     }
-    let published = Published { secret, mark, release: tools.kernel(kernel)?.release.clone() };
+    let published = Published { secret, mark, release: stage.kernel(kernel)?.release.clone() };
     if let Some(disk) = scenario.machine.disk {
         disk.make(&stage.path(machine::DISK))?;
     }
-    let servers = Servers::start(scenario, &stage)?;
-    let packed = stage.initramfs(scenario.kernel, &packing(scenario, &stage, &servers.server)?)?;
-    let initramfs = started(scenario, &stage, &packed, &format!("{next} console={}", arch.console()))?;
+    let servers = Servers::start(scenario, stage)?;
+    let packed = stage.initramfs(scenario.kernel, &packing(scenario, stage, &servers.server)?)?;
+    let initramfs = started(scenario, stage, &packed, &format!("{next} console={}", arch.console()))?;
     // A chain's kernels are all told what the first one is.
     let asked = scenario.steps.first().map_or("", |step| step.cmdline);
     let (usual, provider) = (told(arch), servers.provider(scenario));
     let again = format!("{usual} phase.provider={provider} phase.onfail=poweroff {asked}");
-    let image = published_image(scenario, &stage, &next)?;
+    let image = published_image(scenario, stage, &next)?;
     let dtb = scenario.dtb.then(|| scenario.machine.tree(&stage.path("machine.dtb"))).transpose()?;
     let content = Content {
         kernel,
@@ -339,23 +367,7 @@ fn boot(scenario: &Scenario, tools: &Tools, folder: &Path, remains: &mut Remains
         before: (scenario.hops, packed, again),
         mirrors: scenario.mirrors.iter().map(|mirror| servers.fill(mirror)).collect(),
     };
-    let machine = Ready { scenario, stage: &stage, content, published, servers, initramfs };
-    let mut times = Times::default();
-    for (index, step) in scenario.steps.iter().enumerate() {
-        let log = stage.path(&format!("serial-{}.log", index + 1));
-        *remains = Remains { log, said: Transcript::default() };
-        let result = machine.boot(step, remains);
-        times = match scenario.steps.len() {
-            1 => result?,
-            count => result.with_context(|| format!("boot {} of {count}", index + 1))?,
-        };
-    }
-    times.cold = match scenario.against {
-        Against::Nothing => None,
-        Against::FirstKernel => remains.said.first_kernel(),
-        Against::ColdBoot => Some(machine.cold()?),
-    };
-    Ok(times)
+    Ok(Ready { scenario, stage, content, published, servers, initramfs })
 }
 
 /// The initramfs that the machine starts with: `packed`, or one in which somebody else is init.
@@ -402,6 +414,20 @@ struct Ready<'a> {
 }
 
 impl Ready<'_> {
+    fn steps(&self, remains: &mut Remains) -> Result<Times> {
+        let mut times = Times::default();
+        for (index, step) in self.scenario.steps.iter().enumerate() {
+            let log = self.stage.path(&format!("serial-{}.log", index + 1));
+            *remains = Remains { log, said: Transcript::default() };
+            let result = self.boot(step, remains);
+            times = match self.scenario.steps.len() {
+                1 => result?,
+                count => result.with_context(|| format!("boot {} of {count}", index + 1))?,
+            };
+        }
+        Ok(times)
+    }
+
     fn boot(&self, step: &Step, remains: &mut Remains) -> Result<Times> {
         let machine = &self.scenario.machine;
         for change in step.publish {

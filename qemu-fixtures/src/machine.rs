@@ -43,6 +43,10 @@ pub(crate) enum Nic {
 /// The host's 127.0.0.1, seen from a machine with [`Nic::User`].
 pub(crate) const HOST: &str = "10.0.2.2";
 
+/// One thread for all CPUs of a machine: on a busy host a CPU that has none of its own host's would keep the
+/// others waiting, and code that a kernel patches would be run by a CPU that has not seen the interrupt before it.
+const ACCEL: &str = "tcg,thread=single";
+
 /// A property of `/chosen` by which a published device tree is known.
 pub(crate) const TREE_MARK: (&str, &str) = ("lab,tree", "published");
 
@@ -247,10 +251,10 @@ impl Machine {
     fn board(&self) -> String {
         match (self.arch, self.gic) {
             // Only code in system management mode may write to the firmware's variables.
-            (Arch::X86_64, _) if self.firmware == Firmware::SecureBoot => "q35,accel=tcg,smm=on".to_owned(),
-            (Arch::X86_64, _) => "q35,accel=tcg".to_owned(),
-            (Arch::Aarch64, None) => "virt,accel=tcg".to_owned(),
-            (Arch::Aarch64, Some(version)) => format!("virt,accel=tcg,gic-version={version}"),
+            (Arch::X86_64, _) if self.firmware == Firmware::SecureBoot => "q35,smm=on".to_owned(),
+            (Arch::X86_64, _) => "q35".to_owned(),
+            (Arch::Aarch64, None) => "virt".to_owned(),
+            (Arch::Aarch64, Some(version)) => format!("virt,gic-version={version}"),
         }
     }
 
@@ -258,7 +262,7 @@ impl Machine {
         // QEMU must not outlive a lab that is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", &format!("qemu-system-{}", self.arch)]);
-        command.args(["-machine", &self.board(), "-cpu", self.cpu]);
+        command.args(["-machine", &self.board(), "-accel", ACCEL, "-cpu", self.cpu]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mb.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);

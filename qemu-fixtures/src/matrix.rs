@@ -6,7 +6,7 @@ use crate::e2e::UKI_PARTS;
 use crate::kernels::{Form, Id};
 use crate::machine::Firmware;
 use crate::publish::Change;
-use crate::scenarios::{Against, Check, Expect, Initramfs, RELEASE, Scenario, Step, TRUSTED};
+use crate::scenarios::{Check, Expect, Initramfs, RELEASE, Scenario, Step, TRUSTED};
 
 use Arch::{Aarch64, X86_64};
 use Firmware::{Default, SecureBoot, Uefi};
@@ -90,7 +90,7 @@ fn row(kernel: Id, call: Call, firmware: Firmware, cpus: u32) -> Scenario {
     };
     let name = format!("{}-{under}-{at}-{version}-{cpus}cpu", call.name());
     let mut scenario = boots(name, kernel, call);
-    scenario.against = Against::FirstKernel;
+    scenario.row = true;
     scenario.machine.cpus = cpus;
     if kernel == Id::Debian612(Aarch64) {
         // With addresses of 52 bits this kernel's kexec_load falls over its own page tables:
@@ -129,7 +129,7 @@ fn memory() -> Vec<Scenario> {
     let with = |name, kernel, call, memory_mb| {
         let mut scenario = boots(name, kernel, call);
         scenario.machine.memory_mb = memory_mb;
-        scenario.against = Against::FirstKernel;
+        scenario.row = true;
         scenario
     };
     let mut above = with("load-5-gb", X86, Call::Load, 5 * 1024);
@@ -137,7 +137,6 @@ fn memory() -> Vec<Scenario> {
     let large = |name, kernel, call| {
         let mut scenario = with(name, kernel, call, 2 * 1024);
         scenario.ballast = 200_000_000;
-        scenario.against = Against::ColdBoot;
         scenario
     };
     vec![
@@ -155,7 +154,7 @@ fn forms() -> Vec<Scenario> {
     let published = |name, kernel, call, next, form| {
         let mut scenario = boots(name, kernel, call);
         scenario.next = Some((next, form));
-        scenario.against = Against::ColdBoot;
+        scenario.row = true;
         if form == Form::Uki {
             scenario.also.push(Check::Parts(&UKI_PARTS));
         }
@@ -201,7 +200,7 @@ fn secure_boot() -> Vec<Scenario> {
     let starts = |name, kernel, form| {
         let mut scenario = on(name, kernel, form, Expect::Boots(&[Check::Efi, Check::SecureBoot]));
         scenario.also = vec![Check::Kaslr, Call::File.check()];
-        scenario.against = Against::FirstKernel;
+        scenario.row = true;
         scenario
     };
     let refused = |name, kernel, form, says| on(name, kernel, form, Expect::Fails { code: 21, says });
@@ -224,7 +223,7 @@ fn chains() -> Vec<Scenario> {
         scenario.hops = 3;
         scenario.policy = Some(r#"{"channels":["stable","second","third"]}"#);
         scenario.also.push(Check::Hops(3));
-        scenario.against = Against::FirstKernel;
+        scenario.row = true;
         scenario
     };
     vec![

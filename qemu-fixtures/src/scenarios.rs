@@ -50,18 +50,8 @@ pub(crate) struct Scenario {
     pub(crate) also: Vec<Check>,
     /// Its times count: nothing else runs beside it.
     pub(crate) timed: bool,
-    /// How long it takes from kernel to kernel is held against this.
-    pub(crate) against: Against,
-}
-
-/// How long a kernel takes without another one before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Against {
-    Nothing,
-    /// The first kernel's own start in the same boot: it is the same kernel.
-    FirstKernel,
-    /// A boot of its own, without firmware: what is published, started by QEMU.
-    ColdBoot,
+    /// `bench handover` holds how long it takes from kernel to kernel against a cold boot.
+    pub(crate) row: bool,
 }
 
 /// One boot.
@@ -230,13 +220,20 @@ impl Scenario {
             steps,
             also: Vec::new(),
             timed: false,
-            against: Against::Nothing,
+            row: false,
         }
     }
 
     /// `e2e/ARCH/NAME`
     pub(crate) fn full_name(&self) -> String {
         format!("e2e/{}/{}", self.machine.arch, self.name)
+    }
+
+    /// Whether its full name has the parts of `filter` between asterisks, in their order.
+    pub(crate) fn matches(&self, filter: &str) -> bool {
+        let name = self.full_name();
+        let mut rest = name.as_str();
+        filter.split('*').all(|part| rest.split_once(part).map(|(_, after)| rest = after).is_some())
     }
 
     /// Whether its times are compared with those of the peer on this architecture.
@@ -499,5 +496,16 @@ mod tests {
         assert_eq!(names.len(), all.len());
         assert!(all.is_sorted_by_key(|scenario| !scenario.timed));
         assert!(all.iter().all(|scenario| scenario.kernel.arch() == scenario.machine.arch));
+    }
+
+    #[test]
+    fn a_filter_is_a_part_of_the_name_or_several() {
+        let scenario = Scenario::new("revoked-key", Id::Debian61(Arch::X86_64), Vec::new());
+        for filter in ["", "revoked", "e2e/*/revoked-*", "e2e/*-key", "*"] {
+            assert!(scenario.matches(filter), "{filter}");
+        }
+        for filter in ["arm", "revoked*x86", "e2e/*/rotated"] {
+            assert!(!scenario.matches(filter), "{filter}");
+        }
     }
 }

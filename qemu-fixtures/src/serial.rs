@@ -9,8 +9,6 @@ use serde_json::Value;
 const TARGET: &str = "PHASEBOOT-TARGET ";
 /// When that init started.
 const STARTED: &str = "PHASEBOOT-TARGET-STARTED";
-/// The first words of a kernel that firmware starts: drivers/firmware/efi/libstub.
-const EFI_STUB: &str = "EFI stub: ";
 /// Serial noise without an end is cut here (bytes).
 const LONGEST_LINE: usize = 64 * 1024;
 
@@ -115,18 +113,6 @@ impl Transcript {
     /// When the second kernel's init started.
     pub(crate) fn target_started(&self) -> Option<Duration> {
         self.lines.iter().find(|line| line.text == STARTED).map(|line| line.at)
-    }
-
-    /// Seconds that the first kernel took to its init: from its first words under firmware, else from the
-    /// machine's start.
-    pub(crate) fn first_kernel(&self) -> Option<f64> {
-        let first = self.records().next()?;
-        let stub = self
-            .lines
-            .iter()
-            .find(|line| line.text.contains(EFI_STUB))
-            .map_or(0.0, |line| line.at.as_secs_f64());
-        Some(first.at.as_secs_f64() - first.t - stub)
     }
 
     /// The line with which phaseboot gave up, and its exit code. The last one: a retry may have come before.

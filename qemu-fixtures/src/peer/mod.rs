@@ -187,7 +187,6 @@ fn times(said: &Transcript, initramfs: &Path) -> Result<Times> {
         verified: since("verified"),
         exec: since("exec"),
         handover: said.target_started().map(|at| at.saturating_sub(exec).as_secs_f64()),
-        cold: None,
         lease_of_card: None,
         initramfs: fs::metadata(initramfs)?.len(),
     })

@@ -1,4 +1,4 @@
-//! `cargo lab bench`: how long things take, beside what else would do them. Never a test.
+//! `cargo lab bench fetch`: a large file over loopback, verified in memory, beside curl.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -9,32 +9,22 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::arch::Arch;
 use crate::build::megabytes;
 use crate::{folders, run};
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// A large file over loopback: curl, curl with sha256sum, phaseboot fetch
-    Fetch(Fetch),
-}
+use super::median;
 
 #[derive(Debug, Args)]
-pub(crate) struct Fetch {
+pub(crate) struct Arguments {
     /// Megabytes of the file
     #[arg(long, default_value_t = 1000)]
     size: u64,
     /// How often each is measured, in turn
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-}
-
-pub(crate) fn run(bench: &Bench) -> Result<()> {
-    match bench {
-        Bench::Fetch(arguments) => fetch(arguments),
-    }
 }
 
 /// Seconds of one run.
@@ -46,7 +36,7 @@ struct Run {
     verified: Option<f64>,
 }
 
-fn fetch(arguments: &Fetch) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let at = folders::work("bench-fetch")?;
     folders::afresh(&at)?;
     let result = fetch_in(&at, arguments);
@@ -54,7 +44,7 @@ fn fetch(arguments: &Fetch) -> Result<()> {
     result
 }
 
-fn fetch_in(at: &Path, arguments: &Fetch) -> Result<()> {
+fn fetch_in(at: &Path, arguments: &Arguments) -> Result<()> {
     let size = arguments.size * 1_000_000;
     // The file as it is made and as it is published, and what is fetched; in memory, what loading takes.
     for (what, needed, there) in
@@ -135,11 +125,7 @@ const IN_MEMORY: &str = "curl -o TMPFS";
 const NOWHERE: &str = "curl -o /dev/null";
 
 fn print(lines: &[(String, String)], runs: &[Vec<Run>]) {
-    let median = |runs: &[Run], of: fn(&Run) -> Option<f64>| {
-        let mut values: Vec<f64> = runs.iter().filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    };
+    let median = |runs: &[Run], of: fn(&Run) -> Option<f64>| median(runs.iter().filter_map(of));
     let wall = |wanted: &str| {
         let mut named = lines.iter().zip(runs).filter(|((name, _), _)| name == wanted);
         named.next().and_then(|(_, runs)| median(runs, |run| Some(run.wall))).unwrap_or(f64::NAN)
@@ -257,8 +243,8 @@ fn publish(at: &Path, phasectl: &Path, arch: Arch, size: u64) -> Result<()> {
 fn small_kernel(arch: Arch) -> Vec<u8> {
     const SIZE: u32 = 70_000;
     let head: &[u8] = match arch {
-        Arch::X86_64 => include_bytes!("../../src/image/testdata/debian-6.1-amd64.head"),
-        Arch::Aarch64 => include_bytes!("../../src/image/testdata/debian-6.1-arm64.head"),
+        Arch::X86_64 => include_bytes!("../../../src/image/testdata/debian-6.1-amd64.head"),
+        Arch::Aarch64 => include_bytes!("../../../src/image/testdata/debian-6.1-arm64.head"),
     };
     let mut bytes = head.to_vec();
     bytes.resize(SIZE as usize, 0);
