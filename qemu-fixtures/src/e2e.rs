@@ -341,8 +341,8 @@ fn ready<'a>(scenario: &'a Scenario, stage: &'a Stage<'a>) -> Result<Ready<'a>> 
         stage.target_initramfs(scenario.target(), scenario.ballast, scenario.target_modules)?;
     let mark = format!("lab.scenario={}", scenario.slug());
     let mut next = format!("{mark} {}", told(arch));
-    if scenario.padding > 0 {
-        next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
+    if !scenario.more.is_empty() {
+        next.push_str(&format!(" {}", scenario.more));
     }
     let published = Published { secret, mark, release: stage.kernel(kernel)?.release.clone() };
     if let Some(disk) = scenario.machine.disk {
@@ -472,7 +472,13 @@ impl Ready<'_> {
         };
         let run = machine.run(&boot, &self.stage.path("cold.log"), LIMIT, false)?;
         let started = run.transcript.target_started().context("the cold boot came to no init: cold.log")?;
-        Ok(started.saturating_sub(run.kernel_taken.unwrap_or_default()).as_secs_f64())
+        let from = match machine.firmware {
+            Firmware::Default => Duration::ZERO,
+            Firmware::Uefi | Firmware::SecureBoot => {
+                run.kernel_taken.context("QEMU does not say when the firmware took the kernel")?
+            }
+        };
+        Ok(started.saturating_sub(from).as_secs_f64())
     }
 }
 

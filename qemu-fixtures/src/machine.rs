@@ -158,7 +158,7 @@ pub(crate) struct Run {
     pub(crate) end: End,
     /// Events for which the machine gave no occasion.
     pub(crate) missed: Vec<Event>,
-    /// When the kernel was in the firmware's hands, of a machine that has UEFI.
+    /// When the firmware had the kernel in its hands, of a machine that has UEFI.
     pub(crate) kernel_taken: Option<Duration>,
 }
 
@@ -244,10 +244,7 @@ impl Machine {
             bail!("QEMU failed ({status}): {}", words_of(log));
         }
         let missed = script.map(|script| script.left().to_vec()).unwrap_or_default();
-        let kernel_taken = match self.firmware {
-            Firmware::Default => None,
-            Firmware::Uefi | Firmware::SecureBoot => Some(kernel_taken(log, clock)?),
-        };
+        let kernel_taken = kernel_taken(log, clock);
         Ok(Run { transcript, end, missed, kernel_taken })
     }
 
@@ -396,13 +393,10 @@ const TAKING: &str = "fw_cfg_select";
 const TAKEN: &str = "taken";
 
 /// How long after `clock` the firmware has taken the last file: it starts the kernel then.
-fn kernel_taken(log: &Path, clock: SystemTime) -> Result<Duration> {
-    let path = log.with_extension(TAKEN);
-    let said = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
-    let last = said.lines().filter(|line| line.contains(TAKING)).filter_map(trace_time).next_back();
-    let last = last.with_context(|| format!("{} says nothing of {TAKING}", path.display()))?;
-    let started = clock.duration_since(SystemTime::UNIX_EPOCH)?;
-    last.checked_sub(started).context("the firmware took a file before the machine was started")
+fn kernel_taken(log: &Path, clock: SystemTime) -> Option<Duration> {
+    let said = std::fs::read_to_string(log.with_extension(TAKEN)).ok()?;
+    let last = said.lines().filter(|line| line.contains(TAKING)).filter_map(trace_time).next_back()?;
+    last.checked_sub(clock.duration_since(SystemTime::UNIX_EPOCH).ok()?)
 }
 
 /// Since the epoch, from `PROCESS@SECONDS.MICROSECONDS:EVENT`.
@@ -418,6 +412,20 @@ fn pump(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         if to.send(buffer[..length].to_vec()).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_have_the_hosts_time() {
+        let line = "15164@1795285170.028860:fw_cfg_select 0x55ab key 0x0014 'cmdline_size', ret: 1";
+        assert_eq!(trace_time(line), Some(Duration::new(1_795_285_170, 28_860_000)));
+        for other in ["", "fw_cfg_select", "a@b.c:d", "1@2:3"] {
+            assert_eq!(trace_time(other), None);
         }
     }
 }
