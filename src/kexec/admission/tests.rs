@@ -4,6 +4,7 @@ use super::*;
 use crate::arch::Arch;
 use crate::error::Exit;
 use crate::fetch::operator;
+use crate::image::testing::arm64_of;
 use Call::{FileLoad, Load};
 use proptest::prelude::*;
 
@@ -142,7 +143,7 @@ fn what_is_unpacked_must_be_loadable_too() {
 fn archives_are_joined_only_where_there_is_room_for_the_largest_twice() {
     let mut head = include_bytes!("../../image/testdata/debian-6.1-arm64.head").to_vec();
     head.resize(1 << 20, 0);
-    let kernel = operator::vouched("kernel", &mut head.as_slice(), u64::MAX).unwrap();
+    let kernel = operator::vouched("kernel", &mut arm64_of(head).as_slice(), u64::MAX).unwrap();
     let kernel = KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap();
     // The kernel takes 26.7 MiB once it is placed. Loading: that, 2 MiB, and both ramdisks once more.
     let ask = |parts: &[u64], available| {
