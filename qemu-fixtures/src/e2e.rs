@@ -317,7 +317,7 @@ pub(crate) struct Handover {
     pub(crate) cold: f64,
 }
 
-/// Boots a scenario and the kernel that it publishes in turn, with nothing beside them.
+/// Boots a row and the kernel that it publishes in turn, with nothing beside them.
 pub(crate) fn handovers(
     scenario: &Scenario,
     tools: &Tools,
@@ -341,8 +341,8 @@ fn ready<'a>(scenario: &'a Scenario, stage: &'a Stage<'a>) -> Result<Ready<'a>> 
         stage.target_initramfs(scenario.target(), scenario.ballast, scenario.target_modules)?;
     let mark = format!("lab.scenario={}", scenario.slug());
     let mut next = format!("{mark} {}", told(arch));
-    if scenario.padding > 0 {
-        next.push_str(&format!(" lab.padding={}", "x".repeat(scenario.padding)));
+    if !scenario.more.is_empty() {
+        next.push_str(&format!(" {}", scenario.more));
     }
     let published = Published { secret, mark, release: stage.kernel(kernel)?.release.clone() };
     if let Some(disk) = scenario.machine.disk {
@@ -460,24 +460,25 @@ impl Ready<'_> {
 
 impl Ready<'_> {
     /// Seconds that the published kernel and initramfs take to their init where QEMU itself starts them, as
-    /// plain files and without firmware.
+    /// plain files. Firmware is not counted where it can be told from the kernel: with UEFI.
     fn cold(&self) -> Result<f64> {
-        let machine = Machine {
-            firmware: Firmware::Default,
-            screen: false,
-            disk: None,
-            events: &[],
-            ..self.scenario.machine.clone()
-        };
+        let machine = Machine { disk: None, events: &[], forgets: false, ..self.scenario.machine.clone() };
+        let form = if machine.firmware == Firmware::SecureBoot { Form::Enrolled } else { Form::Plain };
         let boot = Boot {
-            kernel: self.stage.kernel(self.content.kernel)?.image.clone(),
+            kernel: form.of(self.stage.kernel(self.content.kernel)?)?,
             initramfs: self.content.initramfs.clone(),
             cmdline: format!("console={} {}", machine.arch.console(), told(machine.arch)),
             name: format!("{}-cold", sockets(self.scenario)),
         };
         let run = machine.run(&boot, &self.stage.path("cold.log"), LIMIT, false)?;
-        let started = run.transcript.target_started();
-        started.map(|at| at.as_secs_f64()).context("the cold boot came to no init: cold.log")
+        let started = run.transcript.target_started().context("the cold boot came to no init: cold.log")?;
+        let from = match machine.firmware {
+            Firmware::Default => Duration::ZERO,
+            Firmware::Uefi | Firmware::SecureBoot => {
+                run.kernel_taken.context("QEMU does not say when the firmware took the kernel")?
+            }
+        };
+        Ok(started.saturating_sub(from).as_secs_f64())
     }
 }
 

@@ -5,15 +5,16 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
+use crate::debugger::{self, Debugger};
 use crate::disk::{Disk, Format};
 use crate::qmp::{self, Event, Script};
 use crate::run;
-use crate::serial::{Line, Splitter, Transcript};
+use crate::serial::{HANDING_OVER, Line, Splitter, Transcript};
 use crate::wire::{self, Port};
 
 /// What the machine starts with.
@@ -79,6 +80,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Option<&'static str>,
     /// What happens to it while it runs.
     pub(crate) events: &'static [Event],
+    /// At each jump it forgets the code that it has translated, as hardware has none. Without events.
+    pub(crate) forgets: bool,
 }
 
 impl Machine {
@@ -102,6 +105,7 @@ impl Machine {
             watchdog: false,
             clock: None,
             events: &[],
+            forgets: false,
         }
     }
 }
@@ -154,6 +158,8 @@ pub(crate) struct Run {
     pub(crate) end: End,
     /// Events for which the machine gave no occasion.
     pub(crate) missed: Vec<Event>,
+    /// When the firmware had the kernel in its hands, of a machine that has UEFI.
+    pub(crate) kernel_taken: Option<Duration>,
 }
 
 /// Kills QEMU when nobody waits for it any more.
@@ -177,10 +183,11 @@ impl Machine {
             [] => None,
             _ => Some(wire::listen(&qmp::socket(&boot.name))?),
         };
+        let debugger = self.forgets.then(|| wire::listen(&debugger::socket(&boot.name))).transpose()?;
         writeln!(file, "# {command:?}")?;
         let errors = File::create(log.with_extension("stderr"))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let started = Instant::now();
+        let (started, clock) = (Instant::now(), SystemTime::now());
         let mut qemu = Running(command.spawn().context("cannot run QEMU; run: cargo lab setup")?);
         let serial = qemu.0.stdout.take().context("QEMU has no output")?;
 
@@ -188,6 +195,8 @@ impl Machine {
             Some(listener) => Some(Script::begin(&listener, self.events).with_context(|| words_of(log))?),
             None => None,
         };
+        let mut debugger =
+            debugger.map(|listener| Debugger::begin(&listener)).transpose().with_context(|| words_of(log))?;
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || pump(serial, &sender));
         let mut splitter = Splitter::default();
@@ -206,6 +215,10 @@ impl Machine {
                         writeln!(file, "[{:8.3}] {}", line.at.as_secs_f64(), line.text)?;
                         if let Some(script) = &mut script {
                             script.heard(&line.text)?;
+                        }
+                        if let Some(debugger) = debugger.as_mut().filter(|_| line.text.contains(HANDING_OVER))
+                        {
+                            debugger.forget_translations()?;
                         }
                         transcript.lines.push(line);
                     }
@@ -231,7 +244,8 @@ impl Machine {
             bail!("QEMU failed ({status}): {}", words_of(log));
         }
         let missed = script.map(|script| script.left().to_vec()).unwrap_or_default();
-        Ok(Run { transcript, end, missed })
+        let kernel_taken = kernel_taken(log, clock);
+        Ok(Run { transcript, end, missed, kernel_taken })
     }
 
     /// Writes its device tree as a kernel's build would make it, without its memory, to `path`; on aarch64.
@@ -282,6 +296,11 @@ impl Machine {
             command.args(["-chardev", &format!("socket,id=control,path={socket},abstract=on")]);
             // Stopped until whoever is behind the socket has it run.
             command.args(["-mon", "chardev=control,mode=control", "-S"]);
+        }
+        if self.forgets {
+            let socket = debugger::socket(&boot.name);
+            command.args(["-chardev", &format!("socket,id=debugger,path={socket},abstract=on")]);
+            command.args(["-gdb", "chardev:debugger", "-S"]);
         }
         if self.rng {
             command.args(["-device", "virtio-rng-pci"]);
@@ -360,10 +379,32 @@ fn uefi(arch: Arch, firmware: Firmware, log: &Path) -> Result<Vec<String>> {
         "-drive".into(),
         format!("if=pflash,unit=1,format=raw,file={}", own.display()),
     ];
+    let taken = format!("enable={TAKING},file={}", log.with_extension(TAKEN).display());
+    arguments.extend(["-msg".into(), "timestamp=on".into(), "-trace".into(), taken]);
     if (arch, firmware) == (Arch::X86_64, Firmware::SecureBoot) {
         arguments.extend(["-global".into(), "driver=cfi.pflash01,property=secure,value=on".into()]);
     }
     Ok(arguments)
+}
+
+/// QEMU's word for the firmware taking one of the files that it boots: docs/specs/fw_cfg.txt.
+const TAKING: &str = "fw_cfg_select";
+/// Beside the log, what QEMU says of that.
+const TAKEN: &str = "taken";
+
+/// How long after `clock` the firmware has taken the last file: it starts the kernel then.
+fn kernel_taken(log: &Path, clock: SystemTime) -> Option<Duration> {
+    let said = std::fs::read_to_string(log.with_extension(TAKEN)).ok()?;
+    let last = said.lines().filter(|line| line.contains(TAKING)).filter_map(trace_time).next_back()?;
+    last.checked_sub(clock.duration_since(SystemTime::UNIX_EPOCH).ok()?)
+}
+
+/// Since the epoch, from `PROCESS@SECONDS.MICROSECONDS:EVENT`.
+fn trace_time(line: &str) -> Option<Duration> {
+    let (_, rest) = line.split_once('@')?;
+    let (time, _) = rest.split_once(':')?;
+    let (seconds, micros) = time.split_once('.')?;
+    Some(Duration::from_secs(seconds.parse().ok()?) + Duration::from_micros(micros.parse().ok()?))
 }
 
 fn pump(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
@@ -371,6 +412,20 @@ fn pump(mut from: impl Read, to: &mpsc::Sender<Vec<u8>>) {
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         if to.send(buffer[..length].to_vec()).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_have_the_hosts_time() {
+        let line = "15164@1795285170.028860:fw_cfg_select 0x55ab key 0x0014 'cmdline_size', ret: 1";
+        assert_eq!(trace_time(line), Some(Duration::new(1_795_285_170, 28_860_000)));
+        for other in ["", "fw_cfg_select", "a@b.c:d", "1@2:3"] {
+            assert_eq!(trace_time(other), None);
         }
     }
 }

@@ -6,6 +6,7 @@ mod bench;
 mod budgets;
 mod build;
 mod certificates;
+mod debugger;
 mod demo;
 mod disk;
 mod dracut;

@@ -45,7 +45,8 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands(), handoff()].concat()
+    [matrix(), memory(), forms(), refusals(), signatures(), secure_boot(), chains(), commands(), handoff()]
+        .concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -187,6 +188,30 @@ fn refusals() -> Vec<Scenario> {
     ]
 }
 
+/// A kernel that demands signatures, and is not locked down: kexec_load needs none.
+fn signatures() -> Vec<Scenario> {
+    const LAB: Id = Id::LabArm64;
+    let on = |name, form, expect, also: &[Check]| {
+        let step = Step { publish: RELEASE, ..Step::new(expect) };
+        let mut scenario = Scenario::new(name, LAB, vec![step]);
+        scenario.first = Form::SignedOnly;
+        scenario.next = Some((LAB, form));
+        scenario.also = also.to_vec();
+        scenario
+    };
+    let falls_back =
+        |name, form, answer| on(name, form, Expect::Boots(&[]), &[Check::Says(answer), Call::Load.check()]);
+    let mut demanded =
+        on("signature-demanded-by-policy", Form::Plain, Expect::Fails { code: 21, says: "ENODATA" }, &[]);
+    demanded.policy = Some(r#"{"require_kernel_keyring":true}"#);
+    vec![
+        on("signature-demanded", Form::Enrolled, Expect::Boots(&[]), &[Call::File.check()]),
+        falls_back("signature-missing", Form::Plain, "ENODATA"),
+        falls_back("signature-rejected", Form::Tampered, "EKEYREJECTED"),
+        demanded,
+    ]
+}
+
 /// Firmware that starts only what is signed with its key, and kernels that do as it does.
 fn secure_boot() -> Vec<Scenario> {
     let on = |name, kernel, form, expect| {
@@ -245,12 +270,15 @@ fn handoff() -> Vec<Scenario> {
         scenario.also = vec![Check::Says("2 PCI devices are taken from their drivers and reset")];
         scenario
     };
-    let mut watched = boots("watchdog-handed-over", Id::Debian612(X86_64), "phase.watchdog=20");
+    // The next system stays, and feeds no watchdog: nothing else ends this machine.
+    let mut watched =
+        boots("watchdog-handed-over", Id::Debian612(X86_64), "phase.watchdog=10 watchdog.stop_on_reboot=0");
     watched.machine.watchdog = true;
     watched.modules = &["i6300esb"];
+    watched.more = "lab.stays".to_owned();
     watched.also = vec![
-        Check::Says("watchdog0 resets this machine after 20 s"),
-        Check::Says("watchdog0 runs on, 20 s after it was last fed"),
+        Check::Says("watchdog0 resets this machine after 10 s"),
+        Check::Says("watchdog0 runs on, 10 s after it was last fed"),
     ];
     vec![quiet(X86), quiet(ARM), watched]
 }

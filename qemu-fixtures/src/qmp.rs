@@ -56,11 +56,8 @@ pub(crate) struct Script {
 impl Script {
     /// Waits for QEMU, which has been started with `-S`, lets happen what comes first, and lets the machine run.
     pub(crate) fn begin(listener: &UnixListener, events: &[Event]) -> Result<Self> {
-        let qemu = accept(listener)?;
-        qemu.set_read_timeout(Some(PATIENCE))?;
-        qemu.set_write_timeout(Some(PATIENCE))?;
-        let mut script =
-            Self { qemu: BufReader::new(qemu), started: Instant::now(), events: events.to_vec() };
+        let qemu = BufReader::new(accept(listener)?);
+        let mut script = Self { qemu, started: Instant::now(), events: events.to_vec() };
         script.line()?;
         script.execute("qmp_capabilities", &json!({}))?;
         script.happen(|when| when == When::Start)?;
@@ -137,12 +134,14 @@ impl Script {
 }
 
 /// The connection of a QEMU that has just been started.
-fn accept(listener: &UnixListener) -> Result<UnixStream> {
+pub(crate) fn accept(listener: &UnixListener) -> Result<UnixStream> {
     listener.set_nonblocking(true)?;
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         if let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
             return Ok(stream);
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -24,8 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) hops: usize,
     /// Modules of the published kernel in the published initramfs.
     pub(crate) target_modules: &'static [&'static str],
-    /// Bytes of a useless parameter on the manifest's command line.
-    pub(crate) padding: usize,
+    /// More for the manifest's command line.
+    pub(crate) more: String,
     /// Bytes of a useless file in the published initramfs.
     pub(crate) ballast: usize,
     /// A device tree for the machine is published, too: its own with the mark of [`Check::OwnTree`].
@@ -206,7 +206,7 @@ impl Scenario {
             next: None,
             hops: 1,
             target_modules: &[],
-            padding: 0,
+            more: String::new(),
             ballast: 0,
             dtb: false,
             serve: Serve::Phasectl,
@@ -471,7 +471,7 @@ fn limits() -> Vec<Scenario> {
         small(40_000_000, "too-little-memory", " are missing"),
         small(60_000_000, "over-half-of-memory", "a kernel loads at most half of the memory"),
         Scenario {
-            padding: 1900,
+            more: format!("lab.padding={}", "x".repeat(1900)),
             ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2046")
         },
     ]

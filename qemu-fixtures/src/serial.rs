@@ -9,6 +9,8 @@ use serde_json::Value;
 const TARGET: &str = "PHASEBOOT-TARGET ";
 /// When that init started.
 const STARTED: &str = "PHASEBOOT-TARGET-STARTED";
+/// The last words before the jump, in the kernel's log.
+pub(crate) const HANDING_OVER: &str = "phaseboot: handing over to the next kernel";
 /// Serial noise without an end is cut here (bytes).
 const LONGEST_LINE: usize = 64 * 1024;
 

@@ -25,6 +25,10 @@ pub(crate) struct Arguments {
     /// How often each is measured, in turn with its cold boot
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Leave QEMU the code that it has translated of the kernel before: slower where the next one is written
+    /// over that, which no hardware is
+    #[arg(long)]
+    translated: bool,
     /// Boot the binaries of this folder, which is laid out as `target/lab` is, and build none
     #[arg(long, value_name = "DIR")]
     payloads: Option<PathBuf>,
@@ -47,7 +51,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     );
     println!("{:<44} {:>8} {:>8} {:>6}", "", "jump", "cold", "ratio");
     let mut over = Vec::new();
-    for row in rows {
+    for mut row in rows {
+        row.machine.forgets = !arguments.translated;
         let name = row.full_name();
         match e2e::handovers(&row, &tools, &folder.join(row.slug()), arguments.rounds) {
             Ok(times) => {

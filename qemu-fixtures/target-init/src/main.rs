@@ -1,4 +1,5 @@
-//! The init of the lab's second kernel: says what it sees in one line on the console, and powers off.
+//! The init of the lab's second kernel: says what it sees in one line on the console, and powers off, or
+//! stays where the command line has `lab.stays`.
 //!
 //! The line is `PHASEBOOT-TARGET {json}`. Sizes are in kB as /proc/meminfo has them, times in seconds. A line
 //! before it says when this started.
@@ -29,6 +30,10 @@ fn main() {
     let line = format!("\nPHASEBOOT-TARGET {}\n", report());
     say(&line);
     rustix::fs::sync();
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if cmdline.split_whitespace().any(|word| word == "lab.stays") {
+        wait();
+    }
     let _ = rustix::system::reboot(RebootCommand::PowerOff);
     // A kernel that cannot power off.
     wait();
