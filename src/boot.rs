@@ -12,6 +12,7 @@ use crate::fetch::{self, VerifiedArtifact};
 use crate::image::{KernelImage, Part, Ramdisk};
 use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
 use crate::manifest::{Trust, VerifiedManifest};
+use crate::meminfo::Meminfo;
 use crate::net::{Caller, Network, Settings};
 use crate::paths::Paths;
 use crate::provider::{Found, Search, Uplinks, race};
@@ -162,8 +163,11 @@ pub fn recognise(
     paths: &Paths,
 ) -> Result<(KernelImage, Option<Ramdisk>), Error> {
     let size = archives.iter().map(VerifiedArtifact::size).fold(0, u64::saturating_add);
-    let limit = admission::most_unpacked(calls, kernel.size(), size, paths);
-    let mut kernel = KernelImage::within(kernel, NATIVE, limit)?;
+    let (memory, wrapper) = (Meminfo::read(paths), kernel.size());
+    let limit = |demand| {
+        admission::most_unpacked(calls, wrapper, size, demand, memory).map_err(|error| error.to_string())
+    };
+    let mut kernel = KernelImage::within(kernel, NATIVE, &limit)?;
     let mut parts = kernel.take_ramdisks();
     parts.extend(archives.into_iter().map(Part::from));
     admission::before_joining(calls, &kernel, parts.iter().map(Part::size), paths)?;
@@ -250,8 +254,8 @@ mod tests {
     use super::*;
     use crate::config::ClientId;
     use crate::error::Exit;
-    use crate::image::MOST_UNPACKED;
     use crate::image::testing::{self, ARM, X86};
+    use crate::image::{MOST_UNPACKED, at_most};
     use rustix::io::Errno;
 
     #[test]
@@ -319,6 +323,7 @@ mod tests {
         // What would not be loaded is not even unpacked.
         let error = recognised(2_000).unwrap_err();
         assert_eq!(error.exit(), Exit::NotEnoughMemory, "{error}");
+        assert!(error.to_string().contains(" are missing"), "{error}");
     }
 
     #[test]
@@ -328,7 +333,7 @@ mod tests {
             let kernel = testing::arm64();
             let image = testing::pe(ARM, &[sections, &[(".linux", &kernel)]].concat());
             let mut kernel =
-                KernelImage::examine(testing::artifact("kernel", &image), MOST_UNPACKED).unwrap();
+                KernelImage::examine(testing::artifact("kernel", &image), &at_most(MOST_UNPACKED)).unwrap();
             brought_tree(&mut kernel, calls, paths)
         };
         let (any, other): (&[u8], &[u8]) = (b"any", b"of no machine");

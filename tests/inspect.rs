@@ -62,11 +62,19 @@ fn sized(head: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
+/// 1 MiB: a kernel whose `.text` ends with them, and whose `.data` is empty.
+fn arm64() -> Vec<u8> {
+    let mut bytes = sized(ARM64, 1 << 20);
+    bytes[0x108..0x10c].copy_from_slice(&0xf_0000_u32.to_le_bytes());
+    bytes[0x130..0x134].fill(0);
+    bytes
+}
+
 #[test]
 fn kernels_of_both_architectures_on_any_machine() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let mut image = sized(ARM64, 1 << 20);
+    let mut image = arm64();
     image[0x8000..0x8020].copy_from_slice(b"Linux version 6.1.0-test (x@y)\n\0");
     let packed = gzip(&image);
     let arm = said(at, &packed);
@@ -104,10 +112,11 @@ fn kernels_of_both_architectures_on_any_machine() {
 fn what_is_broken_is_shown_and_exits_16() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let packed = gzip(&sized(ARM64, 1 << 20));
+    let packed = gzip(&arm64());
     for (bytes, error) in [
         (&packed[..packed.len() - 4], "the file is a broken gzip file: it promises 4 bytes more, 0 are left"),
         (AMD64, "the file is a truncated bzImage"),
+        (ARM64, "the file is a truncated arm64 Image: its header promises 27302400 bytes, the file has 4096"),
         (b"<html>not found</html>", "the file is a web page"),
         (b"", "the file is empty"),
         (b"{\"error\": 404}", "the file is a JSON text"),
@@ -163,7 +172,7 @@ fn nothing_of_a_unified_kernel_image_reaches_the_terminal_as_it_is() {
     let parameters = "console=ttyS0,115200 ".repeat(60);
     let cmdline = format!("\x1b[2J\u{9b}m\nquiet {parameters}");
     let image = pe(&[
-        (".linux", &sized(ARM64, 1 << 20)),
+        (".linux", &arm64()),
         (".cmdline", cmdline.as_bytes()),
         (".osrel", b"PRETTY_NAME=\"\x1b]0;owned\x07\"\nVERSION_ID=1\n"),
         (".uname", b"6.1\x1b[31m"),

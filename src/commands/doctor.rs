@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CommandError, json_log, open, print, room, vouched};
+use super::{CommandError, json_log, limit, open, print, room, vouched};
 use crate::cli;
 use crate::doctor::{self, Facts, Image};
 use crate::error::{Error, Exit};
@@ -48,10 +48,11 @@ fn look(path: &Path, initrd: &[PathBuf], paths: &Paths) -> Result<Image, Error> 
         }
     }
     let kernel = vouched("kernel", path, paths)?;
-    let mut kernel = KernelImage::within(kernel, NATIVE, room(paths).unwrap_or(u64::MAX))?;
+    let mut kernel = KernelImage::within(kernel, NATIVE, &limit(paths))?;
     ramdisk = kernel.take_ramdisks().iter().map(Part::size).fold(ramdisk, u64::saturating_add);
     let wrapper = if kernel.wrappings().is_empty() { 0 } else { published };
+    let buffer = kernel.wrappings().iter().map(|wrapping| wrapping.buffer).max().unwrap_or(0);
     // What is in memory now is not when a boot begins.
-    let needs = Needs { wrapper, here: 0, ..Needs::of(&kernel, ramdisk) };
+    let needs = Needs { wrapper, buffer, here: 0, ..Needs::of(&kernel, ramdisk) };
     Ok(Image { needs, is_signed: kernel.is_signed() })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{print, room, vouched};
+use super::{limit, print, vouched};
 use crate::devicetree;
 use crate::error::{Error, without_controls};
 use crate::image::archive::{self, Piece};
@@ -27,7 +27,7 @@ pub(super) fn run(file: &Path, json: bool, paths: &Paths) -> Result<(), Error> {
     let published = artifact.map().map_err(|errno| image::Error::Map { name: NAME, errno })?;
     let mut table = Table::default();
     table.add("file", file.display().to_string());
-    let known = match KernelImage::examine(artifact, room(paths).unwrap_or(u64::MAX)) {
+    let known = match KernelImage::examine(artifact, &limit(paths)) {
         Ok(mut kernel) => {
             table.add("kind", "kernel");
             table.add("size", size);

@@ -18,6 +18,7 @@ use crate::config::{self, Config, Policy};
 use crate::devicetree;
 use crate::error::{Error, Exit, printable};
 use crate::fetch::{self, VerifiedArtifact, operator};
+use crate::image::Demand;
 use crate::log::Format;
 use crate::manifest::{self, Expected, Trust, VerifiedManifest, keylist};
 use crate::meminfo::Meminfo;
@@ -330,6 +331,12 @@ fn vouched(name: &'static str, path: &Path, paths: &Paths) -> Result<VerifiedArt
 /// stays free.
 fn room(paths: &Paths) -> Option<u64> {
     Meminfo::read(paths).map(|memory| memory.available - memory.available / 8)
+}
+
+/// How much of that may be unpacked, beside what the decoder keeps of it.
+fn limit(paths: &Paths) -> impl Fn(Demand) -> Result<u64, String> {
+    let room = room(paths).unwrap_or(u64::MAX);
+    move |demand| Ok(room.saturating_sub(demand.buffer).max(room / 2))
 }
 
 /// A file, as far as one byte beyond `most`: whoever reads it sees that it is too large. A pipe is read

@@ -315,7 +315,7 @@ pub fn identify(
     })?;
     match wanted {
         Some(arch) => KernelImage::from_artifact(artifact, arch),
-        None => KernelImage::examine(artifact, image::MOST_UNPACKED),
+        None => KernelImage::examine(artifact, &image::at_most(image::MOST_UNPACKED)),
     }
 }
 

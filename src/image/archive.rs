@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::compressed::{self, Compression, Stop};
+use super::compressed::{self, Compression, Step, Stop};
 use super::foreign::{self, Foreign};
 use super::pe::Pe;
 use super::{Error, MOST_UNPACKED, at, zboot};
@@ -95,7 +95,8 @@ fn piece(bytes: &[u8], left: u64) -> (Piece, &[u8]) {
     piece.format = compression.to_string().into();
     let mut unpacked = 0;
     let mut is_archive = true;
-    let done = compressed::unpack(compression, bytes, &mut |chunk| {
+    let done = compressed::unpack(compression, bytes, &mut |step| {
+        let Step::Bytes(chunk) = step else { return Ok(()) };
         if unpacked == 0 && !chunk.is_empty() {
             // Padding may stand before the archive in it, as between archives.
             is_archive = foreign::is_cpio(chunk) || chunk.first() == Some(&0);

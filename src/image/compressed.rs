@@ -9,6 +9,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::{Error, at};
 
+/// A flag in the descriptor of a frame.
+const SINGLE_SEGMENT: u8 = 1 << 5;
 /// How much is handed on at once, in bytes.
 const CHUNK: usize = 64 * 1024;
 /// Members or frames in one file. Each takes time, however little is in it: tools that make several put
@@ -17,9 +19,11 @@ const MOST_PIECES: u32 = 64 * 1024;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// 128 MiB: what `zstd -22 --ultra` uses, with which kernels are built, and the most that the kernel's
-/// own decompressor takes (linux/lib/decompress_unzstd.c). As much memory may be needed for it, but
-/// never more than the unpacked bytes.
+/// own decompressor takes (linux/lib/decompress_unzstd.c). As much memory may be needed for it, see
+/// [`Demand`].
 const WINDOW_MOST: u64 = 128 << 20;
+/// What the ring of [`FrameDecoder`] may hold above a power of two: two blocks of the largest size.
+const RING_SLACK: u64 = 2 * 128 * 1024;
 
 /// A compression that is undone here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,22 @@ impl Compression {
     }
 }
 
+/// What a member or frame takes to unpack, as far as it is known before. In bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// What the decoder keeps of the unpacked bytes, at the most. It never has more than there are.
+    pub buffer: u64,
+    /// What is unpacked, at the least.
+    pub size: u64,
+}
+
+/// What is handed on while a file is unpacked.
+pub(super) enum Step<'a> {
+    /// A member or frame begins.
+    Begin(Demand),
+    Bytes(&'a [u8]),
+}
+
 /// What is wrong with compressed bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -76,7 +96,7 @@ impl From<Fault> for Stop {
     }
 }
 
-type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Error>;
+type Sink<'a> = &'a mut dyn FnMut(Step<'_>) -> Result<(), Error>;
 
 /// Unpacks what `bytes` begin with into `sink`, and returns what follows it: members and frames one
 /// behind the other are one file, and what is neither is none of it, as gzip and zstd have it.
@@ -102,7 +122,8 @@ pub(super) fn unpack<'a>(
 pub(crate) fn gunzip(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut all = Vec::new();
     let compression = Compression::of(bytes).filter(|it| *it == Compression::Gzip)?;
-    let sink = &mut |chunk: &[u8]| {
+    let sink = &mut |step: Step<'_>| {
+        let Step::Bytes(chunk) = step else { return Ok(()) };
         if chunk.len() > most.saturating_sub(all.len()) {
             return Err(Error::TooLarge { name: "the file", limit: most as u64 });
         }
@@ -129,6 +150,7 @@ fn take_u32(bytes: &mut &[u8]) -> Result<u32, Fault> {
 /// One member of a gzip file.
 fn member(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Stop> {
     gzip_header(bytes)?;
+    sink(Step::Begin(Demand::default())).map_err(Stop::Sink)?;
     let mut inflate = Decompress::new(false);
     let mut crc = Crc::new();
     loop {
@@ -140,7 +162,7 @@ fn member(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), St
         *bytes = bytes.get(read..).unwrap_or_default();
         let unpacked = buffer.get(..written).unwrap_or_default();
         crc.update(unpacked);
-        sink(unpacked).map_err(Stop::Sink)?;
+        sink(Step::Bytes(unpacked)).map_err(Stop::Sink)?;
         match status {
             Status::StreamEnd => break,
             Status::Ok | Status::BufError if read == 0 && written == 0 => return Err(Fault::Ends.into()),
@@ -250,7 +272,12 @@ fn frame(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Sto
     let mut frame = zstd_frame(bytes)?;
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW_MOST);
+    let window = at(frame, 4).and_then(window_size);
+    // No memory is taken before the first block.
     decoder.init(&mut frame).map_err(zstd_fault)?;
+    let size = decoder.content_size();
+    let ring = window.unwrap_or(size).next_power_of_two().saturating_add(RING_SLACK);
+    sink(Step::Begin(Demand { buffer: ring, size })).map_err(Stop::Sink)?;
     let mut done = 0u64;
     while !decoder.is_finished() {
         decoder.decode_blocks(&mut frame, BlockDecodingStrategy::UptoBlocks(1)).map_err(zstd_fault)?;
@@ -260,11 +287,10 @@ fn frame(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Sto
                 return Err(Fault::Broken("its compressed data is invalid").into());
             }
             done = done.saturating_add(read as u64);
-            sink(buffer.get(..read).unwrap_or_default()).map_err(Stop::Sink)?;
+            sink(Step::Bytes(buffer.get(..read).unwrap_or_default())).map_err(Stop::Sink)?;
         }
     }
-    let promised = decoder.content_size();
-    if promised != 0 && promised != done {
+    if size != 0 && size != done {
         return Err(Fault::Broken("its size does not match").into());
     }
     let checksum = decoder.get_checksum_from_data();
@@ -274,9 +300,15 @@ fn frame(bytes: &mut &[u8], buffer: &mut [u8], sink: Sink<'_>) -> Result<(), Sto
     Ok(())
 }
 
+/// What a frame header that begins like this has for a window, in bytes; None if all of the frame is its
+/// window: RFC 8878, section 3.1.1.1.2.
+fn window_size([descriptor, window]: [u8; 2]) -> Option<u64> {
+    let base = 1024u64 << (window >> 3);
+    (descriptor & SINGLE_SEGMENT == 0).then(|| base + base / 8 * u64::from(window & 7))
+}
+
 /// Takes a whole frame off, looking at the sizes in its headers only: RFC 8878, section 3.1.1.
 fn zstd_frame<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
-    const SINGLE_SEGMENT: u8 = 1 << 5;
     const CHECKSUM: u8 = 1 << 2;
     const RUN_LENGTH: u32 = 1;
     const RESERVED: u32 = 3;
@@ -327,8 +359,10 @@ mod tests {
     fn unpacked(bytes: &[u8]) -> Result<(Vec<u8>, usize), String> {
         let mut all = Vec::new();
         let compression = Compression::of(bytes).ok_or("not compressed")?;
-        let done = unpack(compression, bytes, &mut |chunk| {
-            all.extend_from_slice(chunk);
+        let done = unpack(compression, bytes, &mut |step| {
+            if let Step::Bytes(chunk) = step {
+                all.extend_from_slice(chunk);
+            }
             Ok(())
         });
         match done {
@@ -429,6 +463,39 @@ mod tests {
             assert_eq!(unpacked(&piece.repeat(65_537)).unwrap_err(), "it has more than 65536 pieces");
         }
         assert_eq!(unpacked(&[gzip(b"a"), gzip(b"b")].concat()).unwrap(), (b"ab".to_vec(), 0));
+    }
+
+    #[test]
+    fn what_a_frame_takes_is_told_before_it_is_unpacked() {
+        let told = |bytes: &[u8]| {
+            let mut all = Vec::new();
+            let compression = Compression::of(bytes).unwrap();
+            let done = unpack(compression, bytes, &mut |step| {
+                match step {
+                    Step::Begin(demand) => all.push(demand),
+                    Step::Bytes(_) => assert!(!all.is_empty()),
+                }
+                Ok(())
+            });
+            assert!(done.is_ok());
+            all
+        };
+        let demand = |window: u64, size| Demand { buffer: window + 256 * 1024, size };
+        // Window descriptors: 128 MiB, 1 KiB, and 80 MiB, for which the ring has a power of two.
+        for (window, expected) in [(17 << 3, 128 << 20), (0, 1024), (16 << 3 | 2, 128 << 20)] {
+            let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, window, 9, 0, 0, b'x'];
+            assert_eq!(told(&frame), [demand(expected, 0)]);
+        }
+        // One segment of 1 byte; a window of 2 KiB and 256 bytes in it.
+        let segment = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, b'x'];
+        let mut sized = vec![0x28, 0xb5, 0x2f, 0xfd, 0x40, 1 << 3, 0, 0, 3, 8, 0, b'x'];
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert_eq!(told(&[&segment[..], &skipped, &sized].concat()), [demand(1, 1), demand(2048, 256)]);
+        assert_eq!(told(&[gzip(b"a"), gzip(b"b")].concat()), [Demand::default(); 2]);
+        // What is refused is not told.
+        sized[5] = 18 << 3;
+        let sink = &mut |_: Step<'_>| unreachable!();
+        assert!(matches!(unpack(Compression::Zstd, &sized, sink), Err(Stop::Fault(Fault::Window(_)))));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use log::info;
 use rustix::io::Errno;
 
 use super::pe::Pe;
-use super::unwrap::{self, MOST_UNPACKED, Unwrapped};
+use super::unwrap::{self, Limit, MOST_UNPACKED, Unwrapped};
 use super::{Error, Header, Part, Trees, Uki, Wrapping};
 use crate::arch::Arch;
 use crate::fetch::VerifiedArtifact;
@@ -28,11 +28,11 @@ impl KernelImage {
     /// Unwraps `artifact` and recognises the kernel in it as one for a machine of architecture
     /// `native`. At most [`MOST_UNPACKED`] bytes are unpacked.
     pub fn from_artifact(artifact: VerifiedArtifact, native: Arch) -> Result<Self, Error> {
-        Self::within(artifact, native, MOST_UNPACKED)
+        Self::within(artifact, native, &unwrap::at_most(MOST_UNPACKED))
     }
 
-    /// The same, with the bytes to spare for what is unpacked.
-    pub fn within(artifact: VerifiedArtifact, native: Arch, limit: u64) -> Result<Self, Error> {
+    /// The same, within a limit of one's own, and never more than [`MOST_UNPACKED`].
+    pub fn within(artifact: VerifiedArtifact, native: Arch, limit: Limit<'_>) -> Result<Self, Error> {
         let image = Self::new(artifact.into(), Some(native), limit)?;
         if !image.wrappings.is_empty() {
             let layers = Wrapping::list(&image.wrappings);
@@ -42,12 +42,12 @@ impl KernelImage {
     }
 
     /// The same for a kernel of whichever architecture.
-    pub fn examine(artifact: VerifiedArtifact, limit: u64) -> Result<Self, Error> {
+    pub fn examine(artifact: VerifiedArtifact, limit: Limit<'_>) -> Result<Self, Error> {
         Self::new(artifact.into(), None, limit)
     }
 
-    fn new(published: Part, native: Option<Arch>, limit: u64) -> Result<Self, Error> {
-        let Unwrapped { kernel, wrappings, uki } = unwrap::unwrap(published, limit.min(MOST_UNPACKED))?;
+    fn new(published: Part, native: Option<Arch>, limit: Limit<'_>) -> Result<Self, Error> {
+        let Unwrapped { kernel, wrappings, uki } = unwrap::unwrap(published, limit)?;
         let mapping = kernel.mapped()?;
         let header = match native {
             Some(native) => Header::parse(kernel.name(), &mapping, native),

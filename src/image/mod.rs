@@ -32,13 +32,13 @@ use crate::error::Exit;
 pub use arm64::Arm64Image;
 pub use bzimage::BzImage;
 pub(crate) use compressed::gunzip;
-pub use compressed::{Compression, Fault};
+pub use compressed::{Compression, Demand, Fault};
 pub use foreign::Foreign;
 pub use kernel::KernelImage;
 pub use part::Part;
 pub use ramdisk::Ramdisk;
 pub use uki::{Trees, Uki};
-pub use unwrap::{MOST_UNPACKED, Wrapper, Wrapping};
+pub use unwrap::{Limit, MOST_UNPACKED, Wrapper, Wrapping, at_most};
 
 /// Why a file cannot be the next kernel.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,9 @@ pub enum Error {
     /// More comes out than there is room for.
     #[error("{name} is larger than {} when it is unpacked", crate::log::bytes(*limit))]
     TooLarge { name: &'static str, limit: u64 },
+    /// It is known before that there is no room for what comes out.
+    #[error("{name} is not unpacked: {why}")]
+    NoRoom { name: &'static str, why: String },
     /// Compressed in a way that is not undone here.
     #[error("{name} is an EFI zboot kernel compressed with \"{found}\"")]
     Compression { name: &'static str, found: String },
@@ -102,7 +105,9 @@ impl Error {
             | Self::TooDeep { .. }
             | Self::NotRamdisk { .. } => Exit::ImageUnusable,
             Self::TooLarge { limit, .. } if *limit >= MOST_UNPACKED => Exit::ImageUnusable,
-            Self::TooLarge { .. } | Self::Memory { .. } | Self::Map { .. } => Exit::NotEnoughMemory,
+            Self::TooLarge { .. } | Self::NoRoom { .. } | Self::Memory { .. } | Self::Map { .. } => {
+                Exit::NotEnoughMemory
+            }
             Self::Within { error, .. } => error.exit(),
         }
     }
@@ -121,7 +126,9 @@ impl Error {
             }
             Self::TooDeep { .. } => "use the kernel that is in it",
             Self::TooLarge { limit, .. } if *limit >= MOST_UNPACKED => "check that this is the right file",
-            Self::TooLarge { .. } | Self::Memory { .. } | Self::Map { .. } => "give the machine more memory",
+            Self::TooLarge { .. } | Self::NoRoom { .. } | Self::Memory { .. } | Self::Map { .. } => {
+                "give the machine more memory"
+            }
             Self::NotRamdisk { kind, .. } => kind.hint(),
             Self::Within { error, .. } => error.hint(),
         }

@@ -9,6 +9,8 @@ use super::at;
 const HEADER_OFFSET: usize = 0x3c;
 const COFF_SIZE: usize = 24;
 const SECTION_SIZE: usize = 40;
+/// More sections than a loader of programs takes: "COFF File Header".
+const SECTIONS_MOST: u64 = 96;
 /// The optional header's magic of 32-bit and 64-bit programs.
 const PE32: u16 = 0x10b;
 const PE32_PLUS: u16 = 0x20b;
@@ -93,6 +95,28 @@ impl<'a> Pe<'a> {
     pub(super) fn certificates(&self) -> Option<Range<u64>> {
         self.certificates.clone().filter(|range| range.end <= self.file)
     }
+}
+
+/// How many bytes a PE file has up to the end of its headers and of what its sections hold, even if the
+/// file is cut off before. Left out is what would end behind `most`: those are no places in this file.
+/// None for what is no PE file.
+pub(super) fn extent(bytes: &[u8], most: u64) -> Option<u64> {
+    const SIGNATURE: &[u8] = b"PE\0\0";
+    if !bytes.starts_with(b"MZ") {
+        return None;
+    }
+    let start = u32::from_le_bytes(at(bytes, HEADER_OFFSET)?);
+    let coff = bytes.get(usize::try_from(start).ok()?..)?;
+    let signature = coff.get(..SIGNATURE.len()).unwrap_or(coff);
+    let u16_at = |offset| at(coff, offset).map_or(0, u16::from_le_bytes);
+    let (sections, optional) = (u64::from(u16_at(6)), u64::from(u16_at(20)));
+    if !SIGNATURE.starts_with(signature) || sections > SECTIONS_MOST {
+        return None;
+    }
+    let headers = u64::from(start) + COFF_SIZE as u64 + optional + sections * SECTION_SIZE as u64;
+    let sections = Pe::parse(bytes).into_iter().flat_map(|pe| pe.sections());
+    let ends = sections.filter(|section| section.size() > 0).map(|section| section.end);
+    ends.chain([headers]).filter(|&end| end <= most).max()
 }
 
 fn certificates(optional: &[u8]) -> Option<Range<u64>> {

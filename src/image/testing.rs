@@ -31,7 +31,15 @@ pub(crate) fn bzimage() -> Vec<u8> {
 }
 
 pub(crate) fn arm64() -> Vec<u8> {
-    with_body(DEBIAN_ARM64)
+    arm64_of(with_body(DEBIAN_ARM64))
+}
+
+/// Makes an Image of the beginning of Debian's: `.text` ends where `bytes` do, and `.data` is empty.
+pub(crate) fn arm64_of(mut bytes: Vec<u8>) -> Vec<u8> {
+    let text = u32::try_from(bytes.len()).unwrap() - 0x1_0000;
+    bytes[0x108..0x10c].copy_from_slice(&text.to_le_bytes());
+    bytes[0x130..0x134].fill(0);
+    bytes
 }
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {

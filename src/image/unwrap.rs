@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::compressed::{self, Compression, Stop};
+use super::compressed::{self, Compression, Demand, Step, Stop};
 use super::foreign::{self, Foreign};
 use super::part::Draft;
 use super::pe::Pe;
@@ -22,6 +22,17 @@ pub struct Wrapping {
     pub wrapper: Wrapper,
     /// In bytes, with all that is in it.
     pub size: u64,
+    /// What the decoder keeps of what it unpacks, at the most; 0 if nothing is compressed.
+    pub buffer: u64,
+}
+
+/// Asked before each piece of something compressed, with what all pieces so far take: how many bytes may
+/// come out, or why it is not even begun.
+pub type Limit<'a> = &'a dyn Fn(Demand) -> Result<u64, String>;
+
+/// The same limit whatever it takes.
+pub fn at_most(limit: u64) -> impl Fn(Demand) -> Result<u64, String> {
+    move |_| Ok(limit)
 }
 
 /// A kind of [`Wrapping`].
@@ -59,12 +70,12 @@ pub(super) struct Unwrapped {
     pub(super) uki: Option<Uki>,
 }
 
-/// Unwraps `published`. What compressed layers hold is together at most `limit` bytes. The memory of a
+/// Unwraps `published`. What compressed layers hold is together within `limit`. The memory of a
 /// layer is given back when the next one is there.
-pub(super) fn unwrap(published: Part, limit: u64) -> Result<Unwrapped, Error> {
+pub(super) fn unwrap(published: Part, limit: Limit<'_>) -> Result<Unwrapped, Error> {
     let name = published.name();
     let (mut kernel, mut wrappings, mut uki) = (published, Vec::new(), None);
-    let mut left = limit;
+    let mut used = 0u64;
     loop {
         let mapping = kernel.mapped()?;
         let mut bytes: &[u8] = &mapping;
@@ -76,19 +87,21 @@ pub(super) fn unwrap(published: Part, limit: u64) -> Result<Unwrapped, Error> {
             let size = bytes.len() as u64;
             bytes = layer.content;
             uki = uki.or(layer.uki);
+            let mut buffer = 0;
             if let Some(compression) = layer.compression {
-                let limits = Limits { left, limit, packed: size };
+                let limits = Limits { used, limit, packed: size };
                 let part = unpack(name, layer.wrapper, compression, bytes, limits);
-                unpacked = Some(part.map_err(|error| error.within(&wrappings))?);
+                let (part, most) = part.map_err(|error| error.within(&wrappings))?;
+                (unpacked, buffer) = (Some(part), most);
             }
-            wrappings.push(Wrapping { wrapper: layer.wrapper, size });
+            wrappings.push(Wrapping { wrapper: layer.wrapper, size, buffer });
             if unpacked.is_some() {
                 break;
             }
         }
         kernel = match unpacked {
             Some(part) => {
-                left = left.saturating_sub(part.size());
+                used = used.saturating_add(part.size());
                 part
             }
             None if bytes.len() == mapping.len() => return Ok(Unwrapped { kernel, wrappings, uki }),
@@ -127,11 +140,11 @@ fn open<'a>(name: &'static str, bytes: &'a [u8]) -> Result<Option<Layer<'a>>, Er
 }
 
 /// How much may come out, in bytes.
-#[derive(Clone, Copy)]
-struct Limits {
-    left: u64,
+struct Limits<'a> {
+    /// By the layers so far.
+    used: u64,
     /// Of all layers together.
-    limit: u64,
+    limit: Limit<'a>,
     /// The size of what is unpacked.
     packed: u64,
 }
@@ -141,15 +154,27 @@ fn unpack(
     wrapper: Wrapper,
     compression: Compression,
     bytes: &[u8],
-    limits: Limits,
-) -> Result<Part, Error> {
+    limits: Limits<'_>,
+) -> Result<(Part, u64), Error> {
     let mut draft = Draft::new(name)?;
-    let unpacked = compressed::unpack(compression, bytes, &mut |chunk| {
+    let (mut buffer, mut limit) = (0, 0);
+    let unpacked = compressed::unpack(compression, bytes, &mut |step| {
+        let chunk = match step {
+            Step::Begin(demand) => {
+                buffer = demand.buffer.max(buffer);
+                let size = limits.used.saturating_add(draft.size()).saturating_add(demand.size);
+                let most = (limits.limit)(Demand { buffer, size });
+                limit = most.map_err(|why| Error::NoRoom { name, why })?.min(MOST_UNPACKED);
+                return Ok(());
+            }
+            Step::Bytes(chunk) => chunk,
+        };
         if draft.size() == 0 && foreign::is_cpio(chunk) {
             return Err(Error::Foreign { name, kind: Foreign::CompressedCpio, size: limits.packed });
         }
-        if draft.size().saturating_add(chunk.len() as u64) > limits.left {
-            return Err(Error::TooLarge { name, limit: limits.limit });
+        let done = limits.used.saturating_add(draft.size());
+        if done.saturating_add(chunk.len() as u64) > limit {
+            return Err(Error::TooLarge { name, limit });
         }
         draft.write(chunk)
     });
@@ -158,7 +183,7 @@ fn unpack(
             if rest.iter().any(|&byte| byte != 0) {
                 log::debug!("{name}: {} bytes behind the {compression} data are passed over", rest.len());
             }
-            draft.seal()
+            Ok((draft.seal()?, buffer))
         }
         Err(Stop::Sink(error)) => Err(error),
         Err(Stop::Fault(fault)) => Err(Error::Unpack { name, wrapper, done: draft.size(), fault }),

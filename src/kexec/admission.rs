@@ -9,11 +9,12 @@
 //! | kexec_file_load | kernel, ramdisk | kernel, ramdisk: vmalloc, freed when the last segment is filled | kernel with its bss, ramdisk |
 //! | kexec_load | kernel, ramdisk | none: each page is copied out of our mapping | the same; on x86 the kernel without its bss |
 //!
-//! A segment takes pages for all of its size, zeros too. A kernel that was loaded before stays until
+//! While the kernel is unwrapped, the published file and what the decoder keeps are there beside our memory
+//! files. A segment takes pages for all of its size, zeros too. A kernel that was loaded before stays until
 //! the new one is whole: what it holds is not available, and so not counted here.
 
 use super::{Call, Error};
-use crate::image::{Header, KernelImage, MOST_UNPACKED};
+use crate::image::{Demand, Header, KernelImage, MOST_UNPACKED};
 use crate::log::bytes;
 use crate::meminfo::Meminfo;
 use crate::paths::Paths;
@@ -41,6 +42,8 @@ pub struct Needs {
     pub ramdisk: u64,
     /// The file that the kernel is unwrapped from; 0 if it is published as it is loaded.
     pub wrapper: u64,
+    /// What the decoder keeps of the kernel while it unpacks it, at the most.
+    pub buffer: u64,
     /// The largest of the archives that are joined to the ramdisk, which is there twice while it is
     /// copied; 0 if there is only one.
     pub part: u64,
@@ -89,7 +92,7 @@ impl Needs {
             Call::FileLoad => files,
             Call::Load => 0,
         };
-        let unwrapping = files.saturating_add(self.wrapper);
+        let unwrapping = files.saturating_add(self.wrapper).saturating_add(self.buffer.min(self.kernel));
         let joining = files.saturating_add(self.part);
         let loading = files.saturating_add(buffers).saturating_add(segments);
         let peak = unwrapping.max(joining).max(loading);
@@ -153,23 +156,40 @@ pub fn before_download(calls: &[Call], kernel: u64, ramdisk: u64, paths: &Paths)
 }
 
 /// The largest kernel that can be unwrapped from a file of `wrapper` bytes and then loaded, while that
-/// file and a ramdisk are in memory.
-pub fn most_unpacked(calls: &[Call], wrapper: u64, ramdisk: u64, paths: &Paths) -> u64 {
-    let Some(memory) = Meminfo::read(paths) else { return MOST_UNPACKED };
+/// file and a ramdisk are in memory, of which `memory` knows. What is missing, if that is less than what
+/// comes out at the least.
+pub fn most_unpacked(
+    calls: &[Call],
+    wrapper: u64,
+    ramdisk: u64,
+    demand: Demand,
+    memory: Option<Meminfo>,
+) -> Result<u64, Error> {
+    let Some(memory) = memory else { return Ok(MOST_UNPACKED) };
     let here = wrapper.saturating_add(ramdisk);
-    let has_room = |kernel| {
-        let needs = Needs { wrapper, here, ..Needs::loading(kernel, kernel, ramdisk) };
-        calls.iter().any(|&call| fits(call, &needs, needs.segments(call), memory).is_ok())
+    let obstacle = |kernel| {
+        let needs = Needs { wrapper, buffer: demand.buffer, here, ..Needs::loading(kernel, kernel, ramdisk) };
+        let mut obstacle = Error::NoWay;
+        for &call in calls {
+            match fits(call, &needs, needs.segments(call), memory) {
+                Ok(()) => return None,
+                Err(error) => obstacle = nearer(obstacle, error),
+            }
+        }
+        Some(obstacle)
     };
+    if let Some(obstacle) = obstacle(demand.size) {
+        return Err(obstacle);
+    }
     // What fits and what does not meet at one size.
     let (mut most, mut step) = (0, MOST_UNPACKED);
     while step > 0 {
-        if most + step <= MOST_UNPACKED && has_room(most + step) {
+        if most + step <= MOST_UNPACKED && obstacle(most + step).is_none() {
             most += step;
         }
         step /= 2;
     }
-    most
+    Ok(most)
 }
 
 /// Asks before archives of these sizes, which are in memory as `kernel` is, are joined to one ramdisk.

@@ -56,6 +56,11 @@ fn files_are_described() {
         ("zboot", b"MZ\0\0zimg", "zboot: it is a truncated EFI zboot kernel"),
         ("cut", &bzimage()[..69_000], "cut: it is a truncated bzImage: its header promises"),
         ("short", &image()[..60], "short: it is a truncated arm64 Image"),
+        (
+            "half",
+            &image()[..69_999],
+            "half: it is a truncated arm64 Image: its header promises 70000 bytes, the file has 69999",
+        ),
         ("empty", b"", "empty: it is empty"),
         ("cpio", b"070701", "cpio: it is a cpio archive (an initramfs?), 6 bytes, and no whole initramfs"),
     ] {

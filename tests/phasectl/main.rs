@@ -167,10 +167,12 @@ fn bzimage() -> Vec<u8> {
     bytes
 }
 
-/// 70 000 bytes with the header of an arm64 kernel.
+/// 70 000 bytes: the header of an arm64 kernel whose `.text` ends with them, and whose `.data` is empty.
 fn image() -> Vec<u8> {
     let mut bytes = include_bytes!("../../src/image/testdata/debian-6.1-arm64.head").to_vec();
     bytes.resize(70_000, 0);
+    bytes[0x108..0x10c].copy_from_slice(&(70_000 - 0x1_0000_u32).to_le_bytes());
+    bytes[0x130..0x134].fill(0);
     bytes
 }
 

@@ -394,9 +394,15 @@ fn publish(pki: &Pki, policy: &serde_json::Value) {
         }
     };
     kernel.resize(70_000, 0);
-    if NATIVE == phaseboot::arch::Arch::X86_64 {
-        let setup = (u32::from(kernel[0x1f1]) + 1) * 512;
-        kernel[0x1f4..0x1f8].copy_from_slice(&((70_000 - setup) / 16).to_le_bytes());
+    match NATIVE {
+        phaseboot::arch::Arch::X86_64 => {
+            let setup = (u32::from(kernel[0x1f1]) + 1) * 512;
+            kernel[0x1f4..0x1f8].copy_from_slice(&((70_000 - setup) / 16).to_le_bytes());
+        }
+        phaseboot::arch::Arch::Aarch64 => {
+            kernel[0x108..0x10c].copy_from_slice(&(70_000 - 0x1_0000_u32).to_le_bytes());
+            kernel[0x130..0x134].fill(0);
+        }
     }
     fs::write(at.join("kernel"), kernel).unwrap();
     let publish = format!(

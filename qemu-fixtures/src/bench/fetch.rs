@@ -248,10 +248,18 @@ fn small_kernel(arch: Arch) -> Vec<u8> {
     };
     let mut bytes = head.to_vec();
     bytes.resize(SIZE as usize, 0);
-    if arch == Arch::X86_64 {
-        // `syssize`, in paragraphs: Documentation/arch/x86/boot.rst. It promises no more than these bytes.
-        let setup = (u32::from(bytes[0x1f1]) + 1) * 512;
-        bytes[0x1f4..0x1f8].copy_from_slice(&((SIZE - setup) / 16).to_le_bytes());
+    // The header promises no more than these bytes.
+    match arch {
+        Arch::X86_64 => {
+            // `syssize`, in paragraphs: Documentation/arch/x86/boot.rst.
+            let setup = (u32::from(bytes[0x1f1]) + 1) * 512;
+            bytes[0x1f4..0x1f8].copy_from_slice(&((SIZE - setup) / 16).to_le_bytes());
+        }
+        Arch::Aarch64 => {
+            // SizeOfRawData of `.text`, which begins at 64 KiB, and of `.data`.
+            bytes[0x108..0x10c].copy_from_slice(&(SIZE - 0x1_0000).to_le_bytes());
+            bytes[0x130..0x134].fill(0);
+        }
     }
     bytes
 }

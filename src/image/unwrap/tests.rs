@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -198,7 +199,8 @@ fn an_initramfs_in_the_kernels_place_is_not_unpacked_whole() {
     let mut archive = cpio(&[("init", &[1; 100])]);
     archive.resize(8 << 20, 0);
     for packed in [gzip(&archive), zstd(&archive)] {
-        let error = KernelImage::within(artifact("kernel", &packed), Arch::X86_64, 1 << 20).unwrap_err();
+        let error =
+            KernelImage::within(artifact("kernel", &packed), Arch::X86_64, &at_most(1 << 20)).unwrap_err();
         assert!(
             error.to_string().starts_with("kernel is a compressed cpio archive (an initramfs?)"),
             "{error}"
@@ -237,7 +239,8 @@ fn bombs_hit_the_limit() {
     // 4 GiB each, of a few megabytes.
     let zeros = gzip(&vec![0; 16 << 20]).repeat(256);
     for bomb in [zeros.clone(), run_lengths(32 * 1024), zboot("gzip", &zeros), uki(ARM, &zeros)] {
-        let error = KernelImage::within(artifact("kernel", &bomb), Arch::Aarch64, 64 << 20).unwrap_err();
+        let error =
+            KernelImage::within(artifact("kernel", &bomb), Arch::Aarch64, &at_most(64 << 20)).unwrap_err();
         assert!(
             error.to_string().starts_with("kernel is larger than 67.1 MB when it is unpacked"),
             "{error}"
@@ -247,15 +250,65 @@ fn bombs_hit_the_limit() {
     // Layers count together.
     let image = arm64();
     let (twice, size) = (gzip(&gzip(&image)), image.len() as u64);
-    let with = |limit| KernelImage::within(artifact("kernel", &twice), Arch::Aarch64, limit);
+    let with = |limit| KernelImage::within(artifact("kernel", &twice), Arch::Aarch64, &at_most(limit));
     assert!(with(size).is_err());
     assert!(with(2 * size).is_ok());
 }
 
 #[test]
+fn the_limit_depends_on_what_the_decoder_keeps() {
+    /// A frame with a window of 8 MiB, of one block of one byte.
+    const LARGE: [u8; 10] = [0x28, 0xb5, 0x2f, 0xfd, 0, 13 << 3, 9, 0, 0, b'x'];
+    const LARGE_BUFFER: u64 = (8 << 20) + 256 * 1024;
+    let image = arm64();
+    let size = image.len() as u64;
+    let asked = RefCell::new(Vec::new());
+    let with = |bytes: &[u8], limit: &dyn Fn(Demand) -> Result<u64, String>| {
+        asked.borrow_mut().clear();
+        KernelImage::within(artifact("kernel", bytes), Arch::Aarch64, &|demand| {
+            asked.borrow_mut().push(demand);
+            limit(demand)
+        })
+    };
+    let refused = |_| Err("4.1 MB are missing".to_owned());
+    // Nobody asks where nothing is unpacked.
+    for plain in [image.clone(), uki(ARM, &image)] {
+        assert!(with(&plain, &refused).is_ok() && asked.borrow().is_empty());
+    }
+    for packed in [gzip(&image), zstd(&image), uki(ARM, &zboot("zstd", &zstd(&image)))] {
+        let error = with(&packed, &refused).unwrap_err();
+        assert!(error.to_string().starts_with("kernel is not unpacked: 4.1 MB are missing"), "{error}");
+        assert_eq!((error.exit(), error.hint()), (Exit::NotEnoughMemory, "give the machine more memory"));
+    }
+    // The larger window stays, for memory that was taken once counts; what came out before counts too.
+    let several = [zstd(&image), LARGE.to_vec(), zstd(b"end")].concat();
+    let kernel = with(&several, &|_| Ok(u64::MAX)).unwrap();
+    assert_eq!(kernel.wrappings()[0].buffer, LARGE_BUFFER);
+    let asked_for = asked.borrow().clone();
+    let [first, second, third] = asked_for[..] else { panic!("{asked_for:?}") };
+    assert!(first.buffer < LARGE_BUFFER);
+    assert_eq!((second.buffer, third.buffer), (LARGE_BUFFER, LARGE_BUFFER));
+    assert_eq!(second, Demand { buffer: LARGE_BUFFER, size });
+    assert!(third.size > size);
+    // Where it does not fit beside that window, it is not unpacked to the end.
+    let scarce = |demand: Demand| Ok(if demand.buffer < LARGE_BUFFER { size } else { size - 1 });
+    assert!(with(&zstd(&image), &scarce).is_ok());
+    assert!(matches!(with(&several, &scarce), Err(Error::TooLarge { limit, .. }) if limit == size - 1));
+    // The layers count together, each with its own decoder.
+    let nested = zstd(&gzip(&image));
+    let kernel = with(&nested, &|_| Ok(u64::MAX)).unwrap();
+    assert!(kernel.wrappings()[0].buffer > 0 && kernel.wrappings()[1].buffer == 0);
+    let between = kernel.wrappings()[1].size;
+    assert_eq!(asked.borrow()[1], Demand { buffer: 0, size: between });
+    assert!(with(&nested, &|_| Ok(between + size)).is_ok());
+    let error = with(&nested, &|_| Ok(between + size - 1)).unwrap_err();
+    assert!(matches!(&error, Error::Within { error, .. } if matches!(**error, Error::TooLarge { .. })));
+}
+
+#[test]
 fn an_unpacked_kernel_at_the_limit_is_taken() {
     let image = arm64();
-    let with = |limit| KernelImage::within(artifact("kernel", &gzip(&image)), Arch::Aarch64, limit);
+    let with = |limit| KernelImage::within(artifact("kernel", &gzip(&image)), Arch::Aarch64, &at_most(limit));
     assert!(with(image.len() as u64).is_ok());
     assert!(matches!(with(image.len() as u64 - 1), Err(Error::TooLarge { .. })));
 }
@@ -364,7 +417,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        match KernelImage::within(artifact("kernel", &bytes), Arch::Aarch64, 1 << 20) {
+        match KernelImage::within(artifact("kernel", &bytes), Arch::Aarch64, &at_most(1 << 20)) {
             // What is compressed has a checksum, which the file's own SHA-256 does not need to be.
             Ok(kernel) if which < 2 && !kernel.wrappings().is_empty() => {
                 prop_assert_eq!(&*kernel.map().unwrap(), image);

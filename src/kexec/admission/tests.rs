@@ -4,6 +4,7 @@ use super::*;
 use crate::arch::Arch;
 use crate::error::Exit;
 use crate::fetch::operator;
+use crate::image::testing::arm64_of;
 use Call::{FileLoad, Load};
 use proptest::prelude::*;
 
@@ -123,7 +124,7 @@ fn machine(available: u64) -> (tempfile::TempDir, Paths) {
 fn what_is_unpacked_must_be_loadable_too() {
     let (_root, paths) = machine(200 * MB);
     for calls in [&BOTH[..], &[FileLoad], &[Load]] {
-        let most = most_unpacked(calls, 10 * MB, 20 * MB, &paths);
+        let most = unpacked(calls, 20 * MB, Demand::default(), &paths).unwrap();
         let fits = |kernel| {
             let here = Needs { wrapper: 10 * MB, here: 30 * MB, ..Needs::loading(kernel, kernel, 20 * MB) };
             admit(calls, &here, available(200 * MB)).is_ok()
@@ -131,18 +132,59 @@ fn what_is_unpacked_must_be_loadable_too() {
         assert!(fits(most) && !fits(most + 1), "{calls:?}");
     }
     // Two kernels and a ramdisk, less the wrapper that is given back: 200 - 2 - 1.8 = 2 * 93.1 + 20 - 10.
-    let most = most_unpacked(&BOTH, 10 * MB, 20 * MB, &paths);
+    let most = unpacked(&BOTH, 20 * MB, Demand::default(), &paths).unwrap();
     assert!((93 * MB..94 * MB).contains(&most), "{most}");
-    assert_eq!(most_unpacked(&BOTH, 10 * MB, 400 * MB, &paths), 0);
-    assert_eq!(most_unpacked(&BOTH, 1, 1, &machine(64 << 30).1), MOST_UNPACKED);
-    assert_eq!(most_unpacked(&BOTH, 1, 1, &Paths::under("/nonexistent")), MOST_UNPACKED);
+    assert!(matches!(
+        unpacked(&BOTH, 400 * MB, Demand::default(), &paths),
+        Err(Error::Memory { needed, available }) if needed > available
+    ));
+    for paths in [&machine(64 << 30).1, &Paths::under("/nonexistent")] {
+        assert_eq!(unpacked(&BOTH, 1, Demand::default(), paths).unwrap(), MOST_UNPACKED);
+    }
+}
+
+#[test]
+fn what_the_decoder_keeps_counts_while_it_unpacks() {
+    // The published file is larger than the ramdisk, so that unwrapping takes more than kexec_load does.
+    let (_root, paths) = machine(200 * MB);
+    let most = |buffer| unpacked(&[Load], MB, Demand { buffer, size: 0 }, &paths).unwrap();
+    let (none, some, all) = (most(0), most(128 * MB), most(u64::MAX));
+    // 10 are here, and given back: 2 * 102.6 = 200 + 10 - 2 - 1.6 - 1.
+    assert!((102 * MB..103 * MB).contains(&none), "{none}");
+    // 2 * 98.1 = 200 - 2 - 1.6: never more is kept than there is.
+    assert!((98 * MB..99 * MB).contains(&some) && some == all, "{some} {all}");
+    // 20 and the rest.
+    let (none, some) = (most(0), most(20 * MB));
+    assert_eq!(none, some);
+    // kexec_file_load takes more later, whatever the decoder keeps.
+    let file = |buffer| unpacked(&[FileLoad], MB, Demand { buffer, size: 0 }, &paths).unwrap();
+    assert_eq!(file(0), file(u64::MAX));
+}
+
+#[test]
+fn what_is_known_to_come_out_is_asked_for_before() {
+    let (_root, paths) = machine(200 * MB);
+    let ask = |size| unpacked(&BOTH, MB, Demand { buffer: 128 * MB, size }, &paths);
+    let most = ask(0).unwrap();
+    assert_eq!(ask(most).unwrap(), most);
+    let error = ask(120 * MB).unwrap_err();
+    let Error::Memory { needed, available } = error else { panic!("{error}") };
+    // Published file and ramdisk are here; what comes out, and the same in the decoder.
+    assert_eq!((needed, available), (240 * MB + 251 * MB / 128 + 2 * MB, 200 * MB));
+    assert!(error.to_string().ends_with("46.0 MB are missing"), "{error}");
+    assert!(ask(u64::MAX).is_err());
+}
+
+/// From a published file of 10 MiB.
+fn unpacked(calls: &[Call], ramdisk: u64, demand: Demand, paths: &Paths) -> Result<u64, Error> {
+    most_unpacked(calls, 10 * MB, ramdisk, demand, Meminfo::read(paths))
 }
 
 #[test]
 fn archives_are_joined_only_where_there_is_room_for_the_largest_twice() {
     let mut head = include_bytes!("../../image/testdata/debian-6.1-arm64.head").to_vec();
     head.resize(1 << 20, 0);
-    let kernel = operator::vouched("kernel", &mut head.as_slice(), u64::MAX).unwrap();
+    let kernel = operator::vouched("kernel", &mut arm64_of(head).as_slice(), u64::MAX).unwrap();
     let kernel = KernelImage::from_artifact(kernel, Arch::Aarch64).unwrap();
     // The kernel takes 26.7 MiB once it is placed. Loading: that, 2 MiB, and both ramdisks once more.
     let ask = |parts: &[u64], available| {
@@ -183,13 +225,14 @@ fn on_x86_the_bss_is_not_part_of_what_kexec_load_copies() {
 
 fn needs() -> impl Strategy<Value = Needs> {
     let size = || prop_oneof![0..4096 * MB, any::<u64>()];
-    (size(), size(), size(), size(), size(), size(), size(), size()).prop_map(
-        |(kernel, placed, copied, ramdisk, wrapper, part, beside, here)| Needs {
+    (size(), size(), size(), size(), size(), size(), size(), size(), size()).prop_map(
+        |(kernel, placed, copied, ramdisk, wrapper, buffer, part, beside, here)| Needs {
             kernel,
             placed,
             copied,
             ramdisk,
             wrapper,
+            buffer,
             part,
             beside,
             here,
@@ -221,7 +264,7 @@ proptest! {
         total: u64,
         available in 0..16_384 * MB,
         more: u64,
-        which in 0usize..7,
+        which in 0usize..8,
     ) {
         let before = admitted(&needs, total, available);
         let after = admitted(&needs, total.saturating_add(more), available.saturating_add(more));
@@ -233,6 +276,7 @@ proptest! {
             &mut smaller.copied,
             &mut smaller.ramdisk,
             &mut smaller.wrapper,
+            &mut smaller.buffer,
             &mut smaller.part,
             &mut smaller.beside,
         ].into_iter().nth(which).unwrap();

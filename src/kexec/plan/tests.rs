@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::fetch::operator::vouched;
+use crate::image::testing::arm64_of;
 use crate::kexec::{Availability, Method};
 
 const TREE: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-gicv3.dtb");
@@ -21,6 +22,7 @@ fn machine() -> (tempfile::TempDir, Paths) {
 fn target(cmdline: &str) -> Target {
     let mut kernel = include_bytes!("../../image/testdata/debian-6.1-arm64.head").to_vec();
     kernel.resize(1 << 20, 0);
+    let kernel = arm64_of(kernel);
     let kernel = vouched("kernel", &mut kernel.as_slice(), u64::MAX).unwrap();
     let initrd = vouched("initramfs", &mut [1; 5000].as_slice(), u64::MAX).unwrap();
     Target {
