@@ -45,8 +45,7 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), signatures(), secure_boot(), chains(), commands(), handoff()]
-        .concat()
+    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands(), handoff()].concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -185,30 +184,6 @@ fn refusals() -> Vec<Scenario> {
         refused("lockdown-load", X86, "lockdown=integrity phase.kexec=load", Form::Plain),
         refused("lockdown-load", ARM, "lockdown=integrity", Form::Plain),
         refused("lockdown-unsigned", X86, "lockdown=integrity", Form::Unsigned),
-    ]
-}
-
-/// A kernel that demands signatures, and is not locked down: kexec_load needs none.
-fn signatures() -> Vec<Scenario> {
-    const LAB: Id = Id::LabArm64;
-    let on = |name, form, expect, also: &[Check]| {
-        let step = Step { publish: RELEASE, ..Step::new(expect) };
-        let mut scenario = Scenario::new(name, LAB, vec![step]);
-        scenario.first = Form::SignedOnly;
-        scenario.next = Some((LAB, form));
-        scenario.also = also.to_vec();
-        scenario
-    };
-    let falls_back =
-        |name, form, answer| on(name, form, Expect::Boots(&[]), &[Check::Says(answer), Call::Load.check()]);
-    let mut demanded =
-        on("signature-demanded-by-policy", Form::Plain, Expect::Fails { code: 21, says: "ENODATA" }, &[]);
-    demanded.policy = Some(r#"{"require_kernel_keyring":true}"#);
-    vec![
-        on("signature-demanded", Form::Enrolled, Expect::Boots(&[]), &[Call::File.check()]),
-        falls_back("signature-missing", Form::Plain, "ENODATA"),
-        falls_back("signature-rejected", Form::Tampered, "EKEYREJECTED"),
-        demanded,
     ]
 }
 

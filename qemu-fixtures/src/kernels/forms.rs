@@ -26,10 +26,6 @@ pub(crate) enum Form {
     Unsigned,
     /// Signed with the key that the lab's firmware has enrolled, and with no other.
     Enrolled,
-    /// The same, and changed after it was signed, where no kernel looks.
-    Tampered,
-    /// Built to take nothing from kexec_file_load but what is signed so; it has kexec_load, too.
-    SignedOnly,
 }
 
 /// The certificate in the variables of Debian's `snakeoil` firmware, and its key.
@@ -47,8 +43,6 @@ impl Form {
             Self::ZbootGzip | Self::ZbootZstd => "zboot",
             Self::Unsigned => "unsigned",
             Self::Enrolled => "enrolled",
-            Self::Tampered => "tampered",
-            Self::SignedOnly => "signed-only",
         }
     }
 
@@ -56,10 +50,9 @@ impl Form {
     pub(crate) fn of(self, kernel: &Kernel) -> Result<PathBuf> {
         match (self, kernel.id) {
             (Self::Plain | Self::Uki, _) => return Ok(kernel.image.clone()),
-            (
-                Self::Gzip | Self::Zstd | Self::ZbootGzip | Self::ZbootZstd | Self::SignedOnly,
-                Id::LabArm64,
-            ) => return Ok(lab_arm64::form(kernel, self)),
+            (Self::Gzip | Self::Zstd | Self::ZbootGzip | Self::ZbootZstd, Id::LabArm64) => {
+                return Ok(lab_arm64::form(kernel, self));
+            }
             _ => {}
         }
         let _turn = folders::lock("forms")?;
@@ -76,8 +69,7 @@ impl Form {
             Self::Zstd => compress("zstd", &["-q", "-19"], &file, "zst")?,
             Self::Unsigned => without_signature(&file)?,
             Self::Enrolled => enrolled(&without_signature(&file)?, kernel.id.arch())?,
-            Self::Tampered => tampered(&enrolled(&without_signature(&file)?, kernel.id.arch())?)?,
-            Self::Plain | Self::Uki | Self::ZbootGzip | Self::ZbootZstd | Self::SignedOnly => {
+            Self::Plain | Self::Uki | Self::ZbootGzip | Self::ZbootZstd => {
                 anyhow::bail!("{} as {self:?}: only the lab's own kernel is built so", kernel.id)
             }
         };
@@ -99,35 +91,17 @@ fn without_signature(file: &Path) -> Result<PathBuf> {
     Ok(file.to_owned())
 }
 
-/// The public half of the firmware's key.
-pub(super) fn certificate(arch: Arch) -> PathBuf {
-    firmware(arch).join(CERTIFICATE)
-}
-
-fn firmware(arch: Arch) -> &'static Path {
-    Path::new(match arch {
+fn enrolled(file: &Path, arch: Arch) -> Result<PathBuf> {
+    let folder = Path::new(match arch {
         Arch::X86_64 => "/usr/share/ovmf",
         Arch::Aarch64 => "/usr/share/qemu-efi-aarch64",
-    })
-}
-
-fn enrolled(file: &Path, arch: Arch) -> Result<PathBuf> {
+    });
     let (key, signed) = (file.with_extension("pem"), file.with_extension("signed"));
     let mut open = Command::new("openssl");
-    open.args(["pkey", "-passin", PASSPHRASE, "-in"]).arg(firmware(arch).join(KEY)).arg("-out").arg(&key);
+    open.args(["pkey", "-passin", PASSPHRASE, "-in"]).arg(folder.join(KEY)).arg("-out").arg(&key);
     run::quiet(&mut open)?;
     let mut sign = Command::new("sbsign");
-    sign.arg("--key").arg(&key).arg("--cert").arg(certificate(arch));
+    sign.arg("--key").arg(&key).arg("--cert").arg(folder.join(CERTIFICATE));
     run::quiet(sign.arg("--output").arg(&signed).arg(file))?;
     Ok(signed)
-}
-
-/// Another date in the PE file's header: it is signed, and read by nobody.
-fn tampered(file: &Path) -> Result<PathBuf> {
-    let mut bytes = fs::read(file)?;
-    let field = bytes.get(0x3c..0x40).and_then(|field| field.try_into().ok()).map(u32::from_le_bytes);
-    let header = usize::try_from(field.context("no PE file")?)?;
-    *bytes.get_mut(header + 8).context("a PE file without header")? ^= 1;
-    fs::write(file, bytes)?;
-    Ok(file.to_owned())
 }

@@ -7,13 +7,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::{Form, Id, Kernel, forms};
+use super::{Form, Id, Kernel};
 use crate::apt::{self, Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
 
 const FRAGMENT: &str = include_str!("../../kernels/lab-arm64.config");
-const SIGNED_ONLY: &str = include_str!("../../kernels/lab-arm64-signed-only.config");
 
 /// The kernel, built if this source, configuration and compiler have not met before.
 pub(super) fn get(id: Id) -> Result<Kernel> {
@@ -22,7 +21,7 @@ pub(super) fn get(id: Id) -> Result<Kernel> {
     let gcc = run::text(Command::new(Arch::Aarch64.gcc()).arg("--version"))
         .context("no C compiler for aarch64; run: cargo lab setup")?;
     let mut key = Sha256::new();
-    for part in [source.sha256(), FRAGMENT, ZSTD, SIGNED_ONLY, gcc.lines().next().unwrap_or_default()] {
+    for part in [source.sha256(), FRAGMENT, ZSTD, gcc.lines().next().unwrap_or_default()] {
         key.update(part.as_bytes());
         key.update(b"\0");
     }
@@ -41,14 +40,12 @@ pub(super) fn form(kernel: &Kernel, form: Form) -> PathBuf {
         Form::Gzip => "Image.gz",
         Form::Zstd => "Image.zst",
         Form::ZbootGzip => ZBOOT_GZIP,
-        Form::SignedOnly => IMAGE_SIGNED_ONLY,
         _ => ZBOOT_ZSTD,
     })
 }
 
 const ZBOOT_GZIP: &str = "vmlinuz-gzip.efi";
 const ZBOOT_ZSTD: &str = "vmlinuz-zstd.efi";
-const IMAGE_SIGNED_ONLY: &str = "Image-signed-only";
 /// What an EFI zboot image is compressed with is part of the configuration.
 const ZSTD: &str = "# CONFIG_KERNEL_GZIP is not set\nCONFIG_KERNEL_ZSTD=y\n";
 
@@ -79,8 +76,7 @@ fn build(source: &Deb, into: &Path) -> Result<()> {
     for command in [make(&["tinyconfig"]), merge(&config), make(&["olddefconfig"])] {
         step(command)?;
     }
-    let followed = |fragment| check(&fs::read_to_string(tree.join(".config"))?, fragment);
-    followed(FRAGMENT)?;
+    check(&fs::read_to_string(tree.join(".config"))?)?;
     step(make(&["Image", "Image.gz", "Image.zst", "vmlinuz.efi"]))?;
 
     let release = run::text(make(&["kernelrelease", "-s"]).current_dir(&tree))?;
@@ -102,14 +98,6 @@ fn build(source: &Deb, into: &Path) -> Result<()> {
         step(command)?;
     }
     fs::copy(boot.join("vmlinuz.efi"), done.join(ZBOOT_ZSTD))?;
-    fs::write(&config, SIGNED_ONLY)?;
-    fs::copy(forms::certificate(Arch::Aarch64), tree.join("lab.pem"))
-        .context("no certificate of the firmware; run: cargo lab setup")?;
-    for command in [merge(&config), make(&["olddefconfig"]), make(&["Image"])] {
-        step(command)?;
-    }
-    followed(SIGNED_ONLY)?;
-    fs::copy(boot.join("Image"), done.join(IMAGE_SIGNED_ONLY))?;
     fs::write(done.join("release"), release)?;
     fs::rename(&done, into)?;
     fs::remove_dir_all(&work)?;
@@ -168,19 +156,19 @@ fn logged(command: &mut Command, log: &File, work: &Path) -> Result<()> {
 }
 
 /// Kconfig drops options whose dependencies are missing without a word.
-fn check(config: &str, fragment: &str) -> Result<()> {
-    let lost: Vec<&str> = fragment
+fn check(config: &str) -> Result<()> {
+    let lost: Vec<&str> = FRAGMENT
         .lines()
         .filter(|line| line.starts_with("CONFIG_"))
         .filter(|wanted| !config.lines().any(|line| line == *wanted))
         .collect();
-    let gained: Vec<&str> = fragment
+    let gained: Vec<&str> = FRAGMENT
         .lines()
         .filter_map(|line| line.strip_prefix("# ")?.strip_suffix(" is not set"))
         .filter(|name| config.lines().any(|line| line.split_once('=').is_some_and(|(set, _)| set == *name)))
         .collect();
     if !lost.is_empty() || !gained.is_empty() {
-        bail!("the configuration was not followed: lost {lost:?}, set although unwanted {gained:?}");
+        bail!("lab-arm64.config was not followed: lost {lost:?}, set although unwanted {gained:?}");
     }
     Ok(())
 }
@@ -191,10 +179,10 @@ mod tests {
 
     #[test]
     fn an_option_that_kconfig_dropped_is_named() {
-        assert!(check(FRAGMENT, FRAGMENT).is_ok());
+        assert!(check(FRAGMENT).is_ok());
         let without = FRAGMENT.replace("CONFIG_KEXEC_FILE=y\n", "");
-        assert!(check(&without, FRAGMENT).unwrap_err().to_string().contains("CONFIG_KEXEC_FILE=y"));
+        assert!(check(&without).unwrap_err().to_string().contains("CONFIG_KEXEC_FILE=y"));
         let with = format!("{FRAGMENT}CONFIG_PACKET=y\n");
-        assert!(check(&with, FRAGMENT).unwrap_err().to_string().contains("CONFIG_PACKET"));
+        assert!(check(&with).unwrap_err().to_string().contains("CONFIG_PACKET"));
     }
 }
