@@ -1,7 +1,7 @@
 //! Kernel modules for the devices that are there: `modalias` against modules.alias, dependencies
 //! from modules.dep. Source: kmod's modules.dep(5), modprobe(8); Documentation/kbuild/modules.rst.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use crate::paths::Paths;
 const COMPRESSED: i32 = 4;
 /// A driver can make new devices appear, which need drivers in turn; this often at most.
 const MOST_ROUNDS: u32 = 8;
+/// Where drivers of network cards are, whatever bus these are on.
+const NETWORK: &str = "/drivers/net/";
 /// Aliases and names that no device carries, and the kernel would ask modprobe for: AF_PACKET sockets
 /// for DHCP, IPv6, and for the rollback record file systems with what they need.
 const WANTED: [&str; 10] = [
@@ -49,6 +51,15 @@ pub(super) struct Modules {
     attempts: Attempts,
     /// Names to be logged.
     loaded: Vec<String>,
+    /// Modaliases of network cards, whose drivers are loaded after all others.
+    network: VecDeque<String>,
+}
+
+/// Which of the modules for a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    ButNetwork,
+    All,
 }
 
 impl Modules {
@@ -71,30 +82,55 @@ impl Modules {
             seen: HashSet::new(),
             attempts: Attempts::default(),
             loaded: Vec::new(),
+            network: VecDeque::new(),
         }
     }
 
-    /// Loads a module for every device that has one, until no further one turns up. What failed
-    /// before is tried again. `look` is called before each look at the devices.
+    /// Loads a module for every device that has one, until no further one turns up, but for drivers of
+    /// network cards: see [`load_network`](Self::load_network). What failed before is tried again. `look`
+    /// is called before each look at the devices.
     pub(super) fn load_all(&mut self, look: impl FnMut()) {
         self.seen.clear();
+        self.network.clear();
         self.attempts.forget_failures();
-        self.load_new(look);
+        self.load(Part::ButNetwork, look);
     }
 
-    /// As [`load_all`](Self::load_all), only for devices that were not there then.
-    pub(super) fn load_new(&mut self, mut look: impl FnMut()) {
+    /// Loads modules for devices that were not there before.
+    pub(super) fn load_new(&mut self, look: impl FnMut()) {
+        self.load(Part::All, look);
+    }
+
+    /// Loads the drivers of the next network card that [`load_all`](Self::load_all) has left, in the order
+    /// in which it came by them: names of links follow it. False if there is none.
+    pub(super) fn load_network(&mut self) -> bool {
+        let next = self.network.pop_front();
+        if let Some(modalias) = &next {
+            self.load_part(modalias, Part::All);
+        }
+        if self.network.is_empty() {
+            self.say_loaded();
+        }
+        next.is_some()
+    }
+
+    /// Whether drivers of network cards are left.
+    pub(super) fn has_network(&self) -> bool {
+        !self.network.is_empty()
+    }
+
+    fn load(&mut self, part: Part, mut look: impl FnMut()) {
         if self.index.aliases.is_empty() {
             return;
         }
         for alias in WANTED {
-            self.load_matching(alias.to_owned());
+            self.load_matching(alias, part);
         }
         for _ in 0..MOST_ROUNDS {
             let before = self.seen.len();
             look();
             for modalias in modaliases(&self.buses) {
-                self.load_matching(modalias);
+                self.load_matching(&modalias, part);
             }
             if self.seen.len() == before {
                 break;
@@ -106,7 +142,7 @@ impl Modules {
     /// Loads modules by name, if there are such.
     pub(super) fn load_named(&mut self, names: &[&str]) {
         for name in names {
-            self.load_matching((*name).to_owned());
+            self.load_matching(name, Part::All);
         }
         self.say_loaded();
     }
@@ -118,11 +154,20 @@ impl Modules {
         }
     }
 
-    fn load_matching(&mut self, modalias: String) {
-        if self.seen.contains(&modalias) {
-            return;
+    fn load_matching(&mut self, modalias: &str, part: Part) {
+        if !self.seen.contains(modalias) {
+            self.load_part(modalias, part);
+            self.seen.insert(modalias.to_owned());
         }
-        for files in self.index.matching(&modalias) {
+    }
+
+    fn load_part(&mut self, modalias: &str, part: Part) {
+        let mut left = false;
+        for files in self.index.matching(modalias) {
+            if part == Part::ButNetwork && files.first().is_some_and(|file| file.contains(NETWORK)) {
+                left = true;
+                continue;
+            }
             // Dependencies stand after the module that needs them.
             for file in files.iter().rev() {
                 if !self.attempts.wants(file) {
@@ -134,7 +179,9 @@ impl Modules {
                 }
             }
         }
-        self.seen.insert(modalias);
+        if left {
+            self.network.push_back(modalias.to_owned());
+        }
     }
 }
 
@@ -395,6 +442,43 @@ mod tests {
         modules.load_new(|| {});
         assert_eq!(tried(&modules), ["a.ko", "b.ko", "c.ko"]);
         assert!(modules.attempts.0.values().all(|attempt| attempt.result == Err(Errno::NOENT)));
+    }
+
+    #[test]
+    fn drivers_of_network_cards_come_last_in_their_order() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let folder = paths.modules(&release);
+        fs::create_dir_all(&folder).unwrap();
+        let (dep, alias) = (
+            "kernel/drivers/net/z.ko: kernel/net/core/f.ko\nkernel/net/core/f.ko:\n\
+             kernel/drivers/net/usb/y.ko:\nkernel/drivers/block/b.ko:\n",
+            "alias pci:1* z\nalias usb:2* y\nalias pci:3* b\nalias pci:1* b\n",
+        );
+        fs::write(folder.join("modules.dep"), dep).unwrap();
+        fs::write(folder.join("modules.alias"), alias).unwrap();
+        for (number, modalias) in ["usb:2", "pci:1", "pci:3"].iter().enumerate() {
+            let device = paths.buses().join("bus/devices").join(number.to_string());
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("modalias"), modalias).unwrap();
+        }
+        let mut modules = Modules::read(&paths);
+        let tried = |modules: &Modules| {
+            let mut names: Vec<String> = modules.attempts.0.keys().map(|file| module_name(file)).collect();
+            names.sort();
+            names.concat()
+        };
+        for _ in 0..2 {
+            modules.load_all(|| {});
+            assert!(modules.has_network());
+            assert_eq!(modules.network, ["pci:1", "usb:2"]);
+        }
+        assert_eq!(tried(&modules), "b");
+        assert!(modules.load_network() && modules.has_network());
+        assert_eq!(tried(&modules), "bfz");
+        assert!(modules.load_network() && !modules.has_network() && !modules.load_network());
+        assert_eq!(tried(&modules), "bfyz");
     }
 
     proptest! {
