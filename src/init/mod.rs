@@ -11,6 +11,7 @@ mod failure;
 mod hotplug;
 mod modules;
 mod mounts;
+mod parameters;
 mod watchdog;
 
 use std::fs;

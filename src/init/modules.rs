@@ -2,12 +2,16 @@
 //! from modules.dep. Source: kmod's modules.dep(5), modprobe(8); Documentation/kbuild/modules.rst.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
 use rustix::io::Errno;
 
+use super::parameters;
+use crate::config;
+use crate::error::printable;
 use crate::paths::Paths;
 
 /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h, since Linux 5.17.
@@ -38,6 +42,8 @@ struct Index {
     files: HashMap<String, Vec<String>>,
     /// Pattern and module name.
     aliases: Vec<(String, String)>,
+    /// Modules that no alias stands for: see [`parameters`].
+    blacklist: HashSet<String>,
 }
 
 /// Loads modules, and remembers what came of it.
@@ -46,6 +52,8 @@ pub(super) struct Modules {
     index: Index,
     folder: PathBuf,
     buses: PathBuf,
+    /// The kernel's command line.
+    line: String,
     /// Modaliases whose modules were tried.
     seen: HashSet<String>,
     attempts: Attempts,
@@ -68,17 +76,20 @@ impl Modules {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let folder = paths.modules(&release);
         let read = |name| fs::read_to_string(folder.join(name));
-        let index = match read("modules.dep") {
+        let mut index = match read("modules.dep") {
             Ok(dep) => Index::parse(&dep, &read("modules.alias").unwrap_or_default()),
             Err(_) => {
                 debug!("no modules.dep for kernel {release}: everything needed must be built in");
                 Index::default()
             }
         };
+        let line = config::kernel_cmdline(paths).unwrap_or_default();
+        index.blacklist = parameters::blacklisted(&line);
         Self {
             index,
             folder,
             buses: paths.buses(),
+            line,
             seen: HashSet::new(),
             attempts: Attempts::default(),
             loaded: Vec::new(),
@@ -173,9 +184,11 @@ impl Modules {
                 if !self.attempts.wants(file) {
                     continue;
                 }
-                let result = insert(&self.folder.join(file));
+                let name = module_name(file);
+                let parameters = parameters::of_module(&self.line, &name);
+                let result = insert(&self.folder.join(file), &name, &parameters);
                 if self.attempts.note(file, result) {
-                    report(file, result, &mut self.loaded);
+                    report(file, name, &parameters, result, &mut self.loaded);
                 }
             }
         }
@@ -185,8 +198,7 @@ impl Modules {
     }
 }
 
-fn report(file: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
-    let name = module_name(file);
+fn report(file: &str, name: String, parameters: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
     match result {
         Ok(()) => loaded.push(name),
         Err(Errno::EXIST) => {}
@@ -194,7 +206,8 @@ fn report(file: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
         Err(Errno::OPNOTSUPP) => {
             warn!("module {name}: this kernel cannot decompress {file}; pack the plain .ko");
         }
-        Err(errno) => warn!("module {name} cannot be loaded: {errno}"),
+        Err(errno) if parameters.is_empty() => warn!("module {name} cannot be loaded: {errno}"),
+        Err(errno) => warn!("module {name} cannot be loaded with {}: {errno}", printable(parameters)),
     }
 }
 
@@ -227,12 +240,13 @@ impl Attempts {
     }
 }
 
-fn insert(path: &Path) -> Result<(), Errno> {
+fn insert(path: &Path, name: &str, parameters: &str) -> Result<(), Errno> {
     let file = File::open(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    // Otherwise it makes a bond by itself: Documentation/networking/bonding.rst.
-    let parameters = if module_name(&path.to_string_lossy()) == "bonding" { c"max_bonds=0" } else { c"" };
+    // Otherwise it makes a bond by itself: Documentation/networking/bonding.rst. Of two values the last counts.
+    let own = if name == "bonding" { "max_bonds=0 " } else { "" };
+    let parameters = CString::new([own, parameters].concat()).map_err(|_| Errno::INVAL)?;
     let plain = path.extension().is_some_and(|extension| extension == "ko");
-    rustix::system::finit_module(&file, parameters, if plain { 0 } else { COMPRESSED })
+    rustix::system::finit_module(&file, &parameters, if plain { 0 } else { COMPRESSED })
 }
 
 /// The modalias of every device on every bus. Buses list their devices flat: walking all of
@@ -271,8 +285,9 @@ impl Index {
 
     /// The file lists of every module that a device with this modalias can use, or that is called so.
     fn matching<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a Vec<String>> {
-        let matching =
-            self.aliases.iter().filter(|(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
+        let matching = self.aliases.iter().filter(|(pattern, module)| {
+            glob(pattern.as_bytes(), modalias.as_bytes()) && !self.blacklist.contains(module)
+        });
         matching.filter_map(|(_, module)| self.files.get(module)).chain(self.files.get(modalias))
     }
 }
@@ -283,7 +298,7 @@ fn module_name(file: &str) -> String {
     underscored(name.split('.').next().unwrap_or(name))
 }
 
-fn underscored(name: &str) -> String {
+pub(super) fn underscored(name: &str) -> String {
     name.replace('-', "_")
 }
 
@@ -382,6 +397,18 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0][0], "kernel/drivers/net/virtio_net.ko.xz");
         assert_eq!(found[0].len(), 3);
+    }
+
+    #[test]
+    fn a_blacklisted_module_is_loaded_only_by_name_or_where_another_needs_it() {
+        let mut index = Index::parse("a.ko: b.ko\nb.ko:\n", "alias pci:1 b\nalias pci:1 a\n");
+        let first = |index: &Index, alias: &str| -> Vec<String> {
+            index.matching(alias).map(|files| files.join(" ")).collect()
+        };
+        assert_eq!(first(&index, "pci:1"), ["b.ko", "a.ko b.ko"]);
+        index.blacklist = parameters::blacklisted("modprobe.blacklist=b");
+        assert_eq!(first(&index, "pci:1"), ["a.ko b.ko"]);
+        assert_eq!(first(&index, "b"), ["b.ko"]);
     }
 
     #[test]
