@@ -1,6 +1,8 @@
 //! The whole chain, from the network to the next kernel.
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use log::{debug, error, info, warn};
 
@@ -32,19 +34,22 @@ pub enum Ending {
 }
 
 /// Fetches, verifies, loads and starts the next kernel. Returns only when it was told not to start it.
+/// `drivers` is for [`Settings`].
 pub fn run(
     config: &Config,
     trust: &Trust,
     paths: &Paths,
     caller: Caller,
     ending: Ending,
+    drivers: Option<OwnedFd>,
 ) -> Result<Option<Plan>, Error> {
     let deadline = Deadline::after(config.timeout);
     let mut preflight = kexec::preflight(paths, config.method)?;
     if trust.policy().require_kernel_keyring {
         preflight = preflight.with_keyring()?;
     }
-    let (mut memory, found, network) = find(config, trust, paths, caller, purpose(caller, ending), deadline)?;
+    let (mut memory, found, network) =
+        find(config, trust, paths, caller, purpose(caller, ending), deadline, drivers)?;
     let content = found.manifest.manifest();
     admission::before_download(preflight.calls(), content.kernel.size, content.initramfs.size, paths)?;
     let artifacts = fetch::artifacts(&found.manifest, &found.client, paths)?;
@@ -81,12 +86,14 @@ pub fn find<'a>(
     caller: Caller,
     purpose: Purpose,
     deadline: Deadline,
+    drivers: Option<OwnedFd>,
 ) -> Result<(Memory<'a>, Found, Network), Error> {
     if config.providers.is_empty() && !trust.policy().may_set("phase.provider") {
         return Err(config::Error::NoProvider.into());
     }
     let mut uplinks = Uplinks::default();
-    let mut network = Network::start(paths, settings(config, trust), caller, deadline, uplinks.sink())?;
+    let settings = Settings { drivers: drivers.map(Arc::new), ..settings(config, trust) };
+    let mut network = Network::start(paths, settings, caller, deadline, uplinks.sink())?;
     uplinks.first(deadline)?;
     // Disks have had the network's time to appear.
     let mut memory = Memory::open(config, trust.policy(), paths, purpose, deadline)?;

@@ -225,7 +225,7 @@ impl Client {
         configure(&mut config);
         let deadline = Deadline::after(Duration::from_secs(30));
         let (_, found, _network) =
-            boot::find(&config, &trust, &paths, Caller::Command, Purpose::Look, deadline)?;
+            boot::find(&config, &trust, &paths, Caller::Command, Purpose::Look, deadline, None)?;
         Ok((found.manifest.manifest().manifest_version, found.manifest.url().to_owned()))
     }
 }

@@ -263,7 +263,7 @@ fn the_policy_decides_whether_a_network_may_name_providers() {
     // Refused before anything is raised.
     let Race { search, folder: _folder, .. } = Race::new(&[]).under(r#"{"settable":["phase.mode"]}"#);
     let Search { config, trust, paths, deadline, .. } = &search;
-    let found = boot::find(config, trust, paths, Caller::Command, Purpose::Look, *deadline).map(drop);
+    let found = boot::find(config, trust, paths, Caller::Command, Purpose::Look, *deadline, None).map(drop);
     assert_eq!(found.unwrap_err().exit(), Exit::Usage);
     for (settable, is_asked) in
         [(r#"["phase.provider"]"#, false), (r#"["phase.provider","phase.mode"]"#, true)]

@@ -160,7 +160,7 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
         (true, false) => Ending::LoadOnly,
         (false, false) => Ending::Exec,
     };
-    match boot::run(&config, &trust, paths, Caller::Command, ending)? {
+    match boot::run(&config, &trust, paths, Caller::Command, ending, None)? {
         Some(plan) => print(&format!("{plan}\n")),
         None => Ok(()),
     }
@@ -225,7 +225,7 @@ fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), E
     crate::log::keep_records(paths);
     let deadline = Deadline::after(config.timeout);
     let (_, Found { manifest, client, .. }, _network) =
-        boot::find(&config, &trust, paths, Caller::Command, Purpose::Look, deadline)?;
+        boot::find(&config, &trust, paths, Caller::Command, Purpose::Look, deadline, None)?;
     let artifacts = fetch::artifacts(&manifest, &client, paths)?;
     create_folder(out)?;
     write_artifact(&out.join("kernel"), &artifacts.kernel)?;

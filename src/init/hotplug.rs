@@ -2,7 +2,7 @@
 //! Source: netlink(7), NETLINK_KOBJECT_UEVENT; lib/kobject_uevent.c.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -29,21 +29,45 @@ pub(super) struct Hotplug {
     due: Option<Instant>,
     /// When that was last done.
     looked: Option<Instant>,
+    /// Closed when the drivers of all network cards were tried.
+    trying: Option<OwnedFd>,
 }
 
 impl Hotplug {
     /// Listens from now on.
     pub(super) fn start(paths: &Paths) -> Self {
         let socket = listen().inspect_err(|error| debug!("no uevents: {error}")).ok();
-        Self { modules: Modules::read(paths), socket, due: None, looked: None }
+        Self { modules: Modules::read(paths), socket, due: None, looked: None, trying: None }
     }
 
-    /// Loads modules for all devices, those included that failed before.
+    /// Loads modules for all devices, those included that failed before. The drivers of network cards are
+    /// due then.
     pub(super) fn load_all(&mut self) {
         let socket = &mut self.socket;
         self.modules.load_all(|| _ = drain(socket));
         self.looked = Some(Instant::now());
-        self.due = None;
+        (self.due, self.trying) = (None, None);
+    }
+
+    /// Loads the drivers of network cards now.
+    pub(super) fn load_network(&mut self) {
+        while self.modules.has_network() {
+            self.load_due();
+        }
+        self.load_due();
+    }
+
+    /// What is hung up when the drivers of all network cards were tried, if they were not yet.
+    pub(super) fn watch(&mut self) -> Option<OwnedFd> {
+        let pipe = self.modules.has_network().then(io::pipe)?;
+        let (watched, trying) = pipe.inspect_err(|error| debug!("no pipe: {error}")).ok()?;
+        self.trying = Some(trying.into());
+        Some(watched.into())
+    }
+
+    /// Leaves the drivers to the other process.
+    pub(super) fn leave(&mut self) {
+        self.trying = None;
     }
 
     /// Loads modules that no device asks for.
@@ -58,7 +82,7 @@ impl Hotplug {
 
     /// When [`load_due`](Self::load_due) is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        if self.modules.has_network() { Some(Instant::now()) } else { self.due }
     }
 
     /// Reads what the kernel has sent.
@@ -69,13 +93,23 @@ impl Hotplug {
         }
     }
 
-    /// Loads modules for new devices, if it is time to.
+    /// Loads modules for new devices, if it is time to. The drivers of network cards come before them, for one
+    /// kind of card at a time: each may take seconds.
     pub(super) fn load_due(&mut self) {
-        if self.due.is_some_and(|due| due <= Instant::now()) {
+        if self.modules.load_network() {
+            self.take_events();
+            // Without events, they may have brought anything about.
+            if !self.modules.has_network() && (self.due.is_some() || self.socket.is_none()) {
+                self.due = Some(Instant::now());
+            }
+        } else if self.due.is_some_and(|due| due <= Instant::now()) {
             let socket = &mut self.socket;
             self.modules.load_new(|| _ = drain(socket));
             self.looked = Some(Instant::now());
             self.due = None;
+        }
+        if self.due().is_none() {
+            self.trying = None;
         }
     }
 }
@@ -124,6 +158,7 @@ fn announces_device(event: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     #[test]
     fn only_new_devices_with_a_modalias_are_looked_for() {
@@ -139,6 +174,42 @@ mod tests {
         ] {
             assert!(!announces_device(other), "{}", other.escape_ascii());
         }
+    }
+
+    #[test]
+    fn whoever_watches_learns_that_all_drivers_were_tried() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        let folder = paths.modules(&rustix::system::uname().release().to_string_lossy());
+        std::fs::create_dir_all(&folder).unwrap();
+        // The files are not there, so nothing is loaded into the kernel that runs this test.
+        std::fs::write(folder.join("modules.dep"), "kernel/drivers/net/a.ko:\n").unwrap();
+        std::fs::write(folder.join("modules.alias"), "alias pci:* a\n").unwrap();
+        for modalias in ["pci:1", "pci:2"] {
+            let device = paths.buses().join("pci/devices").join(modalias);
+            std::fs::create_dir_all(&device).unwrap();
+            std::fs::write(device.join("modalias"), modalias).unwrap();
+        }
+        let mut hotplug = Hotplug::start(&paths);
+        for _ in 0..2 {
+            hotplug.load_all();
+            let watched = hotplug.watch().unwrap();
+            let hung_up = || {
+                let mut end = [PollFd::new(&watched, PollFlags::IN)];
+                poll(&mut end, Some(&Timespec::default())) == Ok(1)
+            };
+            // One a turn, however many there are.
+            assert!(hotplug.due().is_some_and(|due| due <= Instant::now()) && !hung_up());
+            hotplug.load_due();
+            assert!(hotplug.due().is_some_and(|due| due <= Instant::now()) && !hung_up());
+            hotplug.load_due();
+            hotplug.load_due();
+            assert!(hung_up());
+        }
+        assert!(hotplug.watch().is_none());
+        hotplug.load_all();
+        hotplug.load_network();
+        assert!(hotplug.watch().is_none());
     }
 
     #[test]

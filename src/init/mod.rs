@@ -11,6 +11,7 @@ mod failure;
 mod hotplug;
 mod modules;
 mod mounts;
+mod parameters;
 mod watchdog;
 
 use std::fs;
@@ -91,6 +92,9 @@ pub fn run() -> ! {
         let (on_fail, exit) = match configure(&paths) {
             Ok((config, trust)) => {
                 chores.hotplug.load_named(&link_modules(&config.network));
+                if config.network.takes_names() {
+                    chores.hotplug.load_network();
+                }
                 chores.watchdog.want(config.watchdog);
                 (config.on_fail, attempt(&config, &trust, &paths, &mut chores))
             }
@@ -163,15 +167,18 @@ fn raise_clock(trust: &Trust) {
     }
 }
 
-/// One boot attempt in a child process, while this one loads drivers for devices that appear.
+/// One boot attempt in a child process, while this one loads the drivers of network cards, and those for
+/// devices that appear: what the first card leads to need not wait for the driver of the last.
 /// Returns how it failed: success does not return.
 fn attempt(config: &Config, trust: &Trust, paths: &Paths, chores: &mut Chores) -> Exit {
     crate::log::flush();
+    let drivers = chores.hotplug.watch();
     let child = match fork() {
         Ok(Fork::Child) => {
+            chores.hotplug.leave();
             // Out of memory, this process goes first, and PID 1 lives to tell.
             let _ = fs::write("/proc/self/oom_score_adj", "1000");
-            let exit = match boot::run(config, trust, paths, Caller::Init, Ending::Exec) {
+            let exit = match boot::run(config, trust, paths, Caller::Init, Ending::Exec, drivers) {
                 Ok(_) => Exit::ExecFailed,
                 Err(error) => {
                     error!("{}", error.line());
@@ -181,7 +188,10 @@ fn attempt(config: &Config, trust: &Trust, paths: &Paths, chores: &mut Chores) -
             crate::log::flush();
             std::process::exit(i32::from(exit.code()));
         }
-        Ok(Fork::Parent(child)) => child,
+        Ok(Fork::Parent(child)) => {
+            drop(drivers);
+            child
+        }
         Err(errno) => return report(Error::Fork(errno)),
     };
     let within = config.timeout + GRACE;

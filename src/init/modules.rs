@@ -1,19 +1,25 @@
 //! Kernel modules for the devices that are there: `modalias` against modules.alias, dependencies
 //! from modules.dep. Source: kmod's modules.dep(5), modprobe(8); Documentation/kbuild/modules.rst.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
 use rustix::io::Errno;
 
+use super::parameters;
+use crate::config;
+use crate::error::printable;
 use crate::paths::Paths;
 
 /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h, since Linux 5.17.
 const COMPRESSED: i32 = 4;
 /// A driver can make new devices appear, which need drivers in turn; this often at most.
 const MOST_ROUNDS: u32 = 8;
+/// Where drivers of network cards are, whatever bus these are on.
+const NETWORK: &str = "/drivers/net/";
 /// Aliases and names that no device carries, and the kernel would ask modprobe for: AF_PACKET sockets
 /// for DHCP, IPv6, and for the rollback record file systems with what they need.
 const WANTED: [&str; 10] = [
@@ -36,6 +42,8 @@ struct Index {
     files: HashMap<String, Vec<String>>,
     /// Pattern and module name.
     aliases: Vec<(String, String)>,
+    /// Modules that no alias stands for: see [`parameters`].
+    blacklist: HashSet<String>,
 }
 
 /// Loads modules, and remembers what came of it.
@@ -44,11 +52,22 @@ pub(super) struct Modules {
     index: Index,
     folder: PathBuf,
     buses: PathBuf,
+    /// The kernel's command line.
+    line: String,
     /// Modaliases whose modules were tried.
     seen: HashSet<String>,
     attempts: Attempts,
     /// Names to be logged.
     loaded: Vec<String>,
+    /// Modaliases of network cards, whose drivers are loaded after all others.
+    network: VecDeque<String>,
+}
+
+/// Which of the modules for a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    ButNetwork,
+    All,
 }
 
 impl Modules {
@@ -57,44 +76,72 @@ impl Modules {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let folder = paths.modules(&release);
         let read = |name| fs::read_to_string(folder.join(name));
-        let index = match read("modules.dep") {
+        let mut index = match read("modules.dep") {
             Ok(dep) => Index::parse(&dep, &read("modules.alias").unwrap_or_default()),
             Err(_) => {
                 debug!("no modules.dep for kernel {release}: everything needed must be built in");
                 Index::default()
             }
         };
+        let line = config::kernel_cmdline(paths).unwrap_or_default();
+        index.blacklist = parameters::blacklisted(&line);
         Self {
             index,
             folder,
             buses: paths.buses(),
+            line,
             seen: HashSet::new(),
             attempts: Attempts::default(),
             loaded: Vec::new(),
+            network: VecDeque::new(),
         }
     }
 
-    /// Loads a module for every device that has one, until no further one turns up. What failed
-    /// before is tried again. `look` is called before each look at the devices.
+    /// Loads a module for every device that has one, until no further one turns up, but for drivers of
+    /// network cards: see [`load_network`](Self::load_network). What failed before is tried again. `look`
+    /// is called before each look at the devices.
     pub(super) fn load_all(&mut self, look: impl FnMut()) {
         self.seen.clear();
+        self.network.clear();
         self.attempts.forget_failures();
-        self.load_new(look);
+        self.load(Part::ButNetwork, look);
     }
 
-    /// As [`load_all`](Self::load_all), only for devices that were not there then.
-    pub(super) fn load_new(&mut self, mut look: impl FnMut()) {
+    /// Loads modules for devices that were not there before.
+    pub(super) fn load_new(&mut self, look: impl FnMut()) {
+        self.load(Part::All, look);
+    }
+
+    /// Loads the drivers of the next network card that [`load_all`](Self::load_all) has left, in the order
+    /// in which it came by them: names of links follow it. False if there is none.
+    pub(super) fn load_network(&mut self) -> bool {
+        let next = self.network.pop_front();
+        if let Some(modalias) = &next {
+            self.load_part(modalias, Part::All);
+        }
+        if self.network.is_empty() {
+            self.say_loaded();
+        }
+        next.is_some()
+    }
+
+    /// Whether drivers of network cards are left.
+    pub(super) fn has_network(&self) -> bool {
+        !self.network.is_empty()
+    }
+
+    fn load(&mut self, part: Part, mut look: impl FnMut()) {
         if self.index.aliases.is_empty() {
             return;
         }
         for alias in WANTED {
-            self.load_matching(alias.to_owned());
+            self.load_matching(alias, part);
         }
         for _ in 0..MOST_ROUNDS {
             let before = self.seen.len();
             look();
             for modalias in modaliases(&self.buses) {
-                self.load_matching(modalias);
+                self.load_matching(&modalias, part);
             }
             if self.seen.len() == before {
                 break;
@@ -106,7 +153,7 @@ impl Modules {
     /// Loads modules by name, if there are such.
     pub(super) fn load_named(&mut self, names: &[&str]) {
         for name in names {
-            self.load_matching((*name).to_owned());
+            self.load_matching(name, Part::All);
         }
         self.say_loaded();
     }
@@ -118,28 +165,40 @@ impl Modules {
         }
     }
 
-    fn load_matching(&mut self, modalias: String) {
-        if self.seen.contains(&modalias) {
-            return;
+    fn load_matching(&mut self, modalias: &str, part: Part) {
+        if !self.seen.contains(modalias) {
+            self.load_part(modalias, part);
+            self.seen.insert(modalias.to_owned());
         }
-        for files in self.index.matching(&modalias) {
+    }
+
+    fn load_part(&mut self, modalias: &str, part: Part) {
+        let mut left = false;
+        for files in self.index.matching(modalias) {
+            if part == Part::ButNetwork && files.first().is_some_and(|file| file.contains(NETWORK)) {
+                left = true;
+                continue;
+            }
             // Dependencies stand after the module that needs them.
             for file in files.iter().rev() {
                 if !self.attempts.wants(file) {
                     continue;
                 }
-                let result = insert(&self.folder.join(file));
+                let name = module_name(file);
+                let parameters = parameters::of_module(&self.line, &name);
+                let result = insert(&self.folder.join(file), &name, &parameters);
                 if self.attempts.note(file, result) {
-                    report(file, result, &mut self.loaded);
+                    report(file, name, &parameters, result, &mut self.loaded);
                 }
             }
         }
-        self.seen.insert(modalias);
+        if left {
+            self.network.push_back(modalias.to_owned());
+        }
     }
 }
 
-fn report(file: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
-    let name = module_name(file);
+fn report(file: &str, name: String, parameters: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
     match result {
         Ok(()) => loaded.push(name),
         Err(Errno::EXIST) => {}
@@ -147,7 +206,8 @@ fn report(file: &str, result: Result<(), Errno>, loaded: &mut Vec<String>) {
         Err(Errno::OPNOTSUPP) => {
             warn!("module {name}: this kernel cannot decompress {file}; pack the plain .ko");
         }
-        Err(errno) => warn!("module {name} cannot be loaded: {errno}"),
+        Err(errno) if parameters.is_empty() => warn!("module {name} cannot be loaded: {errno}"),
+        Err(errno) => warn!("module {name} cannot be loaded with {}: {errno}", printable(parameters)),
     }
 }
 
@@ -180,12 +240,13 @@ impl Attempts {
     }
 }
 
-fn insert(path: &Path) -> Result<(), Errno> {
+fn insert(path: &Path, name: &str, parameters: &str) -> Result<(), Errno> {
     let file = File::open(path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    // Otherwise it makes a bond by itself: Documentation/networking/bonding.rst.
-    let parameters = if module_name(&path.to_string_lossy()) == "bonding" { c"max_bonds=0" } else { c"" };
+    // Otherwise it makes a bond by itself: Documentation/networking/bonding.rst. Of two values the last counts.
+    let own = if name == "bonding" { "max_bonds=0 " } else { "" };
+    let parameters = CString::new([own, parameters].concat()).map_err(|_| Errno::INVAL)?;
     let plain = path.extension().is_some_and(|extension| extension == "ko");
-    rustix::system::finit_module(&file, parameters, if plain { 0 } else { COMPRESSED })
+    rustix::system::finit_module(&file, &parameters, if plain { 0 } else { COMPRESSED })
 }
 
 /// The modalias of every device on every bus. Buses list their devices flat: walking all of
@@ -224,8 +285,9 @@ impl Index {
 
     /// The file lists of every module that a device with this modalias can use, or that is called so.
     fn matching<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a Vec<String>> {
-        let matching =
-            self.aliases.iter().filter(|(pattern, _)| glob(pattern.as_bytes(), modalias.as_bytes()));
+        let matching = self.aliases.iter().filter(|(pattern, module)| {
+            glob(pattern.as_bytes(), modalias.as_bytes()) && !self.blacklist.contains(module)
+        });
         matching.filter_map(|(_, module)| self.files.get(module)).chain(self.files.get(modalias))
     }
 }
@@ -236,7 +298,7 @@ fn module_name(file: &str) -> String {
     underscored(name.split('.').next().unwrap_or(name))
 }
 
-fn underscored(name: &str) -> String {
+pub(super) fn underscored(name: &str) -> String {
     name.replace('-', "_")
 }
 
@@ -338,6 +400,18 @@ mod tests {
     }
 
     #[test]
+    fn a_blacklisted_module_is_loaded_only_by_name_or_where_another_needs_it() {
+        let mut index = Index::parse("a.ko: b.ko\nb.ko:\n", "alias pci:1 b\nalias pci:1 a\n");
+        let first = |index: &Index, alias: &str| -> Vec<String> {
+            index.matching(alias).map(|files| files.join(" ")).collect()
+        };
+        assert_eq!(first(&index, "pci:1"), ["b.ko", "a.ko b.ko"]);
+        index.blacklist = parameters::blacklisted("modprobe.blacklist=b");
+        assert_eq!(first(&index, "pci:1"), ["a.ko b.ko"]);
+        assert_eq!(first(&index, "b"), ["b.ko"]);
+    }
+
+    #[test]
     fn what_the_kernel_asks_for_by_name_is_found() {
         let index = Index::parse(
             "kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko\nkernel/fs/jbd2/jbd2.ko:\n\
@@ -395,6 +469,43 @@ mod tests {
         modules.load_new(|| {});
         assert_eq!(tried(&modules), ["a.ko", "b.ko", "c.ko"]);
         assert!(modules.attempts.0.values().all(|attempt| attempt.result == Err(Errno::NOENT)));
+    }
+
+    #[test]
+    fn drivers_of_network_cards_come_last_in_their_order() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let folder = paths.modules(&release);
+        fs::create_dir_all(&folder).unwrap();
+        let (dep, alias) = (
+            "kernel/drivers/net/z.ko: kernel/net/core/f.ko\nkernel/net/core/f.ko:\n\
+             kernel/drivers/net/usb/y.ko:\nkernel/drivers/block/b.ko:\n",
+            "alias pci:1* z\nalias usb:2* y\nalias pci:3* b\nalias pci:1* b\n",
+        );
+        fs::write(folder.join("modules.dep"), dep).unwrap();
+        fs::write(folder.join("modules.alias"), alias).unwrap();
+        for (number, modalias) in ["usb:2", "pci:1", "pci:3"].iter().enumerate() {
+            let device = paths.buses().join("bus/devices").join(number.to_string());
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("modalias"), modalias).unwrap();
+        }
+        let mut modules = Modules::read(&paths);
+        let tried = |modules: &Modules| {
+            let mut names: Vec<String> = modules.attempts.0.keys().map(|file| module_name(file)).collect();
+            names.sort();
+            names.concat()
+        };
+        for _ in 0..2 {
+            modules.load_all(|| {});
+            assert!(modules.has_network());
+            assert_eq!(modules.network, ["pci:1", "usb:2"]);
+        }
+        assert_eq!(tried(&modules), "b");
+        assert!(modules.load_network() && modules.has_network());
+        assert_eq!(tried(&modules), "bfz");
+        assert!(modules.load_network() && !modules.has_network() && !modules.load_network());
+        assert_eq!(tried(&modules), "bfyz");
     }
 
     proptest! {

@@ -38,6 +38,9 @@ pub struct Settings {
     /// Only this link.
     pub only: Option<String>,
     pub transport: Transport,
+    /// Hung up when the drivers of all cards were tried, if that is still to come: until then there is hope
+    /// for further links.
+    pub drivers: Option<Arc<OwnedFd>>,
 }
 
 /// What happens on the links.

@@ -1,7 +1,8 @@
 //! Several links under one thread: which come up, in which order, and what is left when one carries.
 
 use std::net::SocketAddrV4;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -181,6 +182,30 @@ fn hope_ends_with_the_last_link_and_each_tells_its_story() {
             let mut lab = Lab::new(2);
             lab.serve(0, &[]);
             lab.cable(1, "down");
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Drivers of further cards are still being tried: what is there is not all there is.
+#[test]
+fn hope_does_not_end_before_the_last_driver_was_tried() {
+    let name = "many::hope_does_not_end_before_the_last_driver_was_tried";
+    in_namespaces(
+        name,
+        |paths| {
+            let (watched_end, trying) = std::io::pipe().unwrap();
+            let drivers = Some(Arc::new(OwnedFd::from(watched_end)));
+            let settings = Settings { drivers, ..Settings::default() };
+            let mut watched = Watched::start(paths, settings, Caller::Command, 30);
+            assert_eq!(watched.until(|uplink| uplink.complete).interface, "eth0");
+            watched.quiet(1000);
+            drop(trying);
+            watched.exhausted();
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(0, &[]);
             lab.run(name, |_| {});
         },
     );

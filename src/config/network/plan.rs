@@ -43,6 +43,12 @@ impl Given {
         !self.assignments.is_empty() && !self.assignments.iter().any(Assignment::is_used)
     }
 
+    /// Whether names are given to links, or taken by what is made of them: what the kernel calls a card that
+    /// appears later may depend on that.
+    pub fn takes_names(&self) -> bool {
+        !(self.names.is_empty() && self.vlans.is_empty() && self.bonds.is_empty())
+    }
+
     /// What the other parameters call the link: by `ifname=`, or as the kernel does, unless `ifname=`
     /// has given that name to another.
     pub fn called<'a>(&'a self, name: &'a str, mac: Option<[u8; 6]>) -> Option<&'a str> {

@@ -84,6 +84,8 @@ pub(super) struct Engine {
     started: Instant,
     deadline: Deadline,
     settling: Duration,
+    /// The drivers of all cards were tried then, if they were.
+    tried: Option<Instant>,
     /// All that are there.
     links: Vec<Link>,
     runners: Vec<Runner>,
@@ -116,16 +118,18 @@ impl Engine {
         sink: Sink,
     ) -> Result<Self, Error> {
         let connect = || Netlink::connect().map_err(refused("open a netlink socket"));
+        let now = Instant::now();
         let raiser = Raiser::start(connect()?, Arc::clone(&wake)).map_err(refused("start a thread"))?;
         Ok(Self {
             kernel: Kernel::new(connect()?, raiser, paths),
             // Listening before listing: what changes in between is heard.
             events: Netlink::listen().map_err(refused("open a netlink socket"))?,
+            tried: settings.drivers.is_none().then_some(now),
             setup: Setup::new(settings, caller, paths),
             sink,
             commands,
             wake,
-            started: Instant::now(),
+            started: now,
             // The attempt goes on while renewals are due; links have had their chance long before.
             deadline: deadline.or_after(BUDGET),
             settling: if caller == Caller::Init { SETTLING } else { Duration::ZERO },
@@ -242,7 +246,7 @@ impl Engine {
         let standings: Vec<Standing> = self.runners.iter().map(|runner| runner.standing(now)).collect();
         let is_missing = |name: &&str| !self.runners.iter().any(|runner| runner.link.name() == *name);
         let missing = self.setup.expected().iter().any(is_missing);
-        state::exhausted(&standings, missing, self.started, self.settling)
+        state::exhausted(&standings, missing, self.tried?, self.settling)
     }
 
     fn exhausted(&mut self, error: Error) {
@@ -267,6 +271,8 @@ impl Engine {
         self.kernel.dispatch();
         let mut descriptors =
             vec![PollFd::new(&*self.wake, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
+        let first = descriptors.len() + self.setup.settings.drivers.iter().len();
+        descriptors.extend(self.setup.settings.drivers.iter().map(|end| PollFd::new(&**end, PollFlags::IN)));
         let mut sockets: Vec<(usize, Socket)> = Vec::new();
         for (number, runner) in self.runners.iter().enumerate() {
             for (socket, descriptor) in runner.sockets() {
@@ -283,15 +289,20 @@ impl Engine {
         drop(descriptors);
         let now = Instant::now();
         for ((number, socket), _) in
-            sockets.into_iter().zip(ready.iter().skip(2)).filter(|(_, ready)| **ready)
+            sockets.into_iter().zip(ready.iter().skip(first)).filter(|(_, ready)| **ready)
         {
             if let Some(runner) = self.runners.get_mut(number) {
                 let received = runner.receive(socket, &mut self.kernel, &mut self.setup, now);
                 received.map_err(refused("set what a server says"))?;
             }
         }
-        if ready.get(1).copied().unwrap_or(false) {
+        let is_ready = |number: usize| ready.get(number).copied().unwrap_or(false);
+        if is_ready(1) {
             self.hear()?;
+        }
+        // Their cards were just heard of.
+        if first > 2 && is_ready(2) {
+            (self.setup.settings.drivers, self.tried) = (None, Some(now));
         }
         self.raised(now)
     }
