@@ -45,7 +45,8 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), secure_boot(), chains(), commands(), handoff()].concat()
+    [matrix(), memory(), forms(), refusals(), signatures(), secure_boot(), chains(), commands(), handoff()]
+        .concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -81,7 +82,7 @@ fn row(kernel: Id, call: Call, firmware: Firmware, cpus: u32) -> Scenario {
         Id::Debian61(_) => ("6.1", "debian"),
         Id::Debian612(_) => ("6.12", "debian"),
         Id::Debian7(_) => ("7", "debian"),
-        Id::LabArm64 => ("6.12", "lab"),
+        Id::LabArm64 | Id::LabX86 => ("6.12", "lab"),
     };
     let under = match (firmware, kernel.arch()) {
         (Default, X86_64) => "bios",
@@ -184,6 +185,30 @@ fn refusals() -> Vec<Scenario> {
         refused("lockdown-load", X86, "lockdown=integrity phase.kexec=load", Form::Plain),
         refused("lockdown-load", ARM, "lockdown=integrity", Form::Plain),
         refused("lockdown-unsigned", X86, "lockdown=integrity", Form::Unsigned),
+    ]
+}
+
+/// A kernel that demands signatures, and is not locked down: kexec_load asks for none.
+fn signatures() -> Vec<Scenario> {
+    const LAB: Id = Id::LabX86;
+    let on = |name, form, expect, also: &[Check]| {
+        let step = Step { publish: RELEASE, ..Step::new(expect) };
+        let mut scenario = Scenario::new(name, LAB, vec![step]);
+        scenario.next = Some((LAB, form));
+        scenario.also = also.to_vec();
+        scenario
+    };
+    let falls_back =
+        |name, form, answer| on(name, form, Expect::Boots(&[]), &[Check::Says(answer), Call::Load.check()]);
+    let expect = Expect::Fails { code: 21, says: "kexec_load is left out: the policy" };
+    let mut keyring = on("signature-demanded-by-policy", Form::Tampered, expect, &[]);
+    keyring.policy = Some(r#"{"require_kernel_keyring":true}"#);
+    vec![
+        on("signature-demanded", Form::Enrolled, Expect::Boots(&[]), &[Call::File.check()]),
+        falls_back("signature-missing", Form::Plain, "kexec_file_load answered ENODATA"),
+        falls_back("signature-rejected", Form::Tampered, "kexec_file_load answered EKEYREJECTED"),
+        falls_back("signature-garbled", Form::Garbled, "kexec_file_load answered EBADMSG"),
+        keyring,
     ]
 }
 

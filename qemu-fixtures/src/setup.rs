@@ -68,7 +68,7 @@ impl Needs {
         if self.kernel_build {
             add(&["bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "libssl-dev", "make", "xz-utils"]);
             add(&["zstd"]);
-            add(compiler(Arch::Aarch64));
+            Arch::ALL.into_iter().for_each(|arch| add(compiler(arch)));
         }
         if self.tests {
             add(&[

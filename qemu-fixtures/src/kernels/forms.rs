@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Id, Kernel, lab_arm64};
+use super::{Id, Kernel, lab};
 use crate::arch::Arch;
 use crate::{folders, run};
 
@@ -26,6 +26,10 @@ pub(crate) enum Form {
     Unsigned,
     /// Signed with the key that the lab's firmware has enrolled, and with no other.
     Enrolled,
+    /// The same, and changed after that where no kernel looks.
+    Tampered,
+    /// The same with a signature that cannot be read.
+    Garbled,
 }
 
 /// The certificate in the variables of Debian's `snakeoil` firmware, and its key.
@@ -43,6 +47,8 @@ impl Form {
             Self::ZbootGzip | Self::ZbootZstd => "zboot",
             Self::Unsigned => "unsigned",
             Self::Enrolled => "enrolled",
+            Self::Tampered => "tampered",
+            Self::Garbled => "garbled",
         }
     }
 
@@ -51,7 +57,7 @@ impl Form {
         match (self, kernel.id) {
             (Self::Plain | Self::Uki, _) => return Ok(kernel.image.clone()),
             (Self::Gzip | Self::Zstd | Self::ZbootGzip | Self::ZbootZstd, Id::LabArm64) => {
-                return Ok(lab_arm64::form(kernel, self));
+                return Ok(lab::form(kernel, self));
             }
             _ => {}
         }
@@ -68,7 +74,9 @@ impl Form {
             Self::Gzip => compress("gzip", &["-9nk"], &file, "gz")?,
             Self::Zstd => compress("zstd", &["-q", "-19"], &file, "zst")?,
             Self::Unsigned => without_signature(&file)?,
-            Self::Enrolled => enrolled(&without_signature(&file)?, kernel.id.arch())?,
+            Self::Enrolled => enrolled(&file, kernel.id)?,
+            Self::Tampered => tampered(&enrolled(&file, kernel.id)?)?,
+            Self::Garbled => garbled(&enrolled(&file, kernel.id)?)?,
             Self::Plain | Self::Uki | Self::ZbootGzip | Self::ZbootZstd => {
                 anyhow::bail!("{} as {self:?}: only the lab's own kernel is built so", kernel.id)
             }
@@ -91,17 +99,58 @@ fn without_signature(file: &Path) -> Result<PathBuf> {
     Ok(file.to_owned())
 }
 
-fn enrolled(file: &Path, arch: Arch) -> Result<PathBuf> {
-    let folder = Path::new(match arch {
+/// The public half of the firmware's key.
+pub(super) fn certificate(arch: Arch) -> PathBuf {
+    firmware(arch).join(CERTIFICATE)
+}
+
+fn firmware(arch: Arch) -> &'static Path {
+    Path::new(match arch {
         Arch::X86_64 => "/usr/share/ovmf",
         Arch::Aarch64 => "/usr/share/qemu-efi-aarch64",
-    });
+    })
+}
+
+fn enrolled(file: &Path, id: Id) -> Result<PathBuf> {
+    if !matches!(id, Id::LabArm64 | Id::LabX86) {
+        without_signature(file)?;
+    }
+    let arch = id.arch();
     let (key, signed) = (file.with_extension("pem"), file.with_extension("signed"));
     let mut open = Command::new("openssl");
-    open.args(["pkey", "-passin", PASSPHRASE, "-in"]).arg(folder.join(KEY)).arg("-out").arg(&key);
+    open.args(["pkey", "-passin", PASSPHRASE, "-in"]).arg(firmware(arch).join(KEY)).arg("-out").arg(&key);
     run::quiet(&mut open)?;
     let mut sign = Command::new("sbsign");
-    sign.arg("--key").arg(&key).arg("--cert").arg(folder.join(CERTIFICATE));
+    sign.arg("--key").arg(&key).arg("--cert").arg(certificate(arch));
     run::quiet(sign.arg("--output").arg(&signed).arg(file))?;
     Ok(signed)
+}
+
+/// Another date in the header: it is signed, and read by nobody.
+fn tampered(file: &Path) -> Result<PathBuf> {
+    flip(file, |image| Some(header(image)? + 8))
+}
+
+/// Another length in the signature's first bytes. Where it is says the fifth of the data directories of the
+/// optional header of PE32+: "PE Format", "Optional Header Data Directories".
+fn garbled(file: &Path) -> Result<PathBuf> {
+    flip(file, |image| Some(word(image, header(image)? + 24 + 112 + 4 * 8)? + 8 + 4))
+}
+
+fn flip(file: &Path, place: impl Fn(&[u8]) -> Option<usize>) -> Result<PathBuf> {
+    let mut image = fs::read(file)?;
+    let byte = place(&image).and_then(|at| image.get_mut(at));
+    *byte.with_context(|| format!("{} is no signed PE file", file.display()))? ^= 1;
+    fs::write(file, image)?;
+    Ok(file.to_owned())
+}
+
+/// Where the PE header begins.
+fn header(image: &[u8]) -> Option<usize> {
+    word(image, 0x3c)
+}
+
+fn word(image: &[u8], at: usize) -> Option<usize> {
+    let bytes = image.get(at..at.checked_add(4)?)?;
+    usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
 }

@@ -3,7 +3,7 @@
 //! All of it is kept in the cache by checksum, and resolved anew each day: a mirror drops old versions.
 
 mod forms;
-mod lab_arm64;
+mod lab;
 mod uki;
 
 use std::fmt;
@@ -31,6 +31,9 @@ pub(crate) enum Id {
     Debian7(Arch),
     /// The lab's own Linux 6.12 for arm64: kexec_file_load only, no modules, no packet sockets.
     LabArm64,
+    /// The lab's own Linux 6.12 for x86_64: kexec_file_load of what the firmware's key has signed, and
+    /// kexec_load of anything; no modules.
+    LabX86,
 }
 
 impl Id {
@@ -40,7 +43,10 @@ impl Id {
             .iter()
             .flat_map(|&arch| [Self::Debian61(arch), Self::Debian612(arch), Self::Debian7(arch)])
             .collect();
-        all.extend(archs.contains(&Arch::Aarch64).then_some(Self::LabArm64));
+        all.extend(archs.iter().map(|arch| match arch {
+            Arch::X86_64 => Self::LabX86,
+            Arch::Aarch64 => Self::LabArm64,
+        }));
         all
     }
 
@@ -48,6 +54,7 @@ impl Id {
         match self {
             Self::Debian61(arch) | Self::Debian612(arch) | Self::Debian7(arch) => arch,
             Self::LabArm64 => Arch::Aarch64,
+            Self::LabX86 => Arch::X86_64,
         }
     }
 }
@@ -59,6 +66,7 @@ impl fmt::Display for Id {
             Self::Debian612(arch) => write!(f, "debian-6.12-{}", arch.debian()),
             Self::Debian7(arch) => write!(f, "debian-7-{}", arch.debian()),
             Self::LabArm64 => f.write_str("lab-6.12-arm64"),
+            Self::LabX86 => f.write_str("lab-6.12-amd64"),
         }
     }
 }
@@ -106,7 +114,7 @@ pub(crate) fn get(id: Id) -> Result<Kernel> {
         }
         Id::Debian7(Arch::X86_64) => debian(&["linux-image-cloud-amd64"], "7.", "sid"),
         Id::Debian7(Arch::Aarch64) => debian(&["linux-image-cloud-arm64"], "7.", "sid"),
-        Id::LabArm64 => lab_arm64::get(id),
+        Id::LabArm64 | Id::LabX86 => lab::get(id),
     }
     .with_context(|| format!("kernel {id}"))
 }

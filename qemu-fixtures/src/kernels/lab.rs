@@ -1,4 +1,4 @@
-//! The lab's arm64 kernel, built from Debian's `linux-source-6.12` and `lab-arm64.config`.
+//! The lab's own kernels, built from Debian's `linux-source-6.12`: what Debian builds none of.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,31 +7,48 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::{Form, Id, Kernel};
+use super::{Form, Id, Kernel, forms};
 use crate::apt::{self, Deb, Wanted};
 use crate::arch::Arch;
 use crate::{folders, run};
 
-const FRAGMENT: &str = include_str!("../../kernels/lab-arm64.config");
+/// On top of tinyconfig.
+fn fragment(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => include_str!("../../kernels/lab-x86_64.config"),
+        Arch::Aarch64 => include_str!("../../kernels/lab-arm64.config"),
+    }
+}
+
+/// What the kernel's build calls it: itself, and the image that is booted.
+fn named(arch: Arch) -> (&'static str, &'static str, &'static str) {
+    match arch {
+        Arch::X86_64 => ("x86_64", "arch/x86/boot", "bzImage"),
+        Arch::Aarch64 => ("arm64", "arch/arm64/boot", "Image"),
+    }
+}
 
 /// The kernel, built if this source, configuration and compiler have not met before.
 pub(super) fn get(id: Id) -> Result<Kernel> {
+    let arch = id.arch();
     let wanted = Wanted { names: &["linux-source-6.12"], version: "6.12.", arch: None, suite: "trixie" };
     let source = apt::resolve(&wanted)?;
-    let gcc = run::text(Command::new(Arch::Aarch64.gcc()).arg("--version"))
-        .context("no C compiler for aarch64; run: cargo lab setup")?;
+    let gcc = run::text(Command::new(arch.gcc()).arg("--version"))
+        .with_context(|| format!("no C compiler for {arch}; run: cargo lab setup"))?;
     let mut key = Sha256::new();
-    for part in [source.sha256(), FRAGMENT, ZSTD, gcc.lines().next().unwrap_or_default()] {
+    let again = if arch == Arch::Aarch64 { ZSTD } else { "" };
+    for part in [source.sha256(), fragment(arch), again, gcc.lines().next().unwrap_or_default()] {
         key.update(part.as_bytes());
         key.update(b"\0");
     }
     let key: String = apt::hex(&key.finalize()).chars().take(16).collect();
     let folder = folders::cache()?.join("kernels").join(format!("{id}-{key}"));
     if !folder.exists() {
-        build(&source, &folder)?;
+        build(arch, &source, &folder)?;
     }
     let release = fs::read_to_string(folder.join("release"))?.trim().to_owned();
-    Ok(Kernel { id, image: folder.join("Image"), modules: None, release })
+    let (_, _, image) = named(arch);
+    Ok(Kernel { id, image: folder.join(image), modules: None, release })
 }
 
 /// The same kernel in another form that its build makes: a file beside the Image.
@@ -46,25 +63,29 @@ pub(super) fn form(kernel: &Kernel, form: Form) -> PathBuf {
 
 const ZBOOT_GZIP: &str = "vmlinuz-gzip.efi";
 const ZBOOT_ZSTD: &str = "vmlinuz-zstd.efi";
+/// In the tree of a build, as the configuration names it.
+const CERTIFICATE: &str = "lab.pem";
 /// What an EFI zboot image is compressed with is part of the configuration.
 const ZSTD: &str = "# CONFIG_KERNEL_GZIP is not set\nCONFIG_KERNEL_ZSTD=y\n";
 
-fn build(source: &Deb, into: &Path) -> Result<()> {
-    println!("kernels: building the lab's arm64 kernel from {source}: some minutes");
+fn build(arch: Arch, source: &Deb, into: &Path) -> Result<()> {
+    println!("kernels: building the lab's kernel for {arch} from {source}: some minutes");
     let work = folders::beside(into, ".part");
     folders::afresh(&work)?;
     let log = File::create(work.join("build.log"))?;
     let deb = source.download()?;
     unpack(&deb, &work)?;
     let tree = work.join("linux-source-6.12");
-    let config = work.join("lab-arm64.config");
-    fs::write(&config, FRAGMENT)?;
+    let config = work.join("lab.config");
+    fs::write(&config, fragment(arch))?;
 
-    let cross = if Arch::Aarch64.is_native() { "" } else { "aarch64-linux-gnu-" };
+    let (name, boot, image) = named(arch);
+    let cross = if arch.is_native() { String::new() } else { format!("{}-linux-gnu-", arch.gnu()) };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let make = |targets: &[&str]| {
         let mut make = clean("make");
-        make.args(["ARCH=arm64", &format!("CROSS_COMPILE={cross}"), &format!("-j{jobs}")]).args(targets);
+        make.args([format!("ARCH={name}"), format!("CROSS_COMPILE={cross}"), format!("-j{jobs}")]);
+        make.args(targets);
         make
     };
     let merge = |fragment: &Path| {
@@ -76,28 +97,36 @@ fn build(source: &Deb, into: &Path) -> Result<()> {
     for command in [make(&["tinyconfig"]), merge(&config), make(&["olddefconfig"])] {
         step(command)?;
     }
-    check(&fs::read_to_string(tree.join(".config"))?)?;
-    step(make(&["Image", "Image.gz", "Image.zst", "vmlinuz.efi"]))?;
-
-    let release = run::text(make(&["kernelrelease", "-s"]).current_dir(&tree))?;
+    check(&fs::read_to_string(tree.join(".config"))?, fragment(arch))?;
+    let boot = tree.join(boot);
     let done = folders::beside(into, ".done");
     folders::afresh(&done)?;
-    let boot = tree.join("arch/arm64/boot");
-    for (from, to) in [
-        ("Image", "Image"),
-        ("Image.gz", "Image.gz"),
-        ("Image.zst", "Image.zst"),
-        ("vmlinuz.efi", ZBOOT_GZIP),
-    ] {
+    let keep = |from: &str, to: &str| -> Result<()> {
         fs::copy(boot.join(from), done.join(to)).with_context(|| format!("the build left no {from}"))?;
-    }
+        Ok(())
+    };
     fs::copy(tree.join(".config"), done.join("config"))?;
-    // Compressed again, nothing is compiled anew.
-    fs::write(&config, ZSTD)?;
-    for command in [merge(&config), make(&["olddefconfig"]), make(&["vmlinuz.efi"])] {
-        step(command)?;
+    match arch {
+        Arch::X86_64 => {
+            fs::copy(forms::certificate(arch), tree.join(CERTIFICATE))
+                .context("no certificate of the firmware's; run: cargo lab setup")?;
+            step(make(&[image]))?;
+        }
+        Arch::Aarch64 => {
+            step(make(&[image, "Image.gz", "Image.zst", "vmlinuz.efi"]))?;
+            keep("Image.gz", "Image.gz")?;
+            keep("Image.zst", "Image.zst")?;
+            keep("vmlinuz.efi", ZBOOT_GZIP)?;
+            // Compressed again, nothing is compiled anew.
+            fs::write(&config, ZSTD)?;
+            for command in [merge(&config), make(&["olddefconfig"]), make(&["vmlinuz.efi"])] {
+                step(command)?;
+            }
+            keep("vmlinuz.efi", ZBOOT_ZSTD)?;
+        }
     }
-    fs::copy(boot.join("vmlinuz.efi"), done.join(ZBOOT_ZSTD))?;
+    keep(image, image)?;
+    let release = run::text(make(&["kernelrelease", "-s"]).current_dir(&tree))?;
     fs::write(done.join("release"), release)?;
     fs::rename(&done, into)?;
     fs::remove_dir_all(&work)?;
@@ -156,19 +185,19 @@ fn logged(command: &mut Command, log: &File, work: &Path) -> Result<()> {
 }
 
 /// Kconfig drops options whose dependencies are missing without a word.
-fn check(config: &str) -> Result<()> {
-    let lost: Vec<&str> = FRAGMENT
+fn check(config: &str, fragment: &str) -> Result<()> {
+    let lost: Vec<&str> = fragment
         .lines()
         .filter(|line| line.starts_with("CONFIG_"))
         .filter(|wanted| !config.lines().any(|line| line == *wanted))
         .collect();
-    let gained: Vec<&str> = FRAGMENT
+    let gained: Vec<&str> = fragment
         .lines()
         .filter_map(|line| line.strip_prefix("# ")?.strip_suffix(" is not set"))
         .filter(|name| config.lines().any(|line| line.split_once('=').is_some_and(|(set, _)| set == *name)))
         .collect();
     if !lost.is_empty() || !gained.is_empty() {
-        bail!("lab-arm64.config was not followed: lost {lost:?}, set although unwanted {gained:?}");
+        bail!("the configuration was not followed: lost {lost:?}, set although unwanted {gained:?}");
     }
     Ok(())
 }
@@ -179,10 +208,11 @@ mod tests {
 
     #[test]
     fn an_option_that_kconfig_dropped_is_named() {
-        assert!(check(FRAGMENT).is_ok());
-        let without = FRAGMENT.replace("CONFIG_KEXEC_FILE=y\n", "");
-        assert!(check(&without).unwrap_err().to_string().contains("CONFIG_KEXEC_FILE=y"));
-        let with = format!("{FRAGMENT}CONFIG_PACKET=y\n");
-        assert!(check(&with).unwrap_err().to_string().contains("CONFIG_PACKET"));
+        let fragment = fragment(Arch::Aarch64);
+        assert!(check(fragment, fragment).is_ok());
+        let without = fragment.replace("CONFIG_KEXEC_FILE=y\n", "");
+        assert!(check(&without, fragment).unwrap_err().to_string().contains("CONFIG_KEXEC_FILE=y"));
+        let with = format!("{fragment}CONFIG_PACKET=y\n");
+        assert!(check(&with, fragment).unwrap_err().to_string().contains("CONFIG_PACKET"));
     }
 }
