@@ -28,7 +28,28 @@ pub(super) struct Link {
     pub(super) master: Option<u32>,
     /// The kind of a device that software made: `dummy`, `bridge`, `veth`. Drivers of cards have none.
     pub(super) kind: Option<String>,
+    /// How the kernel is set for it, IPv4 and IPv6: `IFLA_INET_CONF` and `IFLA_INET6_CONF` of linux/if_link.h.
+    conf: [Vec<i32>; 2],
 }
+
+/// Settings of a link under /proc/sys/net, and where they are in the kernel's message: `IPV4_DEVCONF_*` of
+/// linux/ip.h, less one, and `DEVCONF_*` of linux/ipv6.h.
+const CONF: [&[(&str, usize)]; 2] = [
+    &[("rp_filter", 7), ("arp_announce", 17), ("arp_ignore", 18)],
+    &[
+        ("accept_ra", 3),
+        ("autoconf", 5),
+        ("dad_transmits", 6),
+        ("router_solicitations", 7),
+        ("router_solicitation_interval", 8),
+        ("router_solicitation_delay", 9),
+        ("use_tempaddr", 10),
+        ("optimistic_dad", 23),
+        ("disable_ipv6", 26),
+        ("use_oif_addrs_only", 37),
+        ("router_solicitation_max_interval", 43),
+    ],
+];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags {
@@ -70,9 +91,14 @@ impl Link {
                 libc::IFLA_MAX_MTU => link.largest_mtu = number(value),
                 libc::IFLA_MASTER => link.master = number(value),
                 libc::IFLA_LINKINFO => {
-                    let mut nested = NlasIterator::new(value).map_while(Result::ok);
-                    let kind = nested.find(|attribute| attribute.kind() == libc::IFLA_INFO_KIND);
-                    link.kind = kind.and_then(|kind| text(kind.value()));
+                    link.kind = inner(value, libc::IFLA_INFO_KIND).and_then(|kind| text(&kind));
+                }
+                libc::IFLA_AF_SPEC => {
+                    link.conf = [(libc::AF_INET, 1), (libc::AF_INET6, 2)].map(|(family, conf)| {
+                        let values = u16::try_from(family).ok().and_then(|family| inner(value, family));
+                        let values = values.and_then(|values| inner(&values, conf)).unwrap_or_default();
+                        values.chunks_exact(4).filter_map(number).map(u32::cast_signed).collect()
+                    });
                 }
                 _ => {}
             }
@@ -89,6 +115,27 @@ impl Link {
         self.mtu = later.mtu.or(self.mtu);
         self.largest_mtu = later.largest_mtu.or(self.largest_mtu);
         self.kind = later.kind.or(self.kind.take());
+        if later.conf.iter().any(|conf| !conf.is_empty()) {
+            self.conf = later.conf;
+        }
+    }
+
+    /// A setting, as the file `name` of the link under /proc/sys/net/ipv4/conf or net/ipv6/conf has it. None
+    /// if the kernel has not told it.
+    pub(super) fn setting(&self, name: &str) -> Option<i32> {
+        let of = |(known, conf): (&&[(&str, usize)], &Vec<i32>)| {
+            let (_, place) = known.iter().find(|(known, _)| *known == name)?;
+            conf.get(*place).copied()
+        };
+        let value = CONF.iter().zip(&self.conf).find_map(of)?;
+        // Milliseconds here, seconds there.
+        Some(if name.starts_with("router_solicitation_") { value / 1000 } else { value })
+    }
+
+    /// The names of all settings that can be told, each with 0 for IPv4 or 1 for IPv6.
+    #[cfg(test)]
+    pub(super) fn settings() -> impl Iterator<Item = (usize, &'static str)> {
+        CONF.iter().enumerate().flat_map(|(room, known)| known.iter().map(move |(name, _)| (room, *name)))
     }
 
     /// For messages.
@@ -114,6 +161,12 @@ impl Link {
         let mac = self.mac.map_or_else(String::new, |mac| format!(", {}", Mac(mac)));
         format!("{} (number {}{mac})", self.name(), self.index)
     }
+}
+
+/// The value of an attribute within another.
+fn inner(value: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let mut nested = NlasIterator::new(value).map_while(Result::ok);
+    nested.find(|attribute| attribute.kind() == kind).map(|attribute| attribute.value().to_vec())
 }
 
 fn number(value: &[u8]) -> Option<u32> {
@@ -193,6 +246,33 @@ mod tests {
         let mut link = eth0(&[(51, &[0x28, 0x23, 0, 0])]);
         link.update(Link::parse(&message(UP, &[])).unwrap());
         assert_eq!((link.name(), link.mtu_limit(), link.flags.carrier), ("eth0", 9000, false));
+    }
+
+    #[test]
+    fn settings_are_those_of_the_message_that_told_them_last() {
+        let nested = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+        };
+        let conf = |values: &[i32]| values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>();
+        let inet6 = conf(&[0, 64, 1500, 2, 1, 1, 1, -1, 4000, 1999]);
+        let of4 = nested(2, &nested(1, &conf(&[0, 0, 0, 0, 0, 0, 0, 2])));
+        let both = [of4.clone(), nested(10, &nested(2, &inet6))].concat();
+        let mut link = Link::parse(&message(0, &[(26, &both)])).unwrap();
+        let told = |link: &Link| {
+            ["rp_filter", "accept_ra", "router_solicitations", "router_solicitation_interval"]
+                .map(|name| link.setting(name))
+        };
+        assert_eq!(told(&link), [Some(2), Some(2), Some(-1), Some(4)]);
+        assert_eq!(link.setting("router_solicitation_delay"), Some(1));
+        // Not told, and not known.
+        assert_eq!([link.setting("arp_ignore"), link.setting("forwarding")], [None, None]);
+        link.update(Link::parse(&message(0, &[])).unwrap());
+        assert_eq!(told(&link)[0], Some(2));
+        link.update(Link::parse(&message(0, &[(26, &of4[..of4.len() - 1])])).unwrap());
+        assert_eq!(told(&link)[0], Some(2), "cut short");
+        link.update(Link::parse(&message(0, &[(26, &of4)])).unwrap());
+        assert_eq!(told(&link), [Some(2), None, None, None]);
     }
 
     proptest! {

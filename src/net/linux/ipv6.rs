@@ -97,7 +97,6 @@ impl Ipv6 {
             Ipv6Mode::Dhcp => Mode::Dhcp,
         };
         self.gathered = Gathered::new(given);
-        let name = context.link.name();
         let asks = self.asks_routers();
         // 2 rather than 1: also where packets are forwarded.
         let [accept, form] = if asks { ["2", "1"] } else { ["0", "0"] };
@@ -111,7 +110,7 @@ impl Ipv6 {
                 Caller::Command => ("optimistic_dad", "1"),
             });
         }
-        context.kernel.sysctls("net/ipv6/conf", name, &settings);
+        context.kernel.sysctls("net/ipv6/conf", context.link, &settings);
     }
 
     fn asks_routers(&self) -> bool {

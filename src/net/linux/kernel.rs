@@ -152,15 +152,16 @@ impl Kernel {
     }
 
     /// Kernel settings of the interface that is raised next, each with `NAME` in
-    /// `net/ipv4/conf/INTERFACE/NAME` and its value. What the kernel does not know is passed over.
-    pub(super) fn sysctls(&mut self, room: &str, interface: &str, settings: &[(&str, &'static str)]) {
+    /// `net/ipv4/conf/INTERFACE/NAME` and its value. What the kernel has not told is passed over.
+    pub(super) fn sysctls(&mut self, room: &str, link: &Link, settings: &[(&str, &'static str)]) {
+        let interface = link.name();
         let mut changes: Vec<(String, String)> = Vec::new();
         for (name, value) in settings {
             let setting = format!("{room}/{interface}/{name}");
-            let Ok(before) = std::fs::read_to_string(self.paths.sysctl(&setting)) else { continue };
-            if before.trim() != *value {
+            let Some(before) = link.setting(name).map(|before| before.to_string()) else { continue };
+            if before != *value {
                 self.settings.push((self.paths.sysctl(&setting), value));
-                changes.push((setting, before.trim().to_owned()));
+                changes.push((setting, before));
             }
         }
         if changes.is_empty() {

@@ -204,3 +204,31 @@ pub(super) fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
     inner.emit(&mut value);
     DefaultNla::new(kind, value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::link::Link;
+    use netlink_packet_route::link::LinkHeader;
+
+    #[test]
+    fn the_kernel_tells_settings_as_its_files_do() {
+        let mut links = Vec::new();
+        let add = &mut |incoming: Incoming| links.extend(Link::parse(&incoming.payload));
+        Netlink::connect().unwrap().list(libc::RTM_GETLINK, &LinkHeader::default(), add).unwrap();
+        assert!(!links.is_empty());
+        let mut same = 0;
+        for (link, room, name) in links
+            .iter()
+            .flat_map(|link| Link::settings().map(move |(room, name)| (link, ["ipv4", "ipv6"][room], name)))
+        {
+            let path = format!("/proc/sys/net/{room}/conf/{}/{name}", link.name());
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            if let Some(value) = link.setting(name) {
+                assert_eq!(text.trim(), value.to_string(), "{path}");
+                same += 1;
+            }
+        }
+        assert!(same > 0);
+    }
+}

@@ -163,14 +163,11 @@ impl Runner {
         // miss its packets: Documentation/networking/ip-sysctl.rst.
         let mut settings = vec![("arp_ignore", "1"), ("arp_announce", "2")];
         // Strict, it wants answers where the best route of all links leads; the higher of both counts.
-        let strict = |name| {
-            let setting = kernel.paths.sysctl(&format!("net/ipv4/conf/{name}/rp_filter"));
-            std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1")
-        };
-        if strict("all") || strict(self.link.name()) {
+        let all = || std::fs::read_to_string(kernel.paths.sysctl("net/ipv4/conf/all/rp_filter"));
+        if self.link.setting("rp_filter") == Some(1) || all().is_ok_and(|value| value.trim() == "1") {
             settings.push(("rp_filter", "2"));
         }
-        kernel.sysctls("net/ipv4/conf", self.link.name(), &settings);
+        kernel.sysctls("net/ipv4/conf", &self.link, &settings);
     }
 
     /// A later message about the same device.
