@@ -471,7 +471,7 @@ fn limits() -> Vec<Scenario> {
         small(40_000_000, "too-little-memory", " are missing"),
         small(60_000_000, "over-half-of-memory", "a kernel loads at most half of the memory"),
         Scenario {
-            more: format!("lab.padding={}", "x".repeat(1880)),
+            more: format!("lab.padding={}", "x".repeat(1900)),
             ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2046")
         },
     ]
