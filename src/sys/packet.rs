@@ -29,23 +29,29 @@ const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// ARP, IPv4 and IPv6, not what this machine itself sends: what a switch port lets through only when it
-/// forwards. `SKF_AD_*` of linux/filter.h.
-const TRAFFIC: [libc::sock_filter; 7] = [
-    instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, ANCILLARY + 4), // packet type
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 4, 0, 4),            // PACKET_OUTGOING
-    instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, ANCILLARY),     // protocol
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 3, 0, 0x0800),
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, 0x0806),
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0x86dd),
-    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-];
+/// ARP, IPv4 and IPv6 that neither this machine nor the port itself, with the address `port`, sends: what
+/// a switch port lets through only when it forwards. Ends with how much is kept: one byte, or nothing.
+const fn traffic(port: [u8; 6]) -> [libc::sock_filter; 12] {
+    let [a, b, c, d, e, f] = port;
+    [
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, ANCILLARY + 4), // packet type
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 9, 0, 4),            // PACKET_OUTGOING
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, LINK_LAYER + 6), // source
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 2, u32::from_be_bytes([a, b, c, d])),
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, LINK_LAYER + 10),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 5, 0, u32::from_be_bytes([0, 0, e, f])),
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, ANCILLARY), // protocol
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, 0x0800),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0x0806),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x86dd),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}
 
-/// The last instruction of [`TRAFFIC`]: one byte is enough.
-const ONE_BYTE: libc::sock_filter = instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 1);
-
-/// `SKF_AD_OFF`: -0x1000.
+/// `SKF_AD_OFF` and `SKF_LL_OFF` of linux/filter.h: -0x1000 and -0x200000.
 const ANCILLARY: u32 = 0xffff_f000;
+const LINK_LAYER: u32 = 0xffe0_0000;
 
 /// Opens a non-blocking AF_PACKET socket that receives, from the IPv4 header on, what reaches UDP
 /// port 68 of the device with number `index`. EAFNOSUPPORT: the kernel has no CONFIG_PACKET.
@@ -53,11 +59,10 @@ pub fn open(index: u32) -> Result<OwnedFd, Errno> {
     open_for(index, IPV4, &mut { DHCP_REPLIES })
 }
 
-/// Opens one that has something to read once traffic passes on the device with number `index`.
-pub fn open_traffic(index: u32) -> Result<OwnedFd, Errno> {
-    let mut filter = TRAFFIC.to_vec();
-    filter.push(ONE_BYTE);
-    open_for(index, ALL, &mut filter)
+/// Opens one that has something to read once traffic passes the switch's port with the address `port` to the
+/// device with number `index`.
+pub fn open_traffic(index: u32, port: [u8; 6]) -> Result<OwnedFd, Errno> {
+    open_for(index, ALL, &mut traffic(port))
 }
 
 /// The groups of bridges: of IEEE 802.1D, table 7-10, and of Cisco's trees of single VLANs.
@@ -134,6 +139,26 @@ pub fn send_broadcast(socket: BorrowedFd<'_>, index: u32, packet: &[u8]) -> Resu
         )
     };
     if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Receives a frame, as far as `buffer` holds it: its length there, and who sent it.
+pub fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, [u8; 6]), Errno> {
+    let mut address = broadcast_address(0, 0)?;
+    let mut length = length_of::<libc::sockaddr_ll>();
+    // SAFETY: `buffer` and `address` are writable for the lengths that are given.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            (&raw mut address).cast(),
+            &raw mut length,
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| last_errno())?;
+    let [a, b, c, d, e, f, ..] = address.sll_addr;
+    Ok((received, [a, b, c, d, e, f]))
 }
 
 /// Ties a socket to the device `name`: SO_BINDTODEVICE of socket(7).

@@ -287,17 +287,19 @@ impl Runner {
     fn hear_bridges(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
         let (Some(socket), Some(forwarding)) = (&self.bridges, &mut self.forwarding) else { return };
         let was_blocked = forwarding.is_blocked();
-        let mut opened = false;
+        let (mut opened, mut port) = (false, None);
         for _ in 0..BATCH {
             let mut frame = [0; 128];
-            let Ok((length, _)) = recv(socket, frame.as_mut_slice(), RecvFlags::empty()) else { break };
+            let Ok((length, sender)) = packet::receive_from(socket.as_fd(), &mut frame) else { break };
             if let Some(bpdu) = frame.get(..length).and_then(Bpdu::of_frame) {
                 opened |= forwarding.bpdu(bpdu, now);
+                port = Some(sender);
             }
         }
-        if forwarding.is_blocked() && !was_blocked {
+        if let Some(port) = port.filter(|_| forwarding.is_blocked() && !was_blocked) {
             log::info!("{}: spanning tree blocks the port", self.link.name());
-            self.traffic = packet::open_traffic(self.link.index).ok();
+            // What the port itself sends, a Linux bridge's its multicast reports, passes in every state.
+            self.traffic = packet::open_traffic(self.link.index, port).ok();
         }
         if opened {
             self.forwards(kernel, setup, now);
