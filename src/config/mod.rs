@@ -271,7 +271,11 @@ impl Config {
                 if urls.len() > MOST_PROVIDERS {
                     return Err(wrong("at most 16 providers can be named"));
                 }
-                if !urls.iter().all(|url| url.starts_with("http://") || url.starts_with("https://")) {
+                let is_http = |url: &String| {
+                    let scheme = url.split_once("://").unwrap_or_default().0;
+                    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+                };
+                if !urls.iter().all(is_http) {
                     return Err(wrong("each provider must be an http:// or https:// URL"));
                 }
                 self.providers = urls;
