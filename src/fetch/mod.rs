@@ -114,12 +114,22 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
         let initramfs = other.join().unwrap_or(Err(Error::Cancelled { name: initramfs.name }));
         Ok((kernel, initramfs))
     })?;
-    client.mirrors().write(paths);
-    match (kernel, initramfs) {
+    let fetched = match (kernel, initramfs) {
         (Ok(kernel), Ok(initramfs)) => Ok(Artifacts { kernel, initramfs }),
         // The one that was given up is not the reason.
         (Err(Error::Cancelled { .. }), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    leave(fetched.as_ref().err(), manifest, client, paths);
+    fetched
+}
+
+/// Leaves what was learned for the next attempt. A manifest whose files are not to be had is a fault of
+/// its provider, wherever they are.
+fn leave(error: Option<&Error>, manifest: &VerifiedManifest, client: &Client, paths: &Paths) {
+    if let Some(Error::NotDelivered { .. } | Error::Mismatch { .. }) = error {
+        client.mirrors().failed(manifest.url());
     }
+    client.mirrors().write(paths);
 }
 
 /// Fetches one artifact of a manifest.
@@ -134,7 +144,7 @@ pub fn artifact(
     let urls = urls(spec, manifest.url())?;
     let fetched =
         transfer::fetch(spec, &urls, client, &AtomicBool::new(false), &|done| progress.set(0, done));
-    client.mirrors().write(paths);
+    leave(fetched.as_ref().err(), manifest, client, paths);
     fetched
 }
 

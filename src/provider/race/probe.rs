@@ -1,7 +1,8 @@
 //! Several providers asked for a manifest at once, each in a thread of its own.
 //!
 //! The order of preference is a head start: the next one is asked when the one before has failed for
-//! the first time, or has not answered for [`HEAD_START`]. Then whoever answers first wins.
+//! the first time, or has not answered for [`HEAD_START`]. Then whoever answers first wins. One from which
+//! an attempt before could not boot comes after those that were named with it: they have equal rights.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,7 +47,9 @@ enum Answer {
 /// reported, or the race is over.
 pub(super) fn ask_all(asking: &Asking, providers: &[String]) {
     let (tell, answers) = mpsc::channel();
-    let mut waiting = providers.iter().peekable();
+    let (client, _) = asking.watch.client(&asking.shared.search);
+    let order = client.mirrors().order(providers, false);
+    let mut waiting = order.into_iter().filter_map(|at| providers.get(at)).peekable();
     let (mut running, mut next) = (0, Instant::now());
     while !asking.is_over() {
         if next <= Instant::now()
