@@ -301,7 +301,8 @@ impl Field {
                     }
                 }
             }
-            if runs {
+            // Who was asking when the time was over has said nothing.
+            if runs || (failures.is_empty() && report.reasons.is_empty()) {
                 report.reasons.push("the time for this boot attempt is over".to_owned());
             }
             let of_uplink = if failures.is_empty() { report.reasons.join(", ") } else { summary(&failures) };
@@ -395,6 +396,28 @@ mod tests {
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
         list.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect()
+    }
+
+    #[test]
+    fn whoever_is_cut_off_has_a_reason() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("keys")).unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        std::fs::write(root.path().join("keys/k.pub"), key.as_bytes()).unwrap();
+        let search = Search {
+            config: Config::default(),
+            trust: Trust::read(root.path()).unwrap(),
+            paths: Paths::under(root.path()),
+            arch: Arch::X86_64,
+            now: None,
+            deadline: Deadline::after(Duration::ZERO),
+        };
+        let shared = Arc::new(Shared { search, state: Mutex::default() });
+        let watch = Arc::new(Watch::new(Uplink::default()));
+        watch.report().named = true;
+        let field = Field { shared, entrants: vec![Entrant { watch, runs: false, tries: 1 }] };
+        let line = field.failure().line().to_string();
+        assert!(line.contains("with a manifest: the time for this boot attempt is over; "), "{line}");
     }
 
     #[test]
