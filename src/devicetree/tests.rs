@@ -247,6 +247,7 @@ fn a_system_table_that_was_made_goes_with_its_reservation() {
     };
     let reserved = |tree: &[u8]| Blob::parse(tree).unwrap().reservations;
     let page = |start| start..start + 0x1000;
+    let megabyte = |start| start..start + 0x10_0000;
     let firmwares = uefi(STUB).unwrap().unwrap();
     let first = with(STUB, Some(0x4200_0040), &[page(0x4200_0000)]);
     assert_eq!(uefi(&first).unwrap(), Some(Uefi { system_table: 0x4200_0040, ..firmwares }));
@@ -255,7 +256,7 @@ fn a_system_table_that_was_made_goes_with_its_reservation() {
     // It is still what the tree names.
     assert_eq!(reserved(&with(&second, None, &[])), reserved(&second));
     // More than was made: somebody else's.
-    let large = with(STUB, Some(0x4200_0040), &[0x4200_0000..0x4210_0000]);
+    let large = with(STUB, Some(0x4200_0040), &[megabyte(0x4200_0000)]);
     assert_eq!(reserved(&with(&large, Some(0x4300_0040), &[])).len(), 1);
     // Without UEFI there is none to be found.
     assert_eq!(uefi(VIRT).unwrap(), None);

@@ -274,6 +274,7 @@ mod tests {
             anywhere: true,
         };
         let tables = tables::tests::usual();
+        let live = 0x4f00_0000..0x4f01_0000;
         let planned = |tree: &[u8], tables| {
             let parts = Parts {
                 kernel: &kernel,
@@ -282,7 +283,7 @@ mod tests {
                 tree,
                 cmdline: "console=ttyAMA0",
                 seeds: None,
-                live: &[0x4f00_0000..0x4f01_0000],
+                live: std::slice::from_ref(&live),
                 tables,
                 page: 4096,
             };

@@ -137,7 +137,7 @@ fn compose(
     let size = count.saturating_mul(ENTRY as u64);
     within(at, size)?;
     let mut entries = any(at, size).map_err(failed("UEFI's configuration tables"))?;
-    // Nothing vouches for these but what the kernel has read of them.
+    // They have no checksum, and were read past the caches: what vouches for them is what the kernel has found.
     let known: Vec<u64> = known
         .lines()
         .filter_map(|line| line.split_once("=0x"))
