@@ -226,7 +226,7 @@ impl Client {
         let deadline = Deadline::after(Duration::from_secs(30));
         let (_, found, _network) =
             boot::find(&config, &trust, &paths, Caller::Command, Purpose::Look, deadline, None)?;
-        Ok((found.manifest.manifest().manifest_version, found.manifest.url().to_owned()))
+        Ok((found.manifest.manifest().manifest_version, found.manifest.url()))
     }
 }
 

@@ -93,8 +93,8 @@ pub struct Artifacts {
 pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) -> Result<Artifacts, Error> {
     let (kernel, initramfs) = (&manifest.manifest().kernel, &manifest.manifest().initramfs);
     check_memory(kernel.size.saturating_add(initramfs.size), paths)?;
-    let kernel_urls = urls(kernel, manifest.url())?;
-    let initramfs_urls = urls(initramfs, manifest.url())?;
+    let kernel_urls = urls(kernel, manifest.base())?;
+    let initramfs_urls = urls(initramfs, manifest.base())?;
 
     let progress = Progress::new(&[(kernel.name, kernel.size), (initramfs.name, initramfs.size)]);
     let cancelled = AtomicBool::new(false);
@@ -127,7 +127,7 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
 /// its provider, wherever they are.
 fn leave(error: Option<&Error>, manifest: &VerifiedManifest, client: &Client, paths: &Paths) {
     if let Some(Error::NotDelivered { .. } | Error::Mismatch { .. }) = error {
-        client.mirrors().failed(manifest.url());
+        client.mirrors().failed(manifest.base());
     }
     client.mirrors().write(paths);
 }
@@ -141,7 +141,7 @@ pub fn artifact(
 ) -> Result<VerifiedArtifact, Error> {
     check_memory(spec.size, paths)?;
     let progress = Progress::new(&[(spec.name, spec.size)]);
-    let urls = urls(spec, manifest.url())?;
+    let urls = urls(spec, manifest.base())?;
     let fetched =
         transfer::fetch(spec, &urls, client, &AtomicBool::new(false), &|done| progress.set(0, done));
     leave(fetched.as_ref().err(), manifest, client, paths);
