@@ -189,18 +189,15 @@ impl Error {
 /// `text` with every control character replaced, so that it stays on one line, and without user names and
 /// passwords of URLs (RFC 3986, section 3.2.1): whoever reads a log need not know them.
 pub fn without_controls(text: &str) -> String {
-    let mut shown = String::new();
-    for (index, part) in text.split("://").enumerate() {
-        let mut rest = part;
-        if index > 0 {
-            shown.push_str("://");
-            let end = part.find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"'));
-            let authority = part.get(..end.unwrap_or(part.len())).unwrap_or_default();
-            let skip = authority.rfind('@').map_or(0, |at| at + 1);
-            rest = part.get(skip..).unwrap_or_default();
-        }
-        shown.push_str(rest);
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let end = after.find([' ', '/', '?', '#', '"']).unwrap_or(after.len());
+        let skip = after.get(..end).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
+        rest = after.get(skip..).unwrap_or_default();
     }
+    shown.push_str(rest);
     shown.replace(char::is_control, "\u{fffd}")
 }
 

@@ -271,11 +271,7 @@ impl Config {
                 if urls.len() > MOST_PROVIDERS {
                     return Err(wrong("at most 16 providers can be named"));
                 }
-                let is_http = |url: &String| {
-                    let scheme = url.split_once("://").unwrap_or_default().0;
-                    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
-                };
-                if !urls.iter().all(is_http) {
+                if !urls.iter().all(|url| url.starts_with("http://") || url.starts_with("https://")) {
                     return Err(wrong("each provider must be an http:// or https:// URL"));
                 }
                 self.providers = urls;

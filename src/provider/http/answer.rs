@@ -61,8 +61,9 @@ pub(super) fn retry_after(headers: &HeaderMap, now: UnixTime) -> Option<Duration
 /// 9110, section 5.6.7. Years of two digits are those from 1970 to 2069.
 fn http_date(text: &str) -> Option<UnixTime> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let mut words = text.split([' ', ',', '-']).filter(|word| !word.is_empty());
-    let words: [&str; 7] = std::array::from_fn(|_| words.next().unwrap_or_default());
+    let mut words = [""; 7];
+    let given = text.split([' ', ',', '-']).filter(|word| !word.is_empty());
+    words.iter_mut().zip(given).for_each(|(word, given)| *word = given);
     let (day, month, year, time) = match words {
         [_, day, month, year, time, "GMT", ""] => (day, month, year, time),
         [_, month, day, time, year, "", ""] => (day, month, year, time),
