@@ -3,12 +3,12 @@
 
 use std::mem::{ManuallyDrop, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::thread;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::sys::memfd::last_errno;
+use crate::threads;
 
 /// IPv4 packets (without fragments) that carry UDP to port 68. Classic BPF, offsets from the IPv4
 /// header: Documentation/networking/filter.rst.
@@ -76,7 +76,7 @@ impl Drop for Socket {
         // SAFETY: the field is not used after this.
         let socket = unsafe { ManuallyDrop::take(&mut self.0) };
         // Where there can be no thread, it is closed here.
-        let _ = thread::Builder::new().stack_size(STACK).spawn(move || drop(socket));
+        let _ = threads::spawn("closer", STACK, Box::new(move || drop(socket)));
     }
 }
 
