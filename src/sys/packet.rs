@@ -243,3 +243,31 @@ const fn length_of<T>() -> libc::socklen_t {
 fn check(result: libc::c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
+
+#[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a test says why it is skipped")]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_dropped_is_closed_soon() {
+        let socket = match open(1) {
+            Ok(socket) => socket,
+            Err(errno) => return println!("skipped: no packet socket: {errno}"),
+        };
+        let inode = rustix::fs::fstat(&socket).unwrap().st_ino.to_string();
+        let is_open = || {
+            let sockets = std::fs::read_to_string("/proc/net/packet").unwrap();
+            sockets.lines().any(|line| line.split_ascii_whitespace().last() == Some(&inode))
+        };
+        assert!(is_open());
+        drop(socket);
+        let closed = |_| {
+            thread::sleep(Duration::from_millis(10));
+            !is_open()
+        };
+        assert!((0..500).any(closed));
+    }
+}

@@ -23,8 +23,9 @@ const PORT: u16 = 53;
 /// When a question is sent, counted from the start, and when no answer is expected any more.
 const SENDINGS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
 const PATIENCE: Duration = Duration::from_secs(3);
-/// What of that one server may take to answer over TCP: it has the answer, and others may have it, too.
-const STREAM: Duration = Duration::from_secs(1);
+/// What of that one server may take to answer over TCP, once: others may have the answer, too. The first SYN is
+/// repeated after a second.
+const STREAM: Duration = Duration::from_millis(1500);
 const MOST_DOMAINS: usize = 3;
 const MOST_SERVERS: usize = 4;
 /// What may come in answer to a question.
@@ -71,6 +72,7 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Opti
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
+    let mut streamed = Vec::new();
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -86,7 +88,8 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Opti
         let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
         let Some((mut answer, server)) = sockets::receive(servers.iter(), until) else { continue };
         let mut found = verdict(&answer, id, question);
-        if found == Verdict::Truncated {
+        if found == Verdict::Truncated && !streamed.contains(&server) {
+            streamed.push(server);
             match over_tcp(server, device, &message, STREAM.min(PATIENCE.saturating_sub(started.elapsed()))) {
                 Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
                 Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
@@ -218,60 +221,47 @@ mod tests {
         [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
     }
 
-    /// Asks a server that says over UDP that its answer is too long, and over TCP what `manners` makes of the
-    /// question; None is nothing, ever. How many records came, and after how long.
-    fn asked(manners: Manners) -> (Option<usize>, Duration) {
-        let (datagrams, stream) = (0..50)
+    /// A server that says over UDP that its answer is too long, and over TCP what `manners` makes of the question;
+    /// None is nothing, ever. The client's end.
+    fn server(manners: Manners) -> UdpSocket {
+        let (datagrams, streams) = (0..50)
             .find_map(|_| {
-                let stream = TcpListener::bind("127.0.0.1:0").unwrap();
-                Some((UdpSocket::bind(stream.local_addr().unwrap()).ok()?, stream))
+                let streams = TcpListener::bind("127.0.0.1:0").unwrap();
+                Some((UdpSocket::bind(streams.local_addr().unwrap()).ok()?, streams))
             })
             .unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_nonblocking(true).unwrap();
         client.connect(datagrams.local_addr().unwrap()).unwrap();
-        datagrams.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let server = thread::spawn(move || {
+        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
-                if length == 1 {
-                    return;
-                }
                 let _ = datagrams.send_to(&answer(&buffer[..length], true, 0), peer);
             }
         });
-        let address = stream.local_addr().unwrap();
-        let streams = thread::spawn(move || {
-            let mut silent = Vec::new();
-            for stream in stream.incoming() {
-                let mut stream = stream.unwrap();
-                let mut length = [0; 2];
-                if stream.read_exact(&mut length).is_err() {
-                    return;
-                }
-                let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-                stream.read_exact(&mut query).unwrap();
-                match manners(query) {
-                    // In two pieces, as TCP may have it.
-                    Some(answer) => {
-                        let (first, second) = answer.split_at(answer.len().min(1));
-                        let _ = stream.write_all(first);
-                        thread::sleep(Duration::from_millis(10));
-                        let _ = stream.write_all(second);
-                    }
-                    None => silent.push(stream),
-                }
-            }
+        thread::spawn(move || {
+            let (mut stream, _) = streams.accept().unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut query).unwrap();
+            let Some(answer) = manners(query) else { return thread::sleep(PATIENCE * 2) };
+            // In two pieces, as TCP may have it.
+            let (first, second) = answer.split_at(1);
+            let _ = stream.write_all(first);
+            thread::sleep(Duration::from_millis(10));
+            let _ = stream.write_all(second);
         });
+        client
+    }
+
+    /// How many records these servers answer with, and after how long.
+    fn asked(servers: &[UdpSocket]) -> (Option<usize>, Duration) {
         let started = Instant::now();
         let name = Name::parse("_phase-image._tcp.lab.test").unwrap();
-        let found = look_up(std::slice::from_ref(&client), "lo", (&name, Kind::Txt));
-        let took = started.elapsed();
-        client.send(&[0]).unwrap();
-        drop(std::net::TcpStream::connect(address));
-        server.join().unwrap();
-        streams.join().unwrap();
-        (found.map(|records| records.len()), took)
+        let found = look_up(servers, "lo", (&name, Kind::Txt));
+        (found.map(|records| records.len()), started.elapsed())
     }
 
     #[test]
@@ -281,13 +271,21 @@ mod tests {
             |query| Some(framed(&answer(&query, false, 250))),
         ];
         for manners in manners {
-            let (found, took) = asked(manners);
+            let (found, took) = asked(&[server(manners)]);
             assert_eq!(found, Some(3));
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < STREAM, "{took:?}");
         }
     }
 
-    /// Each is asked as often as over UDP, a second each time, within the patience with one question.
+    #[test]
+    fn a_server_that_is_silent_over_tcp_keeps_nobody_from_the_next() {
+        let (found, took) =
+            asked(&[server(|_| None), server(|query| Some(framed(&answer(&query, false, 9))))]);
+        assert_eq!(found, Some(3));
+        assert!(took < PATIENCE, "{took:?}");
+    }
+
+    /// Within the patience with one question.
     #[test]
     fn servers_that_lie_over_tcp_end_in_time() {
         let manners: [(&str, Manners); 7] = [
@@ -310,7 +308,7 @@ mod tests {
             ("nothing", |_| Some(vec![0, 0])),
             ("silent", |_| None),
         ];
-        let threads = manners.map(|(name, manners)| (name, thread::spawn(move || asked(manners))));
+        let threads = manners.map(|(name, manners)| (name, thread::spawn(move || asked(&[server(manners)]))));
         for (name, thread) in threads {
             let (found, took) = thread.join().unwrap();
             assert_eq!(found, None, "{name}");
