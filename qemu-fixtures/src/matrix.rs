@@ -138,6 +138,9 @@ fn memory() -> Vec<Scenario> {
     let large = |name, kernel, call| {
         let mut scenario = with(name, kernel, call, 2 * 1024);
         scenario.ballast = 200_000_000;
+        if call == Call::File {
+            scenario.also.push(Check::Says("once more before it jumps"));
+        }
         scenario
     };
     vec![

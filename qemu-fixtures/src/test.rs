@@ -83,6 +83,8 @@ fn package_tests() -> Result<(usize, usize)> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
         .args(["test", "--locked", "--workspace", "--features", "host", "--no-fail-fast"])
+        // Most of them wait for a server or a timer most of the time.
+        .args(["--", "--test-threads", "6"])
         .current_dir(folders::workspace())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -179,9 +179,22 @@ impl Plan {
         match first_that_loads(&calls, self.lockdown, ask, || thread::sleep(BUSY_PAUSE))? {
             Ok(call) => {
                 log::info!("loaded by {call}");
+                self.tell_of_hashing(call);
                 Ok(Loaded::new(self.paths))
             }
             Err(attempts) => Err(Error::Load { attempts, untried: self.untried }),
+        }
+    }
+
+    /// Says why nothing will be seen for seconds: verify_sha256_digest() of arch/x86/purgatory/purgatory.c.
+    fn tell_of_hashing(&self, call: Call) {
+        let files =
+            self.target.kernel.size().saturating_add(self.target.ramdisk.as_ref().map_or(0, Ramdisk::size));
+        if loads(Arch::X86_64) && call == Call::FileLoad && files >= LONG_HASH {
+            log::info!(
+                "the kernel hashes these {} once more before it jumps; kexec_load goes without",
+                bytes(files)
+            );
         }
     }
 
@@ -320,6 +333,9 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
     )?;
     Ok(Attempt::Load(plan))
 }
+
+/// 64 MiB: from here on it takes a good part of a second.
+const LONG_HASH: u64 = 64 << 20;
 
 /// 4 GiB: how much memory is looked at beyond a few times what is placed.
 const SPARE: u64 = 4 << 30;

@@ -206,7 +206,8 @@ pub fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 }
 
 /// The bytes that a UDP socket has sent and that have not left this machine: while the link-layer address
-/// of their destination is looked for, say. SIOCOUTQ of udp(7).
+/// of their destination is looked for, say. Of a TCP socket: that were not acknowledged yet. SIOCOUTQ of udp(7)
+/// and tcp(7).
 pub fn unsent(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one int.

@@ -3,10 +3,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use phaseboot::sys::packet::unsent;
 
 /// A request, and where the answer goes.
 pub(crate) struct Request {
@@ -161,8 +164,11 @@ impl Request {
 
     /// Ends the connection with a reset.
     pub(crate) fn reset(&mut self) -> bool {
-        // What is still on its way to the other side must arrive before.
-        thread::sleep(Duration::from_millis(30));
+        // What is still on its way to the other side must arrive before; it would be counted and lost.
+        let given_up = Instant::now() + Duration::from_secs(5);
+        while unsent(self.stream.as_fd()).is_ok_and(|bytes| bytes > 0) && Instant::now() < given_up {
+            thread::sleep(Duration::from_millis(5));
+        }
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
         false
     }

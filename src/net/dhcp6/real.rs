@@ -2,6 +2,7 @@
 //! root, iproute2 or the server it says so and does nothing.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
@@ -101,7 +102,7 @@ impl Lab {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             let scope =
                 rustix::net::netdevice::name_to_index(UdpSocket::bind("[::]:0").unwrap(), "eth0").unwrap();
-            let socket = UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 546, 0, 0)).unwrap();
+            let socket = client_port();
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             inside(&Wire { socket, scope });
         };
@@ -113,6 +114,20 @@ impl Lab {
     fn assert_logged(&self, words: &str) {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
         assert!(log.contains(words), "{log}");
+    }
+}
+
+/// Port 546. The socket of a client before this one may live on for a moment in a process that another test
+/// starts: from its fork to its exec.
+fn client_port() -> UdpSocket {
+    let given_up = Instant::now() + Duration::from_secs(5);
+    loop {
+        match UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 546, 0, 0)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < given_up => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
     }
 }
 
