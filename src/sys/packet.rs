@@ -246,7 +246,6 @@ fn check(result: libc::c_int) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
-#[expect(clippy::print_stdout, reason = "a test says why it is skipped")]
 mod tests {
     use super::*;
     use std::thread;
