@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dhcproto::v6::{MessageType, Status};
 
+use super::boot_url::is_usable;
 use super::lease6::{FOR_EVER, Lease6};
 use super::random::Random;
 use crate::arch::Arch;
@@ -282,8 +283,8 @@ impl Client6 {
             lease.addresses.clear();
             (lease.t1, lease.t2) = (refresh, FOR_EVER);
         }
-        let waits =
-            self.wishes_boot_url && self.held.is_none() && lease.boot_url.is_none() && preference != BEST;
+        let has_url = lease.boot_url.as_deref().is_some_and(is_usable);
+        let waits = self.wishes_boot_url && self.held.is_none() && !has_url && preference != BEST;
         let candidate = Candidate { lease, server, preference, committed };
         if !waits {
             return self.choose(now, candidate);

@@ -6,6 +6,7 @@
 //! and the time and do no I/O; sockets and netlink are in [`linux`].
 
 mod address;
+pub(crate) mod boot_url;
 mod choice;
 mod compose;
 mod dhcp4;

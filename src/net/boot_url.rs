@@ -1,8 +1,9 @@
-//! URLs from outside, before they are believed to lead to a provider. Pure.
+//! URLs from outside, before they are believed to lead to a provider: servers are preferred by it, and what
+//! they name is taken or passed over. Pure.
 
 use std::net::IpAddr;
 
-use crate::net::Uplink;
+use super::Uplink;
 use crate::provider::url;
 
 /// In bytes.
@@ -11,9 +12,14 @@ const MOST: usize = 2048;
 const OTHER_FILES: [&str; 14] =
     ["0", "bin", "cfg", "efi", "gz", "img", "ipxe", "iso", "kkpxe", "kpxe", "lkrn", "pxe", "vhd", "wim"];
 
+/// Whether an offer that names it is worth more than one that does not.
+pub(super) fn is_usable(text: &str) -> bool {
+    check(text, &Uplink::default()).is_ok()
+}
+
 /// Whether it is an http(s) URL of a length and characters that such a URL has, without credentials,
 /// that leads to another machine and to no file for somebody else. The error is a reason for people.
-pub(super) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
+pub(crate) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
     let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'<' | b'>' | b'\\');
     if text.len() > MOST || !url::is_http(text) || text.bytes().any(odd) {
         return Err("is no http or https URL");
