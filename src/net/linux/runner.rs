@@ -369,6 +369,23 @@ impl Runner {
         })
     }
 
+    /// Tells of routes that the command line gives and that are not set here.
+    pub(super) fn tell_unused(&self, given: &[GivenRoute]) {
+        let Some(told) = &self.told else { return };
+        let ipv4 = told.ipv4.iter().map(|lease| (IpAddr::from(lease.address), lease.prefix));
+        let ipv6 = told.ipv6.iter().flat_map(|side| &side.addresses);
+        let own: Vec<_> = ipv4.chain(ipv6.map(|own| (own.address.into(), own.prefix))).collect();
+        for route in given {
+            let set = |&(own, prefix): &_| applies(route, own, prefix);
+            let may_come =
+                !told.complete && !own.iter().any(|(own, _)| own.is_ipv4() == route.destination.is_ipv4());
+            if !may_come && !(self.plan.routes.contains(route) && own.iter().any(set)) {
+                let (name, to, prefix) = (self.link.name(), route.destination, route.prefix);
+                log::warn!("{name}: the route to {to}/{prefix} of rd.route= does not apply here");
+            }
+        }
+    }
+
     /// Gives leases back.
     pub(super) fn release(&mut self, kernel: &mut Kernel, setup: &mut Setup) {
         self.ipv4.release(context!(self, kernel, setup));
@@ -405,11 +422,13 @@ pub(super) fn routes_given<'a>(
     own: IpAddr,
     prefix: u8,
 ) -> impl Iterator<Item = &'a GivenRoute> {
-    context.plan.routes.iter().filter(move |route| {
-        let near = |gateway| super::apply::same_network(gateway, own, prefix);
-        route.destination.is_ipv4() == own.is_ipv4()
-            && (route.device.is_some() || route.gateway.is_none_or(near))
-    })
+    context.plan.routes.iter().filter(move |route| applies(route, own, prefix))
+}
+
+/// Whether a route for the link of this address is one of its family and leads over its network.
+fn applies(route: &GivenRoute, own: IpAddr, prefix: u8) -> bool {
+    let near = |gateway| super::apply::same_network(gateway, own, prefix);
+    route.destination.is_ipv4() == own.is_ipv4() && (route.device.is_some() || route.gateway.is_none_or(near))
 }
 
 /// What the kernel refuses for a link is part of its story; a missing permission ends the race.
