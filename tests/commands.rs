@@ -197,6 +197,26 @@ fn what_is_given_for_another_init_stops_only_who_needs_a_network() {
 }
 
 #[test]
+fn what_is_wrong_with_the_configuration_is_json_and_kept() {
+    let folder = published();
+    let line = "phase.log=json phase.proxy=bad";
+    for (arguments, code) in [
+        ("fetch --out got --provider http://10.99.0.2:1/ --trust trust", 2),
+        ("net up", 2),
+        ("boot --dry-run --provider http://10.99.0.2:1/ --trust nowhere", 13),
+    ] {
+        let kept = folder.path().join("run/phaseboot/log.jsonl");
+        let _ = fs::remove_file(&kept);
+        let Some(output) = phaseboot_told(folder.path(), line, "", arguments) else { return };
+        assert_eq!(output.status.code(), Some(code), "{arguments}");
+        let (shown, kept) = (String::from_utf8(output.stderr).unwrap(), fs::read_to_string(kept).unwrap());
+        assert_eq!(shown, kept, "{arguments}");
+        let last: Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+        assert_eq!(last["level"], "error", "{arguments}");
+    }
+}
+
+#[test]
 fn net_up_follows_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let prepare = "ip link add eth7 type veth peer name other; ip link set other up;";
