@@ -239,14 +239,14 @@ fn routes_that_are_given_go_by_the_networks_of_routers() {
             let line =
                 "ip=eth0:auto6 rd.route=[2001:db8:3::/48]:[fd99:0::9] rd.route=[2001:db8:4::/48]:[fd98::9]";
             let mut watched = Watched::start(paths, given(line), Caller::Init, 20);
-            watched.until(|uplink| router(uplink));
+            watched.until(router);
             let routes = show("-6 route show 2001:db8:3::/48");
             assert_eq!((&routes[0]["gateway"], &routes[0]["dev"]), (&"fd99::9".into(), &"eth0".into()));
             assert!(show("-6 route show 2001:db8:4::/48").as_array().unwrap().is_empty());
             drop(watched);
             // The next attempt takes it away.
             let mut watched = Watched::start(paths, given("ip=eth0:auto6"), Caller::Init, 20);
-            watched.until(|uplink| router(uplink));
+            watched.until(router);
             assert!(show("-6 route show 2001:db8:3::/48").as_array().unwrap().is_empty());
         },
         || {

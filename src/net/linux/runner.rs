@@ -379,7 +379,8 @@ impl Runner {
             let set = |&(own, prefix): &_| applies(route, own, prefix);
             let may_come =
                 !told.complete && !own.iter().any(|(own, _)| own.is_ipv4() == route.destination.is_ipv4());
-            if !may_come && !(self.plan.routes.contains(route) && own.iter().any(set)) {
+            let is_set = self.plan.routes.contains(route) && own.iter().any(set);
+            if !is_set && !may_come {
                 let (name, to, prefix) = (self.link.name(), route.destination, route.prefix);
                 log::warn!("{name}: the route to {to}/{prefix} of rd.route= does not apply here");
             }
