@@ -13,8 +13,8 @@ const OTHER_FILES: [&str; 14] =
     ["0", "bin", "cfg", "efi", "gz", "img", "ipxe", "iso", "kkpxe", "kpxe", "lkrn", "pxe", "vhd", "wim"];
 
 /// Whether an offer that names it is worth more than one that does not.
-pub(super) fn is_usable(text: &str) -> bool {
-    check(text, &Uplink::default()).is_ok()
+pub(super) fn is_usable(text: &str, https_only: bool) -> bool {
+    check(text, &Uplink::default()).is_ok() && (!https_only || url::is_https(text))
 }
 
 /// Whether it is an http(s) URL of a length and characters that such a URL has, without credentials,

@@ -67,6 +67,8 @@ pub(super) struct Device {
 pub(super) struct Wishes {
     /// An offer with a URL to boot from is worth a short wait.
     pub(super) boot_url: bool,
+    /// Only one with https counts.
+    pub(super) https_only: bool,
     /// The address that was held before is asked for first.
     pub(super) remembered: Option<Ipv4Addr>,
     /// The server that granted it has named a URL to boot from.
@@ -98,6 +100,7 @@ pub(super) enum Reaction {
 pub(super) struct Client {
     device: Device,
     wants_boot_url: bool,
+    https_only: bool,
     random: Random,
     started: Instant,
     xid: u32,
@@ -148,6 +151,7 @@ impl Client {
         Self {
             device,
             wants_boot_url: wishes.boot_url,
+            https_only: wishes.https_only,
             random,
             started: now,
             xid,
@@ -166,7 +170,7 @@ impl Client {
     /// Whether the server of the lease has named a URL to boot from: it will do so again.
     pub(super) fn has_boot_url(&self) -> bool {
         // One that a server without addresses has named comes with its offer alone.
-        matches!(&self.state, State::Held(held) if held.lease.boot_url().is_some()) && !self.has_proxy_url()
+        matches!(&self.state, State::Held(held) if self.has_wished(&held.lease)) && !self.has_proxy_url()
     }
 
     /// When [`Self::tick`] has something to do.

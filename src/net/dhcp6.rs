@@ -72,6 +72,8 @@ pub(super) struct Client6 {
     device: Device6,
     need: Need,
     wishes_boot_url: bool,
+    /// Only one with https counts.
+    pub(super) https_only: bool,
     random: Random,
     started: Instant,
     step: Step,
@@ -139,6 +141,7 @@ impl Client6 {
             device,
             need,
             wishes_boot_url,
+            https_only: false,
             random: Random(seed),
             started: now,
             step: Step::Rest,
@@ -283,7 +286,7 @@ impl Client6 {
             lease.addresses.clear();
             (lease.t1, lease.t2) = (refresh, FOR_EVER);
         }
-        let has_url = lease.boot_url.as_deref().is_some_and(is_usable);
+        let has_url = lease.boot_url.as_deref().is_some_and(|url| is_usable(url, self.https_only));
         let waits = self.wishes_boot_url && self.held.is_none() && !has_url && preference != BEST;
         let candidate = Candidate { lease, server, preference, committed };
         if !waits {

@@ -109,7 +109,7 @@ impl Lease {
     pub fn boot_url(&self) -> Option<(String, &'static str)> {
         let places = [(&self.boot_file, "option 67"), (&self.boot_server, "option 66")];
         let urls = places.into_iter().filter_map(|(text, place)| Some((text.clone()?, place)));
-        urls.into_iter().find(|(text, _)| is_usable(text))
+        urls.into_iter().find(|(text, _)| is_usable(text, false))
     }
 }
 

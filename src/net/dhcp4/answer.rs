@@ -64,12 +64,17 @@ impl Client {
 
     /// How good an offer is, up to [`BEST`].
     fn rank(&self, offer: &Offer) -> u8 {
-        let wished = !self.wants_boot_url || self.has_proxy_url() || offer.lease.boot_url().is_some();
+        let wished = !self.wants_boot_url || self.has_proxy_url() || self.has_wished(&offer.lease);
         u8::from(wished) + if self.distrusted.contains(&offer.server) { 0 } else { 2 }
     }
 
     pub(super) fn has_proxy_url(&self) -> bool {
-        self.proxy_text.as_deref().is_some_and(is_usable)
+        self.proxy_text.as_deref().is_some_and(|text| is_usable(text, self.https_only))
+    }
+
+    /// Whether it names a URL to boot from that counts.
+    pub(super) fn has_wished(&self, lease: &Lease) -> bool {
+        lease.boot_url().is_some_and(|(url, _)| is_usable(&url, self.https_only))
     }
 
     fn granted(&mut self, now: Instant, mut reply: Reply, named: Option<Ipv4Addr>) -> Reaction {
@@ -144,7 +149,7 @@ impl Client {
             lease.boot_file.clone_from(&before.boot_file);
             lease.boot_server.clone_from(&before.boot_server);
         }
-        if lease.boot_url().is_none() && (self.has_proxy_url() || lease.boot_file.is_none()) {
+        if !self.has_wished(&lease) && (self.has_proxy_url() || lease.boot_file.is_none()) {
             lease.boot_file = self.proxy_text.clone().or(lease.boot_file);
         }
         let lease = Box::new(lease);

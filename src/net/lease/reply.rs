@@ -77,10 +77,8 @@ impl Reply {
     /// of no use only if there is nothing else.
     pub(in crate::net) fn boot_text(&self) -> Option<String> {
         let (file, server) = self.boot();
-        if server.as_deref().is_some_and(is_usable) && !file.as_deref().is_some_and(is_usable) {
-            return server;
-        }
-        file.or(server)
+        let usable = |text: &Option<String>| text.as_deref().is_some_and(|text| is_usable(text, false));
+        if usable(&server) && !usable(&file) { server } else { file.or(server) }
     }
 
     /// Options 67 and 66, each, if it is missing, from the header.

@@ -80,6 +80,7 @@ impl Ipv4 {
         let record = context.kernel.journal.find(context.link.name());
         let wishes = Wishes {
             boot_url: context.setup.settings.wants_boot_url,
+            https_only: context.setup.settings.https_only,
             remembered: record.and_then(|record| record.lease),
             had_boot_url: record.is_some_and(|record| record.boot_url),
         };

@@ -291,7 +291,9 @@ impl Ipv6 {
         }
         let wishes = context.setup.settings.wants_boot_url;
         let seed = seed(device.mac);
-        self.client = Some((Client6::new(device, need, wishes, seed, now), need));
+        let mut client = Client6::new(device, need, wishes, seed, now);
+        client.https_only = context.setup.settings.https_only;
+        self.client = Some((client, need));
         self.tick(context, now)
     }
 

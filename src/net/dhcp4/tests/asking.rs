@@ -241,6 +241,16 @@ fn an_offer_with_a_boot_url_is_preferred_within_the_window() {
         };
         assert_eq!(asked_of(&request.payload), Some(server(9)), "{}", useless.escape_ascii());
     }
+    // Where the policy names authorities or keys.
+    let mut client = wishful();
+    client.https_only = true;
+    assert!(matches!(offer(&mut client, now, 7, &[URL]), Reaction::Nothing));
+    let Reaction::Send(request) = offer(&mut client, now, 9, &[(67, b"https://10.0.2.9/")]) else {
+        panic!("no request")
+    };
+    assert_eq!(asked_of(&request.payload), Some(server(9)));
+    ack(&mut client, now, 9, &[URL]);
+    assert!(!client.has_boot_url(), "the lease has none that counts");
     let mut client = wishful();
     offer(&mut client, now, 7, &[(67, &EFI)]);
     assert_eq!(asked_of(&ticked(&mut client, now + WINDOW)), Some(server(7)), "there is no other");

@@ -41,7 +41,7 @@ fn an_address_of_before_is_asked_for_first() {
 fn an_address_of_before_without_a_boot_url_is_a_hint_where_one_is_wished_for() {
     let now = Instant::now();
     for had_boot_url in [false, true] {
-        let wishes = Wishes { boot_url: true, remembered: Some(OURS), had_boot_url };
+        let wishes = Wishes { boot_url: true, remembered: Some(OURS), had_boot_url, ..Wishes::default() };
         let mut client = Client::new(device(), wishes, 1, now);
         let first = ticked(&mut client, now);
         let expected = if had_boot_url { MessageType::Request } else { MessageType::Discover };
