@@ -72,12 +72,16 @@ fn kernel(fill: u8) -> Vec<u8> {
 }
 
 /// The same where the kernel command line is `line`, in a network namespace of its own without any
-/// network; None, and a word why, where that cannot be had.
+/// network, and with an /etc/resolv.conf of its own; None, and a word why, where that cannot be had.
 fn phaseboot_told(folder: &Path, line: &str, prepare: &str, arguments: &str) -> Option<Output> {
     fs::write(folder.join("cmdline"), format!("{line}\n")).unwrap();
     fs::create_dir_all(folder.join("run")).unwrap();
+    fs::write(folder.join("resolv.conf"), "").unwrap();
     let inside = |command: &str| {
-        let script = format!("mount --bind cmdline /proc/cmdline && mount --bind run /run && {command}");
+        let script = format!(
+            "mount --bind resolv.conf \"$(readlink -f /etc/resolv.conf)\" && mount --bind cmdline /proc/cmdline \
+             && mount --bind run /run && {command}"
+        );
         Command::new("unshare")
             .args(["--mount", "--net", "sh", "-c", &script])
             .current_dir(folder)
@@ -226,6 +230,10 @@ fn net_up_follows_the_command_line() {
     let uplink: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&uplink["interface"], &uplink["ipv4"]["address"]), (&"eth7".into(), &"10.99.7.2".into()));
     assert_eq!(uplink["dns"][0], "10.99.7.3");
+    let names = fs::read_to_string(folder.path().join("resolv.conf")).unwrap();
+    assert!(names.contains("nameserver 10.99.7.3\n"), "{names}");
+    let beside = fs::read_dir("/etc").unwrap().flatten().map(|entry| entry.file_name().into_string());
+    assert!(!beside.flatten().any(|name| name.starts_with("resolv.conf.")));
     // Errors, records and what is kept are the same objects.
     for text in [output.stderr, fs::read(folder.path().join("run/phaseboot/log.jsonl")).unwrap()] {
         let text = String::from_utf8(text).unwrap();

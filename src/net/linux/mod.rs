@@ -361,6 +361,7 @@ impl Engine {
             }
         }
         self.kernel.journal.add_winner(interface);
+        self.kernel.journal.keep();
         names::settle(interface);
         if let Some(runner) = self.runners.first() {
             runner.tell_unused(&self.setup.settings.given.routes);
@@ -388,6 +389,7 @@ impl Engine {
             for link in self.links.iter().rev() {
                 self.kernel.put_back(link);
             }
+            self.kernel.journal.keep();
         }
     }
 
