@@ -74,7 +74,10 @@ impl Client {
 
     /// Whether it names a URL to boot from that counts.
     pub(super) fn has_wished(&self, lease: &Lease) -> bool {
-        lease.boot_url().is_some_and(|(url, _)| is_usable(&url, self.https_only))
+        [&lease.boot_file, &lease.boot_server]
+            .into_iter()
+            .flatten()
+            .any(|text| is_usable(text, self.https_only))
     }
 
     fn granted(&mut self, now: Instant, mut reply: Reply, named: Option<Ipv4Addr>) -> Reaction {

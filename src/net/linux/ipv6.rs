@@ -401,10 +401,11 @@ impl Ipv6 {
             source: None,
             metric,
         };
-        let given =
-            side.addresses.iter().flat_map(|own| routes_given(context, own.address.into(), own.prefix));
-        let mut routes: Vec<RouteTo> =
-            given.map(|route| to(route.destination, route.prefix, route.gateway)).collect();
+        let mut routes = Vec::new();
+        for own in &side.addresses {
+            let given = routes_given(context, own.address.into(), own.prefix);
+            routes.extend(given.map(|route| to(route.destination, route.prefix, route.gateway)));
+        }
         if let Some(router) = side.router {
             let beyond = |server: Ipv6Addr| {
                 let near = |known: &crate::net::uplink::Address6| {

@@ -16,7 +16,7 @@ use crate::net::compose;
 use crate::net::link::Link;
 use crate::net::state::{Forwarding, Standing, View};
 use crate::net::stp::Bpdu;
-use crate::net::uplink::Uplink;
+use crate::net::uplink::{Address6, Uplink};
 use crate::sys::packet;
 
 /// Frames read before others have their turn.
@@ -373,15 +373,17 @@ impl Runner {
     /// Tells of routes that the command line gives and that are not set here.
     pub(super) fn tell_unused(&self, given: &[GivenRoute]) {
         let Some(told) = &self.told else { return };
-        let ipv4 = told.ipv4.iter().map(|lease| (IpAddr::from(lease.address), lease.prefix));
-        let ipv6 = told.ipv6.iter().flat_map(|side| &side.addresses);
-        let own: Vec<_> = ipv4.chain(ipv6.map(|own| (own.address.into(), own.prefix))).collect();
         for route in given {
-            let set = |&(own, prefix): &_| applies(route, own, prefix);
-            let may_come =
-                !told.complete && !own.iter().any(|(own, _)| own.is_ipv4() == route.destination.is_ipv4());
-            let is_set = self.plan.routes.contains(route) && own.iter().any(set);
-            if !is_set && !may_come {
+            let (there, applied) = match (route.destination, &told.ipv4, &told.ipv6) {
+                (IpAddr::V4(_), Some(lease), _) => (true, applies(route, lease.address.into(), lease.prefix)),
+                (IpAddr::V6(_), _, Some(side)) => {
+                    let set = |own: &Address6| applies(route, own.address.into(), own.prefix);
+                    (true, side.addresses.iter().any(set))
+                }
+                _ => (false, false),
+            };
+            let is_set = applied && self.plan.routes.contains(route);
+            if !is_set && (there || told.complete) {
                 let (name, to, prefix) = (self.link.name(), route.destination, route.prefix);
                 log::warn!("{name}: the route to {to}/{prefix} of rd.route= does not apply here");
             }
