@@ -33,6 +33,8 @@ pub struct Settings {
     pub client_id: ClientId,
     /// Nobody has named a provider: an offer with a boot URL is worth a short wait.
     pub wants_boot_url: bool,
+    /// Of those only https ones count.
+    pub https_only: bool,
     /// Leases are given back when the next kernel takes over.
     pub release: bool,
     /// Only this link.
