@@ -116,7 +116,7 @@ impl Plan {
     ) -> Result<Self, Error> {
         // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
         target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0).or_else(|| nothing(paths));
-        let exposed = exposed_tables(&target, paths);
+        let exposed = exposed_tables(&target, paths)?;
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
             // Only what we place ourselves is sure to stay clear of the tables.
@@ -304,7 +304,7 @@ fn load_x86(target: &Target, kernel: &BzImage, paths: &Paths, kaslr: Kaslr) -> R
 fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
-    let live = aarch64::live_tables(&paths.kmsg());
+    let live = aarch64::live_tables(paths)?;
     let initrd = target.ramdisk.as_ref().map(Ramdisk::size);
     let wanted = kernel.memory.saturating_add(initrd.unwrap_or(0));
     let mut memory = memory(paths, page, wanted.saturating_mul(4).saturating_add(SPARE))?;

@@ -13,7 +13,9 @@ fn machine() -> (tempfile::TempDir, Paths) {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("proc")).unwrap();
     fs::create_dir_all(root.path().join("sys/firmware")).unwrap();
+    fs::create_dir_all(root.path().join("dev")).unwrap();
     let paths = Paths::under(root.path());
+    fs::write(paths.kmsg(), "6,0,0,-;Booting Linux on physical CPU 0x0\n").unwrap();
     fs::write(paths.iomem(), include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
     fs::write(paths.devicetree(), TREE).unwrap();
     (root, paths)
@@ -121,8 +123,7 @@ fn a_tree_from_a_file_goes_by_kexec_load_and_is_completed() {
 
 #[test]
 fn kexec_file_load_is_kept_off_live_tables() {
-    let (root, paths) = machine();
-    fs::create_dir_all(root.path().join("dev")).unwrap();
+    let (_root, paths) = machine();
     let log = |address: u64| {
         fs::write(paths.kmsg(), format!("6,1,0,-;GICv3: using LPI property table @{address:#018x}\n"))
             .unwrap();
@@ -145,6 +146,24 @@ fn kexec_file_load_is_kept_off_live_tables() {
     // Reserved.
     log(0x4820_0000);
     assert!(matches!(plan(&both).unwrap().attempts(), [Attempt::FileLoad { .. }, Attempt::Load(_)]));
+}
+
+#[test]
+fn where_tables_are_live_and_the_log_has_lost_them_nothing_is_loaded() {
+    let (root, paths) = machine();
+    let plan = |calls: &[Call]| Plan::new(target("a"), &found(calls), &paths, Kaslr::Seed);
+    let every = [&[Call::FileLoad, Call::Load][..], &[Call::FileLoad], &[Call::Load]];
+    assert!(every.iter().all(|calls| plan(calls).is_ok()));
+    fs::write(paths.kmsg(), "6,4711,0,-;noise\n").unwrap();
+    for calls in every {
+        let error = plan(calls).unwrap_err();
+        assert!(matches!(error, Error::TablesUnknown), "{error}");
+        assert_eq!(error.exit(), Error::LiveTable { address: 0 }.exit());
+        assert!(error.hint().contains("log_buf_len="));
+    }
+    // UEFI has been told of them.
+    fs::create_dir(root.path().join("sys/firmware/efi")).unwrap();
+    assert!(every.iter().all(|calls| plan(calls).is_ok()));
 }
 
 #[test]
