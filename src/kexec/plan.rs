@@ -239,12 +239,14 @@ fn nothing(paths: &Paths) -> Option<Ramdisk> {
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
 /// not: `MAX_ELFCOREHDR_STR_LEN` of arch/x86/kernel/kexec-bzimage64.c.
 const ELFCOREHDR: usize = 30;
+/// It counts this one against `cmdline_size`, which does not.
+const NUL: usize = 1;
 
 /// The longest command line with which kexec_file_load loads a kernel with this header and the
 /// kernel reads all of it, in bytes without the final NUL.
 pub fn cmdline_limit(header: &Header) -> usize {
     match header {
-        Header::BzImage(_) => header.cmdline_limit().saturating_sub(ELFCOREHDR),
+        Header::BzImage(_) => header.cmdline_limit().saturating_sub(NUL + ELFCOREHDR),
         Header::Arm64(_) => header.cmdline_limit(),
     }
 }

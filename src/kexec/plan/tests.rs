@@ -166,6 +166,49 @@ fn where_tables_are_live_and_the_log_has_lost_them_nothing_is_loaded() {
     assert!(every.iter().all(|calls| plan(calls).is_ok()));
 }
 
+/// A PC, and a kernel with this at `patch.0`.
+fn pc(patch: (usize, &[u8]), cmdline: &str) -> (tempfile::TempDir, Paths, Target) {
+    let root = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    put("proc/iomem", include_str!("../testdata/iomem-qemu-pc.txt"));
+    for (number, start, end) in [(0, "0x0", "0x9fbff"), (1, "0x100000", "0x1ffdffff")] {
+        put(&format!("sys/firmware/memmap/{number}/start"), start);
+        put(&format!("sys/firmware/memmap/{number}/end"), end);
+        put(&format!("sys/firmware/memmap/{number}/type"), "System RAM");
+    }
+    put("proc/cpuinfo", "flags\t\t: fpu la57\n");
+    let mut kernel = crate::image::testing::bzimage();
+    kernel[patch.0..patch.0 + patch.1.len()].copy_from_slice(patch.1);
+    let kernel = vouched("kernel", &mut kernel.as_slice(), u64::MAX).unwrap();
+    let kernel = KernelImage::from_artifact(kernel, Arch::X86_64).unwrap();
+    let paths = Paths::under(root.path());
+    (root, paths, Target { kernel, ramdisk: None, cmdline: cmdline.to_owned(), devicetree: None })
+}
+
+#[test]
+fn on_x86_each_call_has_its_own_limit_for_the_command_line() {
+    let plan = |call, length| {
+        let (_root, paths, target) = pc((0, b""), &"x".repeat(length));
+        Plan::new(target, &found(&[call]), &paths, Kaslr::Seed).map(drop)
+    };
+    for (call, longest) in [(Call::Load, 2047), (Call::FileLoad, 2016)] {
+        assert!(plan(call, longest).is_ok());
+        match plan(call, longest + 1) {
+            Err(Error::CmdlineTooLong { length, limit }) => {
+                assert_eq!((length, limit), (longest + 1, longest))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (_root, paths, target) = pc((0, b""), &"x".repeat(2017));
+    let plan = Plan::new(target, &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert!(matches!(plan.attempts(), [Attempt::Load(_)]));
+}
+
 #[test]
 fn a_command_line_over_the_kernels_limit_is_refused() {
     let (_root, paths) = machine();
