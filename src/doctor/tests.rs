@@ -425,6 +425,16 @@ fn a_board_without_psci() {
 }
 
 #[test]
+fn a_plan_that_fails_stops_a_boot() {
+    let mut report = x86(|_| ());
+    let error = kexec::Error::NoPlace { what: "the kernel", size: 1 << 32, largest: 1 << 30 };
+    report.add_plan(&Err(error.into()));
+    assert_eq!(report.blocker(), Some(("plan", Exit::NotEnoughMemory)));
+    let check = of(&report, "plan");
+    assert!(check.saw.starts_with("no place for the kernel") && !check.cure.is_empty(), "{check}");
+}
+
+#[test]
 fn a_machine_that_shows_nothing_is_unknown_and_never_a_panic() {
     let (_root, paths) = machine(&[]);
     for arch in [Arch::X86_64, Arch::Aarch64] {

@@ -130,7 +130,7 @@ impl Plan {
         for call in calls {
             let planned = match call {
                 Call::FileLoad if target.devicetree.is_some() => Err(Error::TreeNotTaken),
-                Call::FileLoad => file_load(&target, kaslr, &exposed),
+                Call::FileLoad => file_load(&target, paths, kaslr, &exposed),
                 Call::Load => load(&target, paths, kaslr),
             };
             let fits = |attempt: &Attempt| match meminfo {
@@ -255,7 +255,7 @@ pub fn cmdline_limit(header: &Header) -> usize {
 /// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
 /// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
 /// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
-fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
+fn file_load(target: &Target, paths: &Paths, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });
     }
@@ -271,6 +271,9 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
         line = cmdline::with(&line, "nokaslr");
     }
     let line = cmdline::within(line, cmdline_limit(target.kernel.header()))?;
+    if let Header::BzImage(kernel) = target.kernel.header() {
+        x86_64::by_file_load(kernel, paths)?;
+    }
     let cmdline = CString::new(line).map_err(|error| Error::CmdlineCharacter {
         text: crate::error::printable(&String::from_utf8_lossy(&error.into_vec())),
     })?;

@@ -210,6 +210,30 @@ fn on_x86_each_call_has_its_own_limit_for_the_command_line() {
 }
 
 #[test]
+fn what_kexec_file_load_is_sure_to_refuse_is_known() {
+    fn file(patch: (usize, &[u8])) -> Result<(), Error> {
+        let (_root, paths, target) = pc(patch, "a");
+        Plan::new(target, &found(&[Call::FileLoad]), &paths, Kaslr::Seed).map(drop)
+    }
+    assert!(file((0, b"")).is_ok());
+    // XLF_5LEVEL, XLF_CAN_BE_LOADED_ABOVE_4G, kernel_alignment, init_size.
+    let error = file((0x236, &[0x1f, 0])).unwrap_err();
+    assert!(matches!(error, Error::X86(crate::kexec::X86Error::FiveLevel)), "{error}");
+    let error = file((0x236, &[0x7d, 0])).unwrap_err();
+    assert!(matches!(error, Error::X86(crate::kexec::X86Error::Low)), "{error}");
+    for patch in [(0x230, 0x8000_0000u32), (0x230, 0x2000_0000), (0x260, 0xf000_0000)] {
+        let value = patch.1.to_le_bytes();
+        let error = file((patch.0, &value)).unwrap_err();
+        assert!(matches!(error, Error::NoPlace { what: "the kernel", .. }), "{patch:x?}: {error}");
+    }
+    assert!(file((0x230, &0x1000_0000u32.to_le_bytes())).is_ok());
+    let (root, paths, target) = pc((0x236, &[0x1f, 0]), "a");
+    fs::write(root.path().join("proc/cpuinfo"), "flags\t\t: fpu\n").unwrap();
+    fs::remove_file(paths.iomem()).unwrap();
+    assert!(Plan::new(target, &found(&[Call::FileLoad]), &paths, Kaslr::Seed).is_ok());
+}
+
+#[test]
 fn a_command_line_over_the_kernels_limit_is_refused() {
     let (_root, paths) = machine();
     for calls in [[Call::FileLoad], [Call::Load]] {

@@ -69,6 +69,11 @@ impl Machine {
     }
 }
 
+/// Whether the running kernel uses 5-level paging.
+pub(super) fn has_five_levels(paths: &Paths) -> bool {
+    text(&paths.cpuinfo(), PROC_FILE).is_ok_and(|cpu| has_flag(&cpu, "la57"))
+}
+
 fn open(path: &Path, most: u64) -> io::Result<io::Take<File>> {
     Ok(File::open(path)?.take(most))
 }
