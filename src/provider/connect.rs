@@ -28,7 +28,7 @@ use crate::net::{Uplink, names};
 use crate::patience;
 use crate::provider::access::Access;
 use crate::sys::names::{Failure, Family, addresses as by_libc};
-use dial::dial;
+pub(super) use dial::dial;
 
 /// More addresses of a name than that are not tried.
 const MOST_ADDRESSES: usize = 8;

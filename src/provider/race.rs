@@ -10,10 +10,8 @@ mod prospect;
 mod watch;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -26,6 +24,7 @@ use crate::net::{self, Event, Uplink};
 use crate::paths::Paths;
 use crate::provider;
 use crate::provider::http::Client;
+use crate::threads;
 use crate::time::{Deadline, UnixTime};
 use probe::Asking;
 use watch::Watch;
@@ -332,7 +331,7 @@ impl Entrant {
             prospect::explore(&asking);
             drop(asking.sender.send(Message::Ended(asking.watch)));
         };
-        match spawn("uplink", Box::new(work)) {
+        match threads::spawn("uplink", STACK, Box::new(work)) {
             Ok(()) => self.runs = true,
             Err(error) => self.watch.report().reasons.push(format!("no thread for it: {error}")),
         }
@@ -345,11 +344,6 @@ impl Entrant {
             self.start(shared, sender);
         }
     }
-}
-
-/// Starts a thread that nobody waits for.
-fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
 /// URLs that failed the same way are named up to this many, and links on which different things came out.

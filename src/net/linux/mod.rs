@@ -360,6 +360,7 @@ impl Engine {
             }
         }
         self.kernel.journal.add_winner(interface);
+        self.kernel.journal.keep();
         names::settle(interface);
         if let Some(uplink) = self.runners.first().and_then(|runner| runner.told.as_ref()) {
             files::write_lease(&self.kernel.paths, uplink);
@@ -384,6 +385,7 @@ impl Engine {
             for link in self.links.iter().rev() {
                 self.kernel.put_back(link);
             }
+            self.kernel.journal.keep();
         }
     }
 

@@ -1,7 +1,7 @@
 //! One link of the race: carrier, spanning tree, and both address families.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -37,9 +37,9 @@ pub(super) struct Runner {
     ipv4: Ipv4,
     ipv6: Ipv6,
     /// BPDUs arrive here.
-    bridges: Option<OwnedFd>,
+    bridges: Option<packet::Socket>,
     /// Anything that only a forwarding port lets through arrives here, while it is blocked.
-    traffic: Option<OwnedFd>,
+    traffic: Option<packet::Socket>,
     pub(super) had_carrier: bool,
     /// How long carrier was waited for, until that is told.
     pub(super) news: Option<Duration>,
@@ -232,8 +232,8 @@ impl Runner {
         [
             (Socket::Dhcp4, self.ipv4.socket()),
             (Socket::Dhcp6, self.ipv6.socket()),
-            (Socket::Bridges, self.bridges.as_ref().map(OwnedFd::as_fd)),
-            (Socket::Traffic, self.traffic.as_ref().map(OwnedFd::as_fd)),
+            (Socket::Bridges, self.bridges.as_ref().map(packet::Socket::as_fd)),
+            (Socket::Traffic, self.traffic.as_ref().map(packet::Socket::as_fd)),
         ]
         .into_iter()
         .filter_map(|(socket, open)| Some((socket, open?)))
@@ -306,8 +306,9 @@ impl Runner {
         }
     }
 
-    /// Something came that a blocked port would have kept.
+    /// Something came that a blocked port would have kept: what bridges say changes nothing any more.
     fn heard(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        self.bridges = None;
         if self.forwarding.as_mut().is_some_and(|forwarding| forwarding.heard(now)) {
             self.forwards(kernel, setup, now);
         }

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::watch::Watch;
-use super::{Found, Message, Missed, Shared, Why, spawn};
+use super::{Found, Message, Missed, STACK, Shared, Why};
 use crate::manifest::{self, Expected, keylist};
 use crate::provider::Candidates;
 use crate::provider::http::{Client, HttpError};
 use crate::provider::url;
 use crate::sys::random;
+use crate::threads;
 
 const HEAD_START: Duration = Duration::from_millis(300);
 /// A provider that does not answer is asked again after this and up to half as much, doubling each time.
@@ -58,7 +59,7 @@ pub(super) fn ask_all(asking: &Asking, providers: &[String]) {
                 prober.watch.report().missed.extend(missed);
                 drop(tell.send(Answer::Ended));
             };
-            match spawn("provider", Box::new(work)) {
+            match threads::spawn("provider", STACK, Box::new(work)) {
                 Ok(()) => running += 1,
                 Err(error) => {
                     let why = Why::Failed { reason: format!("no thread for it: {error}"), hint: None };
