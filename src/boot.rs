@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use log::{debug, error, info, warn};
@@ -13,6 +14,7 @@ use crate::error::{Error, printable};
 use crate::fetch::{self, VerifiedArtifact};
 use crate::image::{KernelImage, Part, Ramdisk};
 use crate::kexec::{self, Call, Plan, Preflight, Target, admission, cmdline};
+use crate::log::Format;
 use crate::manifest::{Trust, VerifiedManifest};
 use crate::meminfo::Meminfo;
 use crate::net::{Caller, Network, Settings};
@@ -31,6 +33,16 @@ pub enum Ending {
     LoadOnly,
     /// Only say what would be done.
     DryRun,
+}
+
+/// Logs as the kernel command line wants it, or as JSON: from the first line on, so that whoever reads JSON
+/// meets nothing else. What cannot be read is told where it is read in earnest.
+pub fn configure_log(paths: &Paths, trust: &Path, json: bool) {
+    let (format, debug) = match (config::kernel_cmdline(paths), Trust::read_policy(trust)) {
+        (Ok(line), Ok(policy)) => Config::log(&line, &policy),
+        _ => (Format::Text, false),
+    };
+    crate::log::configure(if json { Format::Json } else { format }, debug);
 }
 
 /// Fetches, verifies, loads and starts the next kernel. Returns only when it was told not to start it.

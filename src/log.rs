@@ -219,9 +219,12 @@ impl State {
     }
 
     fn draw_progress(&mut self) {
-        if !self.progress.is_empty() {
-            let lines = self.progress.join("\n");
-            self.each_terminal(lines.as_bytes());
+        for screen in self.screens.iter_mut().filter(|screen| screen.terminal && !self.progress.is_empty()) {
+            // A line that is wrapped could not be erased.
+            let columns = screen.columns();
+            let lines: Vec<String> =
+                self.progress.iter().map(|line| line.chars().take(columns).collect()).collect();
+            screen.write(lines.join("\n").as_bytes());
         }
     }
 
@@ -318,6 +321,11 @@ pub fn wrapped(text: &str, indent: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
     use super::*;
 
     #[test]
@@ -437,6 +445,27 @@ mod tests {
         let erase = "\r\x1b[K\x1b[A\r\x1b[K";
         let record = "phaseboot[1.000] net: warning: carrier\n";
         assert_eq!(screen, format!("one\ntwo{erase}{record}one\ntwo{erase}"));
+    }
+
+    #[test]
+    fn lines_of_progress_are_cut_to_a_narrow_terminal() {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let name = ptsname(&keyboard, Vec::new()).unwrap();
+        let terminal = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = state(folder.path());
+        let line = "0123456789".repeat(7);
+        for (columns, shown) in [(40, 39), (81, 70), (0, 70)] {
+            let size = Winsize { ws_row: 25, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            tcsetwinsize(&terminal, size).unwrap();
+            state.screens = vec![Screen::new(terminal.try_clone().unwrap())];
+            state.progress = vec![line.clone()];
+            state.draw_progress();
+            let mut drawn = [0; 200];
+            let count = File::from(keyboard.try_clone().unwrap()).read(&mut drawn).unwrap();
+            assert_eq!(count, shown, "{columns} columns");
+        }
     }
 
     #[test]

@@ -121,6 +121,15 @@ paths! {
     boot_params = "sys/kernel/boot_params/data";
     /// EFI, on machines that have it: Documentation/ABI/testing/sysfs-firmware-efi.
     efi = "sys/firmware/efi";
+    /// Some of what EFI's configuration tables are, each as `NAME=0xADDRESS`:
+    /// Documentation/ABI/testing/sysfs-firmware-efi.
+    efi_systab = "sys/firmware/efi/systab";
+    /// Framebuffers.
+    framebuffers = "sys/class/graphics";
+    /// Physical memory: mem(4).
+    memory = "dev/mem";
+    /// The kernel's memory as an ELF core file: proc(5).
+    kcore = "proc/kcore";
     /// The CPUs and their features: proc(5).
     cpuinfo = "proc/cpuinfo";
     /// Every log record of this boot, a JSON object a line.

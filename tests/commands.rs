@@ -72,12 +72,16 @@ fn kernel(fill: u8) -> Vec<u8> {
 }
 
 /// The same where the kernel command line is `line`, in a network namespace of its own without any
-/// network; None, and a word why, where that cannot be had.
+/// network, and with an /etc/resolv.conf of its own; None, and a word why, where that cannot be had.
 fn phaseboot_told(folder: &Path, line: &str, prepare: &str, arguments: &str) -> Option<Output> {
     fs::write(folder.join("cmdline"), format!("{line}\n")).unwrap();
     fs::create_dir_all(folder.join("run")).unwrap();
+    fs::write(folder.join("resolv.conf"), "").unwrap();
     let inside = |command: &str| {
-        let script = format!("mount --bind cmdline /proc/cmdline && mount --bind run /run && {command}");
+        let script = format!(
+            "mount --bind resolv.conf \"$(readlink -f /etc/resolv.conf)\" && mount --bind cmdline /proc/cmdline \
+             && mount --bind run /run && {command}"
+        );
         Command::new("unshare")
             .args(["--mount", "--net", "sh", "-c", &script])
             .current_dir(folder)
@@ -197,6 +201,26 @@ fn what_is_given_for_another_init_stops_only_who_needs_a_network() {
 }
 
 #[test]
+fn what_is_wrong_with_the_configuration_is_json_and_kept() {
+    let folder = published();
+    let line = "phase.log=json phase.proxy=bad";
+    for (arguments, code) in [
+        ("fetch --out got --provider http://10.99.0.2:1/ --trust trust", 2),
+        ("net up", 2),
+        ("boot --dry-run --provider http://10.99.0.2:1/ --trust nowhere", 13),
+    ] {
+        let kept = folder.path().join("run/phaseboot/log.jsonl");
+        let _ = fs::remove_file(&kept);
+        let Some(output) = phaseboot_told(folder.path(), line, "", arguments) else { return };
+        assert_eq!(output.status.code(), Some(code), "{arguments}");
+        let (shown, kept) = (String::from_utf8(output.stderr).unwrap(), fs::read_to_string(kept).unwrap());
+        assert_eq!(shown, kept, "{arguments}");
+        let last: Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+        assert_eq!(last["level"], "error", "{arguments}");
+    }
+}
+
+#[test]
 fn net_up_follows_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let prepare = "ip link add eth7 type veth peer name other; ip link set other up;";
@@ -206,6 +230,10 @@ fn net_up_follows_the_command_line() {
     let uplink: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&uplink["interface"], &uplink["ipv4"]["address"]), (&"eth7".into(), &"10.99.7.2".into()));
     assert_eq!(uplink["dns"][0], "10.99.7.3");
+    let names = fs::read_to_string(folder.path().join("resolv.conf")).unwrap();
+    assert!(names.contains("nameserver 10.99.7.3\n"), "{names}");
+    let beside = fs::read_dir("/etc").unwrap().flatten().map(|entry| entry.file_name().into_string());
+    assert!(!beside.flatten().any(|name| name.starts_with("resolv.conf.")));
     // Errors, records and what is kept are the same objects.
     for text in [output.stderr, fs::read(folder.path().join("run/phaseboot/log.jsonl")).unwrap()] {
         let text = String::from_utf8(text).unwrap();

@@ -218,9 +218,12 @@ impl Check {
                 ensure!(again <= most, "{again} bytes of {file} were sent again, more than {most}");
             }
             Self::Kaslr => kaslr(kept.machine.arch, report)?,
-            Self::Framebuffer => {
-                let found = report["framebuffers"].as_array().is_some_and(|found| !found.is_empty());
-                ensure!(found, "the second kernel has no framebuffer");
+            Self::Framebuffer => framebuffer(said, report)?,
+            Self::NoFramebuffer => {
+                let none = report["framebuffers"].as_array().is_some_and(Vec::is_empty);
+                ensure!(none, "the second kernel has framebuffers: {}", report["framebuffers"]);
+                let said = said.records().any(|record| record.message.starts_with("the screen is not"));
+                ensure!(!said, "a word of a screen that is not there");
             }
             Self::EfiVariables => efi_variables(report)?,
             Self::SecureBoot => {
@@ -270,6 +273,21 @@ fn kaslr(arch: Arch, report: &Value) -> Result<()> {
             let found = said.iter().filter_map(Value::as_str).any(|line| line.contains("KASLR enabled"));
             ensure!(found, "the second kernel does not say that KASLR is enabled: {said:?}");
         }
+    }
+    Ok(())
+}
+
+/// Every kernel on the way says the same of where the framebuffer is and of what shape, and what the last one
+/// draws is there.
+fn framebuffer(said: &Transcript, report: &Value) -> Result<()> {
+    let found = report["framebuffers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let [one] = found else { bail!("the second kernel has not one framebuffer: {}", report["framebuffers"]) };
+    ensure!(one["drawn"] == true, "nothing can be drawn: {one}");
+    for what in ["efifb: framebuffer at ", "efifb: mode is "] {
+        let lines = said.lines.iter().filter_map(|line| Some(line.text.split_once(what)?.1));
+        let told: Vec<&str> = lines.collect();
+        ensure!(told.len() > said.jumps().count(), "not every kernel says {what:?}: {told:?}");
+        ensure!(told.iter().all(|line| *line == told[0]), "another framebuffer than before: {told:?}");
     }
     Ok(())
 }

@@ -66,6 +66,8 @@ pub(crate) struct Machine {
     pub(crate) firmware: Firmware,
     /// The version of aarch64's interrupt controller, where it is not QEMU's choice.
     pub(crate) gic: Option<u8>,
+    /// UEFI describes it by ACPI; without, on aarch64, by a device tree.
+    pub(crate) acpi: bool,
     /// A screen that its firmware sets up.
     pub(crate) screen: bool,
     /// In the order in which the kernel finds them: eth0, eth1.
@@ -98,6 +100,7 @@ impl Machine {
             },
             firmware: Firmware::Default,
             gic: None,
+            acpi: true,
             screen: false,
             nics: &[Nic::User],
             rng: true,
@@ -267,8 +270,10 @@ impl Machine {
             // Only code in system management mode may write to the firmware's variables.
             (Arch::X86_64, _) if self.firmware == Firmware::SecureBoot => "q35,smm=on".to_owned(),
             (Arch::X86_64, _) => "q35".to_owned(),
-            (Arch::Aarch64, None) => "virt".to_owned(),
-            (Arch::Aarch64, Some(version)) => format!("virt,gic-version={version}"),
+            (Arch::Aarch64, version) => {
+                let gic = version.map_or(String::new(), |version| format!(",gic-version={version}"));
+                format!("virt{gic}{}", if self.acpi { "" } else { ",acpi=off" })
+            }
         }
     }
 

@@ -46,8 +46,19 @@ impl Call {
 }
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [matrix(), memory(), forms(), refusals(), signatures(), secure_boot(), chains(), commands(), handoff()]
-        .concat()
+    [
+        matrix(),
+        screens(),
+        memory(),
+        forms(),
+        refusals(),
+        signatures(),
+        secure_boot(),
+        chains(),
+        commands(),
+        handoff(),
+    ]
+    .concat()
 }
 
 /// Architecture, call, firmware, and every kernel that has the call, with 1 and 4 CPUs in turn.
@@ -102,10 +113,9 @@ fn row(kernel: Id, call: Call, firmware: Firmware, cpus: u32) -> Scenario {
     scenario.also.push(Check::Cpus(if cpus == 1 { "0" } else { "0-3" }));
     if firmware == Uefi {
         under_uefi(&mut scenario);
-        // An arm64 kernel knows of its screen from its own EFI stub alone, which kexec goes past.
-        if kernel.arch() == X86_64 {
-            scenario.machine.screen = true;
-            scenario.also.push(Check::Framebuffer);
+        // arm64's kexec_file_load hands none on, and its kernels take one since 6.2.
+        if kernel.arch() == X86_64 || (call == Call::Load && kernel != ARM) {
+            has_screen(&mut scenario);
         }
     } else if kernel.arch() == Aarch64 {
         scenario.also.push(Check::FreshSeeds);
@@ -124,6 +134,25 @@ fn under_uefi(scenario: &mut Scenario) {
     scenario.machine.firmware = Uefi;
     scenario.also.extend([Check::Efi, Check::Acpi, Check::EfiVariables]);
     scenario.target_modules = &["efivarfs"];
+}
+
+fn has_screen(scenario: &mut Scenario) {
+    scenario.machine.screen = true;
+    scenario.also.push(Check::Framebuffer);
+}
+
+/// UEFI on aarch64 beside the matrix: a machine that a device tree describes, and one without a screen.
+fn screens() -> Vec<Scenario> {
+    let mut tree = boots("screen-and-tree", ARM, Call::Load);
+    tree.next = Some((Id::Debian612(Aarch64), Form::Plain));
+    under_uefi(&mut tree);
+    has_screen(&mut tree);
+    tree.machine.acpi = false;
+    tree.also.retain(|check| *check != Check::Acpi);
+    let mut none = boots("no-screen", ARM, Call::Load);
+    under_uefi(&mut none);
+    none.also.push(Check::NoFramebuffer);
+    vec![tree, none]
 }
 
 /// Little of it, much of it, and much to put into it.
@@ -246,8 +275,8 @@ fn secure_boot() -> Vec<Scenario> {
 /// Kernels that start kernels that start kernels.
 fn chains() -> Vec<Scenario> {
     const CHAIN: &[Change] = &[Change::Chain { keys: TRUSTED }];
-    let chain = |kernel, call: Call| {
-        let mut scenario = boots(format!("three-in-a-row-{}", call.name()), kernel, call);
+    let chain = |name: &str, kernel, call: Call| {
+        let mut scenario = boots(format!("three-in-a-row-{name}"), kernel, call);
         scenario.steps = vec![Step { publish: CHAIN, cmdline: call.cmdline(), expect: Expect::Boots(&[]) }];
         scenario.hops = 3;
         scenario.policy = Some(r#"{"channels":["stable","second","third"]}"#);
@@ -255,11 +284,15 @@ fn chains() -> Vec<Scenario> {
         scenario.row = true;
         scenario
     };
+    let mut with_screen = chain("uefi", Id::Debian7(Aarch64), Call::Load);
+    under_uefi(&mut with_screen);
+    has_screen(&mut with_screen);
     vec![
-        chain(X86, Call::File),
-        chain(X86, Call::Load),
-        chain(ARM, Call::Load),
-        chain(Id::LabArm64, Call::File),
+        chain("file", X86, Call::File),
+        chain("load", X86, Call::Load),
+        chain("load", ARM, Call::Load),
+        chain("file", Id::LabArm64, Call::File),
+        with_screen,
     ]
 }
 

@@ -161,8 +161,10 @@ pub(crate) enum Check {
     FirmwareKeeps(&'static str),
     /// Its addresses were drawn anew.
     Kaslr,
-    /// It has a framebuffer, the one that the firmware has set up.
+    /// It draws into the framebuffer that the firmware has set up, as the first kernel found it.
     Framebuffer,
+    /// It has none, and nobody has seen one.
+    NoFramebuffer,
     /// The firmware lists its variables, and answers when it is asked for them.
     EfiVariables,
     /// The same, it says that Secure Boot is on, and this kernel is locked down for it.

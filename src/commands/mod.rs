@@ -131,10 +131,10 @@ fn read_config(paths: &Paths, policy: &Policy, way: Way) -> Result<Config, Error
 
 /// The trust folder, and what the kernel command line and the arguments ask for.
 fn configure(source: &Source, json: bool, paths: &Paths, way: Way) -> Result<(Config, Trust), Error> {
-    json_log(json);
-    let trust = Trust::read(source.trust.as_deref().unwrap_or(&paths.trust()))?;
+    let folder = source.trust.clone().unwrap_or_else(|| paths.trust());
+    boot::configure_log(paths, &folder, json);
+    let trust = Trust::read(&folder)?;
     let mut config = read_config(paths, trust.policy(), way)?;
-    crate::log::configure(if json { Format::Json } else { config.log }, config.debug);
     if !source.providers.is_empty() {
         config.set("phase.provider", Some(&source.providers.join(",")))?;
     }
@@ -147,6 +147,7 @@ fn configure(source: &Source, json: bool, paths: &Paths, way: Way) -> Result<(Co
 }
 
 fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
+    crate::log::keep_records(paths);
     let (mut config, trust) = configure(&arguments.source, arguments.json, paths, Way::Any)?;
     if let Some(append) = &arguments.append {
         config.append.clone_from(append);
@@ -154,7 +155,6 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
     if let Some(method) = arguments.method {
         config.method = method;
     }
-    crate::log::keep_records(paths);
     let ending = match (arguments.load_only, arguments.dry_run) {
         (_, true) => Ending::DryRun,
         (true, false) => Ending::LoadOnly,
@@ -167,12 +167,11 @@ fn boot(arguments: &cli::Boot, paths: &Paths) -> Result<(), Error> {
 }
 
 fn net(interface: Option<&str>, json: bool, paths: &Paths) -> Result<(), Error> {
-    json_log(json);
+    crate::log::keep_records(paths);
+    boot::configure_log(paths, &paths.trust(), json);
     // Policies have no say in how addresses are come by, but one that cannot be read says so elsewhere.
     let policy = Trust::read_policy(&paths.trust()).unwrap_or_default();
     let mut config = read_config(paths, &policy, Way::Own)?;
-    crate::log::configure(if json { Format::Json } else { config.log }, config.debug);
-    crate::log::keep_records(paths);
     if config.network.leaves_all() && interface.is_none() {
         warn!("ip=off is passed over: this command is to bring the network up");
         config.network.assignments.clear();
@@ -221,8 +220,8 @@ fn describe_uplink(uplink: &Uplink) -> String {
 }
 
 fn fetch(out: &Path, source: &Source, json: bool, paths: &Paths) -> Result<(), Error> {
-    let (config, trust) = configure(source, json, paths, Way::Any)?;
     crate::log::keep_records(paths);
+    let (config, trust) = configure(source, json, paths, Way::Any)?;
     let deadline = Deadline::after(config.timeout);
     let (_, Found { manifest, client, .. }, _network) =
         boot::find(&config, &trust, paths, Caller::Command, Purpose::Look, deadline, None)?;

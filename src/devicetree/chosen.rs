@@ -8,6 +8,9 @@ use super::{Edits, Error};
 /// The granule of old ramdisk reservations: firmware rounds up to it.
 const PAGE: u64 = 4096;
 
+/// Where UEFI's system table is.
+pub(super) const SYSTEM_TABLE: &[u8] = b"linux,uefi-system-table";
+
 /// A property of `/chosen`: its new value, or none to drop it.
 pub(super) type Change = (&'static [u8], Option<Vec<u8>>);
 
@@ -20,7 +23,7 @@ pub(super) fn changes(edits: &Edits<'_>) -> Result<Vec<Change>, Error> {
     };
     let initrd = edits.initrd.as_ref();
     let seeds = edits.seeds.as_ref();
-    Ok(vec![
+    let mut changes: Vec<Change> = vec![
         (b"bootargs", bootargs),
         (b"linux,initrd-start", initrd.map(|range| range.start.to_be_bytes().to_vec())),
         (b"linux,initrd-end", initrd.map(|range| range.end.to_be_bytes().to_vec())),
@@ -34,7 +37,11 @@ pub(super) fn changes(edits: &Edits<'_>) -> Result<Vec<Change>, Error> {
         (b"linux,kho-scratch", None),
         // As kexec_file_load sets it.
         (b"linux,booted-from-kexec", Some(Vec::new())),
-    ])
+    ];
+    if let Some(address) = edits.system_table {
+        changes.push((SYSTEM_TABLE, Some(address.to_be_bytes().to_vec())));
+    }
+    Ok(changes)
 }
 
 /// Whether a child of the root with this name is `/chosen`. The kernel looks for `/chosen` and
@@ -146,6 +153,19 @@ pub(super) fn drop_old_reservations(blob: &mut Blob<'_>) {
         let sizes = [Some(size), size.checked_next_multiple_of(PAGE)];
         blob.reservations
             .retain(|&Reservation { address, size }| address != start || !sizes.contains(&Some(size)));
+    }
+}
+
+/// Frees the memory of tables that were made for the running kernel, where it was not the first to be given
+/// some: firmware's own are in memory that no tree has to reserve.
+pub(super) fn drop_old_tables(blob: &mut Blob<'_>) {
+    /// The largest page there is: no more was reserved for them.
+    const MOST: u64 = 64 << 10;
+    let table = properties(blob).find(|property| property.name == SYSTEM_TABLE);
+    if let Some(table) = table.and_then(|property| number(&property.value)) {
+        blob.reservations.retain(|&Reservation { address, size }| {
+            size > MOST || !(address..address.saturating_add(size)).contains(&table)
+        });
     }
 }
 

@@ -113,6 +113,19 @@ pub struct Edits<'a> {
     pub seeds: Option<Seeds>,
     /// Physical memory that the next kernel must leave alone, besides what is reserved already.
     pub reserve: &'a [Range<u64>],
+    /// Physical address of UEFI's system table, if the next kernel is to find another one than this did. The
+    /// tree has to be one that names a table.
+    pub system_table: Option<u64>,
+}
+
+/// Where UEFI's tables are: Documentation/arch/arm/uefi.rst. Physical addresses, sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uefi {
+    pub system_table: u64,
+    /// The memory map as it was handed over.
+    pub map: u64,
+    pub map_size: u64,
+    pub descriptor_size: u64,
 }
 
 /// Copies `tree` for the next kernel. In `/chosen`, which is made if it is missing, only what
@@ -122,6 +135,9 @@ pub struct Edits<'a> {
 pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::parse(tree)?;
     chosen::drop_old_reservations(&mut blob);
+    if edits.system_table.is_some() {
+        chosen::drop_old_tables(&mut blob);
+    }
     blob.reserve(edits.reserve);
     let changes = chosen::changes(edits)?;
     let copy = match rewrite::with_vm_fdt(&blob, &changes) {
@@ -141,7 +157,25 @@ pub fn prepare(tree: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, Error> {
 /// Whether `tree` tells the next kernel where UEFI's tables are.
 pub fn is_uefi(tree: &[u8]) -> Result<bool, Error> {
     let blob = Blob::parse(tree)?;
-    Ok(chosen::properties(&blob).any(|property| property.name == b"linux,uefi-system-table"))
+    Ok(chosen::properties(&blob).any(|property| property.name == chosen::SYSTEM_TABLE))
+}
+
+/// Where `tree` says that UEFI's tables are; None without UEFI.
+pub fn uefi(tree: &[u8]) -> Result<Option<Uefi>, Error> {
+    let blob = Blob::parse(tree)?;
+    let number = |name: &[u8]| {
+        let property = chosen::properties(&blob).find(|property| property.name == name)?;
+        chosen::number(&property.value)
+    };
+    let uefi = || {
+        Some(Uefi {
+            system_table: number(chosen::SYSTEM_TABLE)?,
+            map: number(b"linux,uefi-mmap-start")?,
+            map_size: number(b"linux,uefi-mmap-size")?,
+            descriptor_size: number(b"linux,uefi-mmap-desc-size")?,
+        })
+    };
+    Ok(uefi())
 }
 
 /// Copies `tree` without its secrets, otherwise byte for byte, as the kernel does when it has read

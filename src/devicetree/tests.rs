@@ -17,6 +17,7 @@ fn edits() -> Edits<'static> {
         initrd: Some(0x4800_0000..0x4812_3456),
         seeds: Some(Seeds { kaslr: 0x1122_3344_5566_7788, rng: [0x5a; 64] }),
         reserve: &[],
+        system_table: None,
     }
 }
 
@@ -236,6 +237,30 @@ fn measurements_of_the_last_kernel_are_dropped_with_their_reservation() {
     assert_eq!(left, [Reservation { address: 0x6000_0000, size: 0x1000 }]);
     let names: Vec<String> = chosen(&copy).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["linux,uefi-mmap-start", "linux,booted-from-kexec"]);
+}
+
+#[test]
+fn a_system_table_that_was_made_goes_with_its_reservation() {
+    const STUB: &[u8] = include_bytes!("testdata/qemu-virt-uefi.dtb");
+    let with = |tree: &[u8], system_table, reserve: &[Range<u64>]| {
+        prepare(tree, &Edits { reserve, system_table, ..edits() }).unwrap()
+    };
+    let reserved = |tree: &[u8]| Blob::parse(tree).unwrap().reservations;
+    let page = |start| start..start + 0x1000;
+    let megabyte = |start| start..start + 0x10_0000;
+    let firmwares = uefi(STUB).unwrap().unwrap();
+    let first = with(STUB, Some(0x4200_0040), &[page(0x4200_0000)]);
+    assert_eq!(uefi(&first).unwrap(), Some(Uefi { system_table: 0x4200_0040, ..firmwares }));
+    let second = with(&first, Some(0x4300_0040), &[page(0x4300_0000)]);
+    assert_eq!(reserved(&second), [Reservation { address: 0x4300_0000, size: 0x1000 }]);
+    // It is still what the tree names.
+    assert_eq!(reserved(&with(&second, None, &[])), reserved(&second));
+    // More than was made: somebody else's.
+    let large = with(STUB, Some(0x4200_0040), &[megabyte(0x4200_0000)]);
+    assert_eq!(reserved(&with(&large, Some(0x4300_0040), &[])).len(), 1);
+    // Without UEFI there is none to be found.
+    assert_eq!(uefi(VIRT).unwrap(), None);
+    assert!(uefi(b"MZ\0\0").is_err() && uefi(&STUB[..100]).is_err());
 }
 
 /// What a running kernel was given by firmware.

@@ -81,7 +81,7 @@ pub fn run() -> ! {
     prepare_kernel();
     console::take(&paths);
     crate::log::keep_records(&paths);
-    configure_log(&paths);
+    boot::configure_log(&paths, &paths.trust(), false);
     log::info!("phaseboot {} on Linux {}", env!("CARGO_PKG_VERSION"), release());
     let mut chores = Chores::start(&paths);
 
@@ -105,14 +105,6 @@ pub fn run() -> ! {
             }
         };
         failures.act(on_fail, exit, &paths, &mut chores);
-    }
-}
-
-/// From the first line on, so that whoever reads JSON meets nothing else.
-fn configure_log(paths: &Paths) {
-    if let (Ok(line), Ok(policy)) = (config::kernel_cmdline(paths), Trust::read_policy(&paths.trust())) {
-        let (format, debug) = Config::log(&line, &policy);
-        crate::log::configure(format, debug);
     }
 }
 

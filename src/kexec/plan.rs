@@ -318,6 +318,7 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
         Some(given) => devicetree::complete(given, &running)?,
         None => running,
     };
+    let tables = aarch64::tables(paths, &tree);
     let plan = aarch64::plan(
         &memory,
         Parts {
@@ -328,6 +329,7 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
             cmdline: &target.cmdline,
             seeds: seeds(&target.cmdline, kaslr),
             live: &live,
+            tables: tables.as_ref(),
             page,
         },
     )?;

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::tcgetwinsize;
 
 /// A console may keep a line waiting this long; after that it is passed over until it takes bytes again.
 /// A serial line with flow control and nobody at the other end would stop the boot for ever.
@@ -43,6 +44,14 @@ impl Screen {
                 }
                 Err(_) => return,
             }
+        }
+    }
+
+    /// How many columns a line may take. A serial console does not say, and has the usual ones.
+    pub(super) fn columns(&self) -> usize {
+        match tcgetwinsize(&self.file) {
+            Ok(size) if size.ws_col > 0 => usize::from(size.ws_col) - 1,
+            _ => usize::MAX,
         }
     }
 

@@ -178,8 +178,15 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.clone().into_os_string();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    std::fs::write(&temporary, content)?;
-    std::fs::rename(&temporary, &path)
+    let moved = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, &path));
+    if moved.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    match moved {
+        // The name is a mount, as containers have it.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::fs::write(&path, content),
+        other => other,
+    }
 }
 
 #[cfg(test)]

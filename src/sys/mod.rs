@@ -4,10 +4,12 @@
 pub mod arch;
 pub mod block;
 pub mod early;
+pub(crate) mod framebuffer;
 pub mod kexec;
 pub mod memfd;
 pub mod names;
 pub mod packet;
+pub(crate) mod physical;
 pub mod process;
 pub mod random;
 mod ring;

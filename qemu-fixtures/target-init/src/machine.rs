@@ -1,7 +1,8 @@
 //! What the kernel and its firmware show of the machine.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -40,12 +41,34 @@ pub(crate) fn ramdisk() -> Option<u64> {
     Some(u64::from(word(0x0c0)?) << 32 | u64::from(word(0x218)?))
 }
 
-/// What each framebuffer says it is.
-pub(crate) fn framebuffers() -> Vec<String> {
-    let folder = Path::new("/sys/class/graphics");
-    let name = |device: &String| fs::read_to_string(folder.join(device).join("name")).ok();
+/// What each framebuffer says it is, and whether it keeps what is drawn.
+pub(crate) fn framebuffers() -> Vec<Value> {
     let devices = names("/sys/class/graphics").unwrap_or_default();
-    devices.iter().filter_map(name).map(|name| name.trim_end().to_owned()).collect()
+    let framebuffer = |device: &String| {
+        let folder = Path::new("/sys/class/graphics").join(device);
+        let text = |name| Some(fs::read_to_string(folder.join(name)).ok()?.trim_end().to_owned());
+        Some(json!({
+            "name": text("name")?,
+            "size": text("virtual_size"),
+            "bits": text("bits_per_pixel"),
+            "stride": text("stride"),
+            "drawn": draw(&Path::new("/dev").join(device)).is_ok(),
+        }))
+    };
+    devices.iter().filter_map(framebuffer).collect()
+}
+
+/// Draws into the first line and looks whether it is there.
+fn draw(device: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(device)?;
+    let drawn = [0x5a, 0xa5].repeat(256);
+    let mut seen = vec![0; drawn.len()];
+    file.write_all_at(&drawn, 0)?;
+    file.read_exact_at(&mut seen, 0)?;
+    if seen != drawn {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(())
 }
 
 /// The names in a folder, in order.

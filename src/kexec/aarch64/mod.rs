@@ -3,6 +3,8 @@
 
 mod gic;
 mod placement;
+mod screen;
+mod tables;
 
 use std::ops::Range;
 
@@ -15,6 +17,7 @@ use crate::image::arm64::PageSize;
 pub(super) use gic::{TABLE, live_tables};
 pub(super) use placement::by_file_load;
 pub use placement::{Layout, Pieces, place};
+pub(super) use tables::{Tables, read as tables};
 
 /// The trampoline: position independent, its two addresses behind it. The kernel enters it with
 /// the MMU off and x0 to x3 undefined for kexec_load.
@@ -35,6 +38,9 @@ fn trampoline(entry: u64, tree: u64) -> Vec<u8> {
     bytes
 }
 
+/// Where the tables for the next kernel begin behind the trampoline, which is shorter, in bytes.
+const TABLES: usize = 64;
+
 /// What a plan is made from. Sizes in bytes.
 #[derive(Debug)]
 pub(super) struct Parts<'a> {
@@ -46,6 +52,8 @@ pub(super) struct Parts<'a> {
     pub(super) seeds: Option<Seeds>,
     /// Memory that devices go on using.
     pub(super) live: &'a [Range<u64>],
+    /// UEFI's, where the next kernel is to be told of a screen.
+    pub(super) tables: Option<&'a Tables>,
     pub(super) page: u64,
 }
 
@@ -70,12 +78,20 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         None if devicetree::is_uefi(parts.tree)? => Some(0),
         given => given,
     };
+    let own_size = match parts.tables {
+        Some(tables) => TABLES.saturating_add(tables.size()),
+        None => trampoline(0, 0).len(),
+    } as u64;
+    // One more reservation than before, wherever it will be.
+    let mut reserve = parts.live.to_vec();
+    reserve.extend(parts.tables.map(|_| u64::MAX - 1..u64::MAX));
     // The addresses in the tree have a fixed width: its size does not depend on them.
     let mut edits = Edits {
         bootargs: Some(parts.cmdline),
         initrd: initrd_file.map(|_| 0..0),
         seeds: parts.seeds,
-        reserve: parts.live,
+        reserve: &reserve,
+        system_table: None,
     };
     let size = devicetree::prepare(parts.tree, &edits)?.len() as u64;
     let layout = placement::place(
@@ -86,7 +102,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
             anywhere: parts.kernel.anywhere,
             initrd: initrd_file,
             tree: size,
-            trampoline: trampoline(0, 0).len() as u64,
+            trampoline: own_size,
             page: parts.page,
         },
     )?;
@@ -95,6 +111,20 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         0 => place.clone(),
         _ => place.start..place.start.saturating_add(size),
     });
+    let mut code = trampoline(layout.kernel.start, layout.tree.start);
+    let tables_at = layout.trampoline.start.saturating_add(TABLES as u64);
+    let tables = parts.tables.and_then(|tables| tables.write(tables_at));
+    let mut reserve = parts.live.to_vec();
+    if let Some(tables) = tables {
+        code.resize(TABLES, 0);
+        code.extend_from_slice(&tables);
+        // The kernel after the next one reads them, too.
+        reserve.push(layout.trampoline.clone());
+        edits.system_table = Some(tables_at);
+    } else if parts.tables.is_some() {
+        log::info!("the screen is not handed on: UEFI's addresses collide with {tables_at:#x}");
+    }
+    edits.reserve = &reserve;
     let tree = devicetree::prepare(parts.tree, &edits)?;
 
     let segment = |content, file, place: &Range<u64>| Segment {
@@ -103,7 +133,6 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
         address: place.start,
         size: place.end.saturating_sub(place.start),
     };
-    let code = trampoline(layout.kernel.start, layout.tree.start);
     let mut segments = vec![segment(Content::Kernel { from: 0 }, parts.kernel_file, &layout.kernel)];
     if let (Some(place), Some(size)) = (&layout.initrd, initrd_file) {
         segments.push(segment(Content::Initrd, size, place));
@@ -173,6 +202,7 @@ mod tests {
                 cmdline: "",
                 seeds: None,
                 live: &[],
+                tables: None,
                 page: 4096,
             };
             let plan = plan(&memory, parts).unwrap();
@@ -215,6 +245,7 @@ mod tests {
                 cmdline: "console=ttyAMA0",
                 seeds: None,
                 live: &[],
+                tables: None,
                 page: 4096,
             },
         )
@@ -229,5 +260,62 @@ mod tests {
         assert_eq!(code[32..40], tree.address.to_le_bytes());
         let end = (initrd.address + 1_000_001).to_be_bytes();
         assert!(bytes.windows(8).any(|window| window == end));
+    }
+
+    #[test]
+    fn uefis_tables_lie_behind_the_trampoline_and_stay() {
+        let memory = MemoryMap::parse(include_str!("../testdata/iomem-qemu-virt-uefi.txt")).unwrap();
+        let kernel = Arm64Image {
+            text_offset: 0,
+            memory: 0x1ab_0000,
+            old: false,
+            big_endian: false,
+            page_size: PageSize::K4,
+            anywhere: true,
+        };
+        let tables = tables::tests::usual();
+        let live = 0x4f00_0000..0x4f01_0000;
+        let planned = |tree: &[u8], tables| {
+            let parts = Parts {
+                kernel: &kernel,
+                kernel_file: 27_303_872,
+                initrd_file: Some(1_000_001),
+                tree,
+                cmdline: "console=ttyAMA0",
+                seeds: None,
+                live: std::slice::from_ref(&live),
+                tables,
+                page: 4096,
+            };
+            let [_, _, tree, code] =
+                <[Segment; 4]>::try_from(plan(&memory, parts).unwrap().segments).unwrap();
+            assert!(tree.file <= tree.size && code.file <= code.size);
+            let (Content::DeviceTree(tree), Content::Trampoline(bytes)) = (tree.content, code.content) else {
+                panic!()
+            };
+            (tree, bytes, code.address)
+        };
+        let uefi: &[u8] = include_bytes!("../../devicetree/testdata/qemu-virt-uefi.dtb");
+        let (plain, bytes, _) = planned(uefi, None);
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(devicetree::uefi(&plain).unwrap(), devicetree::uefi(uefi).unwrap());
+
+        let (tree, bytes, at) = planned(uefi, Some(&tables));
+        assert_eq!(bytes[..24], trampoline(0, 0)[..24]);
+        let named = devicetree::uefi(&tree).unwrap().unwrap();
+        assert_eq!(named.system_table, at + 64);
+        assert_eq!(named.map, devicetree::uefi(uefi).unwrap().unwrap().map);
+        assert_eq!(bytes[64..], tables.write(at + 64).unwrap());
+        // One more reservation, in a chain of kernels, too.
+        assert_eq!(tree.len(), plain.len() + 16);
+        let (next, _, at) = planned(&tree, Some(&tables));
+        assert_eq!(devicetree::uefi(&next).unwrap().unwrap().system_table, at + 64);
+        assert_eq!(next.len(), tree.len());
+        // And it stays where none is handed on.
+        let (last, ..) = planned(&next, None);
+        assert_eq!(
+            (devicetree::uefi(&last).unwrap(), last.len()),
+            (devicetree::uefi(&next).unwrap(), next.len())
+        );
     }
 }
