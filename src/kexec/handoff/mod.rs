@@ -73,8 +73,11 @@ impl Loaded {
             answer = jump();
         }
         drop(watchdogs);
-        quieted.undo();
-        mounts.undo(handoff.reset == Reset::None);
+        let undo = move || {
+            quieted.undo();
+            mounts.undo(handoff.reset == Reset::None);
+        };
+        let _ = patience::within(patience::LONGEST, undo);
         Error::Exec { errno: answer.err().unwrap_or(Errno::IO) }
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -18,8 +18,11 @@ use crate::patience;
 pub(super) struct Released {
     /// Nothing is mounted from a disk any more.
     pub(super) are_disks_free: bool,
-    taken: Receiver<Taken>,
+    taken: Log,
 }
+
+/// In the order in which it was taken; None when it has been put back.
+type Log = Arc<Mutex<Option<Vec<Taken>>>>;
 
 /// A mount that is not as it was.
 #[derive(Debug)]
@@ -31,11 +34,11 @@ struct Taken {
 
 /// Unmounts what is on block devices, the last mounted first, or makes it read-only.
 pub(super) fn release(paths: &Paths) -> Released {
-    let (sender, taken) = mpsc::channel();
-    Released { are_disks_free: release_all(paths, sender), taken }
+    let taken = Arc::new(Mutex::new(Some(Vec::new())));
+    Released { are_disks_free: release_all(paths, taken.clone()), taken }
 }
 
-fn release_all(paths: &Paths, taken: Sender<Taken>) -> bool {
+fn release_all(paths: &Paths, taken: Log) -> bool {
     let mounted = || {
         let text = fs::read_to_string(paths.mountinfo());
         text.map(|text| on_block_devices(&text))
@@ -53,7 +56,7 @@ fn release_all(paths: &Paths, taken: Sender<Taken>) -> bool {
     mounted().is_ok_and(|left| left.is_empty())
 }
 
-fn take_all(mounts: Vec<Mount>, taken: &Sender<Taken>) {
+fn take_all(mounts: Vec<Mount>, taken: &Log) {
     for mount in mounts.into_iter().rev() {
         let point = mount.point.clone();
         let gone = if point == Path::new("/") {
@@ -71,9 +74,11 @@ fn take_all(mounts: Vec<Mount>, taken: &Sender<Taken>) {
         if done.is_err() || !(is_gone || mount.is_writable()) {
             continue;
         }
-        // Left behind for being slow, and all has been put back meanwhile.
-        if let Err(SendError(late)) = taken.send(Taken { mount, is_gone }) {
-            return put_back(&[late], true);
+        let one = Taken { mount, is_gone };
+        match taken.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(taken) => taken.push(one),
+            // Left behind for being slow, and all has been put back meanwhile.
+            None => return put_back(&[one], true),
         }
     }
 }
@@ -82,32 +87,30 @@ impl Released {
     /// Makes writable and mounts again what was, and tells what cannot be. Devices that were reset may have
     /// other names now: without `by_name` nothing is mounted.
     pub(super) fn undo(self, by_name: bool) {
-        let work = move || {
-            let taken: Vec<Taken> = self.taken.try_iter().collect();
-            drop(self.taken);
-            put_back(&taken, by_name);
-        };
-        let _ = patience::within(patience::LONGEST, work);
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        put_back(&taken.unwrap_or_default(), by_name);
     }
 }
 
 /// `taken` is in the order in which it was taken.
 fn put_back(taken: &[Taken], by_name: bool) {
-    let mut lost = Vec::new();
-    let (gone, read_only): (Vec<_>, Vec<_>) = taken.iter().rev().partition(|taken| taken.is_gone);
+    let mut lost = String::new();
     // A file system that is read-only at one place is mounted writable at no other.
-    for Taken { mount, .. } in read_only {
-        if set(&mount.point, "rw").is_err() {
-            lost.push(format!("{} stays read-only", mount.point.display()));
-        }
-    }
-    for Taken { mount, .. } in gone {
-        if !by_name || mount.again().is_none() {
-            lost.push(format!("{} stays unmounted", mount.point.display()));
+    for was_gone in [false, true] {
+        for Taken { mount, is_gone } in taken.iter().rev() {
+            let (is_back, as_what) = match is_gone {
+                _ if *is_gone != was_gone => continue,
+                true => (by_name && mount.again().is_some(), "unmounted"),
+                false => (set(&mount.point, "rw").is_ok(), "read-only"),
+            };
+            if !is_back {
+                let comma = if lost.is_empty() { "" } else { ", " };
+                lost.push_str(&format!("{comma}{} stays {as_what}", mount.point.display()));
+            }
         }
     }
     if !lost.is_empty() {
-        log::warn!("not as it was before: {}", lost.join(", "));
+        log::warn!("not as it was before: {lost}");
     }
 }
 
@@ -160,13 +163,22 @@ impl Mount {
         if !flags.intersects(MountFlags::NOATIME | MountFlags::RELATIME) {
             flags |= MountFlags::STRICTATIME;
         }
-        let (known, own): (Vec<_>, Vec<_>) = settings.split(',').partition(|word| flag(word).is_some());
-        let known: MountFlags = known.into_iter().filter_map(flag).collect();
+        let (mut known, mut own) = (MountFlags::empty(), String::new());
+        for setting in settings.split(',') {
+            if let Some(flag) = flag(setting) {
+                known |= flag;
+                continue;
+            }
+            if !own.is_empty() {
+                own.push(',');
+            }
+            own.push_str(setting);
+        }
         if root != "/" || (flags ^ known).contains(MountFlags::RDONLY) {
             return None;
         }
-        let data = std::ffi::CString::new(unescape(&own.join(",")).into_os_string().into_vec()).ok()?;
-        rustix::mount::mount(unescape(source), &self.point, kind, flags | known, data.as_c_str()).ok()
+        let data = std::ffi::CString::new(unescape(&own).into_os_string().into_vec()).ok()?;
+        rustix::mount::mount(&unescape(source), &self.point, kind, flags | known, data.as_c_str()).ok()
     }
 }
 
