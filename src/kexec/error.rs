@@ -181,7 +181,9 @@ impl Error {
             Self::CmdlineCharacter { .. } | Self::CmdlineQuote { .. } => {
                 "correct it: the manifest's cmdline and phase.append, or --cmdline and --append"
             }
-            Self::Read { .. } => "are /proc and /sys mounted? mount -t proc proc /proc; mount -t sysfs sysfs /sys",
+            Self::Read { .. } => {
+                "are /proc and /sys mounted? mount -t proc proc /proc; mount -t sysfs sysfs /sys"
+            }
             Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",
             Self::LiveTable { .. } => {
                 "start this machine with irqchip.gicv3_nolpi=1 on the first kernel's command line, by UEFI, or from a kernel with CONFIG_KEXEC"

@@ -94,23 +94,19 @@ impl Released {
 
 /// `taken` is in the order in which it was taken.
 fn put_back(taken: &[Taken], by_name: bool) {
-    let mut lost = String::new();
+    let mut lost = Vec::new();
     // A file system that is read-only at one place is mounted writable at no other.
     for was_gone in [false, true] {
-        for Taken { mount, is_gone } in taken.iter().rev() {
-            let (is_back, as_what) = match is_gone {
-                _ if *is_gone != was_gone => continue,
-                true => (by_name && mount.again().is_some(), "unmounted"),
-                false => (set(&mount.point, "rw").is_ok(), "read-only"),
-            };
+        for Taken { mount, .. } in taken.iter().rev().filter(|taken| taken.is_gone == was_gone) {
+            let is_back =
+                if was_gone { by_name && mount.again().is_some() } else { set(&mount.point, "rw").is_ok() };
             if !is_back {
-                let comma = if lost.is_empty() { "" } else { ", " };
-                lost.push_str(&format!("{comma}{} stays {as_what}", mount.point.display()));
+                lost.push(&mount.point);
             }
         }
     }
     if !lost.is_empty() {
-        log::warn!("not as it was before: {lost}");
+        log::warn!("unmounted or read-only, and not as before: {lost:?}");
     }
 }
 
@@ -128,14 +124,22 @@ struct Mount {
     line: String,
 }
 
+/// Device, root, mount point, options of the mount; type, source, options of the file system.
+#[inline(never)]
+fn fields(line: &str) -> Option<[&str; 7]> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ').skip(2).take(4).chain(filesystem.split(' '));
+    let mut found = [""; 7];
+    for field in &mut found {
+        *field = fields.next()?;
+    }
+    Some(found)
+}
+
 impl Mount {
     /// Of a file system that lies on a block device.
     fn on_block_device(line: &str) -> Option<Self> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ');
-        let device = mount.nth(2)?;
-        let point = mount.nth(1)?;
-        let source = filesystem.split(' ').nth(1)?;
+        let [device, _, point, _, _, source, _] = fields(line)?;
         // Major 0 is no device, but btrfs shows it for file systems on one.
         let on_device = !device.starts_with("0:") || source.starts_with("/dev/");
         on_device.then(|| Self { point: unescape(point), line: line.to_owned() })
@@ -143,18 +147,13 @@ impl Mount {
 
     /// Whether its file system is, wherever it is mounted.
     fn is_writable(&self) -> bool {
-        let options = self.line.rsplit(' ').next().unwrap_or_default();
-        options.split(',').next() == Some("rw")
+        fields(&self.line).is_some_and(|[.., settings]| settings == "rw" || settings.starts_with("rw,"))
     }
 
     /// Mounts it again, if the line says all that it takes: not a part of a file system (a bind mount), nor
     /// one that is read-only here alone. mount(2)
     fn again(&self) -> Option<()> {
-        let (mount, filesystem) = self.line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(3);
-        let (root, options) = (mount.next()?, mount.nth(1)?);
-        let mut filesystem = filesystem.split(' ');
-        let (kind, source, settings) = (filesystem.next()?, filesystem.next()?, filesystem.next()?);
+        let [_, root, _, options, kind, source, settings] = fields(&self.line)?;
         let mut flags = MountFlags::empty();
         for option in options.split(',') {
             flags |= flag(option)?;
