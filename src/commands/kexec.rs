@@ -83,7 +83,7 @@ fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Resul
     };
     let given = match &arguments.line {
         Line::Given(line) => line.clone(),
-        Line::Reused => closed(reused(&config::whole_kernel_cmdline(paths)?)),
+        Line::Reused => reused(&config::whole_kernel_cmdline(paths)?),
         Line::Empty => String::new(),
     };
     let line = cmdline::base(&given, kernel.cmdline());
@@ -101,7 +101,8 @@ fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Resul
     Ok(Target { kernel, ramdisk, cmdline, devicetree })
 }
 
-/// The running kernel's command line without what was meant for its own boot.
+/// The running kernel's command line without what was meant for its own boot. An open quote runs to the end
+/// of the line, and is closed where that changes nothing.
 fn reused(running: &str) -> String {
     let mut is_for_init = false;
     let kept = words(running).filter(|word| {
@@ -111,25 +112,23 @@ fn reused(running: &str) -> String {
             parameter.name().starts_with("phase.") || OF_THIS_BOOT.iter().any(|name| parameter.is(name));
         is_for_init || !is_over
     });
-    kept.collect::<Vec<_>>().join(" ")
+    let kept: Vec<&str> = kept.collect();
+    let line = kept.join(" ");
+    match kept.last() {
+        Some(last) if cmdline::has_open_quote(&line) && can_be_closed(last) => line + "\"",
+        _ => line,
+    }
 }
 
-/// An open quote runs to the end of the line. Closed where that changes nothing, so that more can follow:
-/// next_arg() of lib/cmdline.c takes the quotes around a value or a parameter away, and no others.
-fn closed(mut line: String) -> String {
-    let is_open = cmdline::has_open_quote(&line);
-    let is_around = words(&line).last().is_some_and(|last| {
-        let inner = last.strip_prefix('"').unwrap_or(last);
-        // A name has at least one byte there, though it be the sign itself.
-        let sign = inner.bytes().skip(1).position(|byte| byte == b'=');
-        let value = sign.and_then(|at| inner.get(at + 2..)).unwrap_or_default();
-        let begins = |text: &str| text.strip_prefix('"').is_some_and(|rest| !rest.ends_with('"'));
-        begins(last) || begins(value)
-    });
-    if is_open && is_around {
-        line.push('"');
-    }
-    line
+/// Whether `last`, in which a quote is open, means the same to the kernel with the quote closed, and lets
+/// more follow: next_arg() of lib/cmdline.c takes the quotes around a value or a parameter away, and no others.
+fn can_be_closed(last: &str) -> bool {
+    let inner = last.strip_prefix('"').unwrap_or(last);
+    // A name has at least one byte there, though it be the sign itself.
+    let sign = inner.bytes().skip(1).position(|byte| byte == b'=');
+    let value = sign.and_then(|at| inner.get(at + 2..)).unwrap_or_default();
+    let begins = |text: &str| text.strip_prefix('"').is_some_and(|rest| !rest.ends_with('"'));
+    begins(last) || begins(value)
 }
 
 /// Says whether a kernel is loaded. That none is, is an error for whoever looks at the exit code alone.
@@ -225,18 +224,18 @@ mod tests {
             ("a=\"b c\" d", "a=\"b c\" d"),
             ("", ""),
         ] {
-            assert_eq!(closed(open.to_owned()), expected);
+            assert_eq!(reused(open), expected);
         }
     }
 
     proptest! {
         #[test]
         fn closing_a_quote_changes_nothing_to_the_kernel(line in "[ ab=\"]{0,16}") {
-            let line = line.trim();
-            let closed = closed(line.to_owned());
-            prop_assert_eq!(next_args(line), next_args(&closed));
+            let line = words(&line).collect::<Vec<_>>().join(" ");
+            let closed = reused(&line);
+            prop_assert_eq!(next_args(&line), next_args(&closed));
             if closed != line {
-                let mut more = next_args(line);
+                let mut more = next_args(&line);
                 more.push(("z".to_owned(), None));
                 prop_assert_eq!(next_args(&format!("{closed} z")), more);
             }
@@ -255,7 +254,7 @@ mod tests {
                 "root=/dev/nfs BOOTIF=01-52-54-00-12-34-56 -- initrd=x single",
             ),
             ("elfcorehdr=0x1000 initrdmem=0x1,2 rd.initrd=3", "rd.initrd=3"),
-            ("a=\"b c initrd=x", "a=\"b c initrd=x"),
+            ("a=\"b c initrd=x", "a=\"b c initrd=x\""),
             ("BOOT-IMAGE=x", ""),
             ("", ""),
             ("\n", ""),

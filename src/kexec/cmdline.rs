@@ -78,7 +78,7 @@ fn is_one_word(parameter: &str) -> bool {
 
 /// Whether what follows `text` would belong to its last parameter.
 pub fn has_open_quote(text: &str) -> bool {
-    text.matches('"').count() % 2 == 1
+    text.bytes().filter(|&byte| byte == b'"').count() % 2 == 1
 }
 
 /// `line`, if the next kernel reads it whole.

@@ -127,13 +127,11 @@ struct Mount {
 /// Device, root, mount point, options of the mount; type, source, options of the file system.
 #[inline(never)]
 fn fields(line: &str) -> Option<[&str; 7]> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(2).take(4).chain(filesystem.split(' '));
-    let mut found = [""; 7];
-    for field in &mut found {
-        *field = fields.next()?;
-    }
-    Some(found)
+    let words: Vec<&str> = line.split(' ').collect();
+    let [_, _, device, root, point, options, rest @ ..] = words.as_slice() else { return None };
+    let end = rest.iter().position(|word| *word == "-")?;
+    let [_, kind, source, settings, ..] = rest.get(end..)? else { return None };
+    Some([device, root, point, options, kind, source, settings])
 }
 
 impl Mount {
@@ -154,31 +152,36 @@ impl Mount {
     /// one that is read-only here alone. mount(2)
     fn again(&self) -> Option<()> {
         let [_, root, _, options, kind, source, settings] = fields(&self.line)?;
-        let mut flags = MountFlags::empty();
-        for option in options.split(',') {
-            flags |= flag(option)?;
+        let (mut unknown, mut own) = (String::new(), String::new());
+        let mut flags = flags(options, &mut unknown);
+        let known = self::flags(settings, &mut own);
+        if root != "/" || !unknown.is_empty() || (flags ^ known).contains(MountFlags::RDONLY) {
+            return None;
         }
         // What is shown without a word.
         if !flags.intersects(MountFlags::NOATIME | MountFlags::RELATIME) {
             flags |= MountFlags::STRICTATIME;
         }
-        let (mut known, mut own) = (MountFlags::empty(), String::new());
-        for setting in settings.split(',') {
-            if let Some(flag) = flag(setting) {
-                known |= flag;
-                continue;
-            }
-            if !own.is_empty() {
-                own.push(',');
-            }
-            own.push_str(setting);
-        }
-        if root != "/" || (flags ^ known).contains(MountFlags::RDONLY) {
-            return None;
-        }
         let data = std::ffi::CString::new(unescape(&own).into_os_string().into_vec()).ok()?;
         rustix::mount::mount(&unescape(source), &self.point, kind, flags | known, data.as_c_str()).ok()
     }
+}
+
+/// The flags among `options`; the others are put behind `own`.
+#[inline(never)]
+fn flags(options: &str, own: &mut String) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    for option in options.split(',') {
+        if let Some(flag) = flag(option) {
+            flags |= flag;
+            continue;
+        }
+        if !own.is_empty() {
+            own.push(',');
+        }
+        own.push_str(option);
+    }
+    flags
 }
 
 /// What show_sb_opts() and show_mnt_opts() of the kernel's fs/proc_namespace.c print of mount(2)'s flags.
