@@ -163,7 +163,7 @@ impl Mount {
             flags |= MountFlags::STRICTATIME;
         }
         let data = std::ffi::CString::new(unescape(&own).into_os_string().into_vec()).ok()?;
-        rustix::mount::mount(&unescape(source), &self.point, kind, flags | known, data.as_c_str()).ok()
+        rustix::mount::mount(unescape(source), &self.point, kind, flags | known, data.as_c_str()).ok()
     }
 }
 
