@@ -60,6 +60,9 @@ pub fn run(
     if trust.policy().require_kernel_keyring {
         preflight = preflight.with_keyring()?;
     }
+    if ending == Ending::Exec {
+        kexec::may_start(paths)?;
+    }
     let (mut memory, found, network) =
         find(config, trust, paths, caller, purpose(caller, ending), deadline, drivers)?;
     let content = found.manifest.manifest();
@@ -80,7 +83,7 @@ pub fn run(
     let loaded = plan.load()?;
     if let Err(error) = remember(&mut memory, &found.manifest, trust) {
         // What may not be booted must not lie ready to be.
-        return Err(withdrawn(error, kexec::unload()));
+        return Err(withdrawn(error, kexec::unload(paths)));
     }
     if ending == Ending::LoadOnly {
         return Ok(None);

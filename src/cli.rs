@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::arch::Arch;
 use crate::config::{Handoff, Links, Method, Reset};
 use crate::error::Exit;
+use crate::sys;
 
 /// What `phaseboot --help` prints.
 pub const HELP: &str = "\
@@ -421,6 +423,9 @@ fn kexec(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     }
     if kexec.dtb.is_some() && kexec.method == Method::File {
         return Err(Error::Useless("--dtb", "kexec_file_load takes no device tree"));
+    }
+    if kexec.dtb.is_some() && !sys::arch::loads(Arch::Aarch64) {
+        return Err(Error::Useless("--dtb", "kernels of this architecture take no device tree"));
     }
     Ok(Command::Kexec(kexec))
 }

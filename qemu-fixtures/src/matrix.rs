@@ -2,6 +2,7 @@
 //! that one is published.
 
 use crate::arch::Arch;
+use crate::disk::{Disk, Format};
 use crate::e2e::UKI_PARTS;
 use crate::kernels::{Form, Id};
 use crate::machine::Firmware;
@@ -375,6 +376,38 @@ phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" || echo 
     );
     wrapped.machine.gic = Some(3);
     wrapped.initramfs = Initramfs::Commands(WRAPPED);
+    // Nothing is loaded, so that reboot(2) comes back, whatever the file says.
+    const REFUSED: &str = r#"
+phaseboot fetch --out /run/files
+cd /run/files
+busybox modprobe virtio_blk
+busybox modprobe ext4
+mkdir -p /disk
+echo 1 >loaded
+mount --bind loaded /sys/kernel/kexec_loaded
+mount -t ext4 -o nosuid,noatime /dev/vda /disk
+[ ! -e /disk/cached ] || echo "kept: $(busybox cat /disk/cached)"
+echo >/disk/held
+before=$(busybox cat /proc/mounts)
+for held in /dev/null /disk/held; do
+    exec 7<$held
+    code=0
+    phaseboot kexec --exec || code=$?
+    [ $code = 24 ]
+    [ "$(busybox cat /proc/mounts)" = "$before" ]
+    echo >/disk/writable
+done
+exec 7<&-
+code=0
+busybox unshare -p -f sh -c 'phaseboot kexec --exec; exit $?' || code=$?
+[ $code = 20 ]
+[ "$(busybox cat /proc/mounts)" = "$before" ]
+busybox umount /sys/kernel/kexec_loaded
+# Neither unmounted nor made read-only.
+exec 8>/disk/cached
+echo to-the-last >&8
+phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline"
+"#;
     let shell = |name, kernel: Id, commands, also: Vec<Check>| {
         let step = Step { publish: RELEASE, ..Step::new(Expect::Boots(&[])) };
         let mut scenario = Scenario::new(name, kernel, vec![step]);
@@ -382,9 +415,15 @@ phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" || echo 
         scenario.also = also;
         scenario
     };
+    let mut refused = shell("refused-jumps-leave-disks-alone", X86, REFUSED, vec![]);
+    refused.machine.disk = Some(Disk::new(Format::Ext4));
+    refused.modules = &["ext4"];
+    let again = Expect::Boots(&[Check::Prints("kept: to-the-last")]);
+    refused.steps.push(Step { publish: &[], ..Step::new(again) });
     vec![
         shell("broken-kernel-after-good-one", X86, BROKEN, vec![]),
         shell("broken-kernel-after-good-one", ARM, BROKEN, vec![]),
+        refused,
         shell("several-initrds", X86, SEVERAL, vec![Check::Parts(&UKI_PARTS)]),
         wrapped,
     ]

@@ -137,6 +137,9 @@ pub enum Kaslr {
     Zero,
 }
 
+/// So many bytes tell where on a command line something is.
+const WHERE: usize = 40;
+
 /// A parameter or argument that cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -152,13 +155,19 @@ pub enum Error {
     /// The kernel command line cannot be read.
     #[error("cannot read {path}: {error}")]
     Unreadable { path: String, error: std::io::Error },
+    /// The kernel takes any bytes; what is handed on here is text.
+    #[error(
+        "the running kernel's command line is not UTF-8 from byte {at} on, behind \"{}\"",
+        printable(before)
+    )]
+    NotText { at: usize, before: String },
 }
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Value { .. } | Self::NoProvider | Self::Network(_) => Exit::Usage,
+            Self::Value { .. } | Self::NoProvider | Self::Network(_) | Self::NotText { .. } => Exit::Usage,
             Self::Unreadable { .. } => Exit::Internal,
         }
     }
@@ -175,6 +184,7 @@ impl Error {
                  only name one where the policy lets the command line do so"
             }
             Self::Unreadable { .. } => "/proc must be mounted",
+            Self::NotText { .. } => "say with --cmdline what the next kernel is to be told",
         }
     }
 }
@@ -366,13 +376,28 @@ impl Config {
     }
 }
 
-/// The running kernel's command line.
+/// The running kernel's command line, as far as it concerns phaseboot: bytes that are no UTF-8 can only be
+/// in values that are not ours.
 pub fn kernel_cmdline(paths: &Paths) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&cmdline_bytes(paths)?).into_owned())
+}
+
+/// All of the running kernel's command line, fit to be handed on.
+pub fn whole_kernel_cmdline(paths: &Paths) -> Result<String, Error> {
+    String::from_utf8(cmdline_bytes(paths)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = error.as_bytes().get(at.saturating_sub(WHERE)..at).unwrap_or_default();
+        Error::NotText { at, before: String::from_utf8_lossy(before).into_owned() }
+    })
+}
+
+fn cmdline_bytes(paths: &Paths) -> Result<Vec<u8>, Error> {
     let path = paths.kernel_cmdline();
-    // Bytes that are no UTF-8 can only be in values that are not ours.
-    std::fs::read(&path)
-        .map(|line| String::from_utf8_lossy(&line).into_owned())
-        .map_err(|error| Error::Unreadable { path: path.display().to_string(), error })
+    let mut line = std::fs::read(&path)
+        .map_err(|error| Error::Unreadable { path: path.display().to_string(), error })?;
+    // /proc ends the line; an open quote would go on over it.
+    line.pop_if(|last| *last == b'\n');
+    Ok(line)
 }
 
 /// `--method` and `phase.kexec` name no method.
@@ -406,6 +431,29 @@ mod tests {
 
     fn config(line: &str) -> Result<Config, Error> {
         Config::from_kernel_cmdline(line, &Policy::default())
+    }
+
+    #[test]
+    fn a_line_that_is_handed_on_is_taken_whole_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        assert!(matches!(whole_kernel_cmdline(&paths), Err(Error::Unreadable { .. })));
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        for (line, expected) in
+            [(&b"a=\xc3\xa9 b=\"c d\n"[..], "a=\u{e9} b=\"c d"), (b"a\n\n", "a\n"), (b"\n", ""), (b"", "")]
+        {
+            std::fs::write(paths.kernel_cmdline(), line).unwrap();
+            assert_eq!(whole_kernel_cmdline(&paths).unwrap(), expected);
+            assert_eq!(kernel_cmdline(&paths).unwrap(), expected);
+        }
+        let mut line = vec![b'x'; 60];
+        line.extend(b" name=caf\xe9 y\n");
+        std::fs::write(paths.kernel_cmdline(), &line).unwrap();
+        let error = whole_kernel_cmdline(&paths).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("from byte 69 on, behind \"xxx") && text.ends_with(" name=caf\""), "{text}");
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(kernel_cmdline(&paths).unwrap().contains("name=caf\u{fffd} y"));
     }
 
     #[test]

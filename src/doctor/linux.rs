@@ -45,7 +45,7 @@ impl Facts {
         Self {
             arch,
             may_boot: kexec::may_boot(),
-            is_contained: is_contained(paths),
+            is_contained: kexec::is_contained(paths),
             disabled,
             limit,
             file_load: ask(sys::kexec::probe_file_load),
@@ -109,15 +109,6 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn name(path: &Path) -> String {
     path.file_name().map(|name| printable(&name.to_string_lossy())).unwrap_or_default()
-}
-
-/// reboot(2) into a kernel works in the first process namespace alone, capabilities count in the first
-/// user namespace alone. The first ones have fixed numbers: include/linux/proc_ns.h of the kernel.
-fn is_contained(paths: &Paths) -> bool {
-    const FIRST: [(&str, &str); 2] = [("pid", "pid:[4026531836]"), ("user", "user:[4026531837]")];
-    FIRST.iter().any(|(kind, first)| {
-        fs::read_link(paths.namespaces().join(kind)).is_ok_and(|found| found != Path::new(first))
-    })
 }
 
 /// Of /proc/config.gz, else of /boot.

@@ -42,6 +42,8 @@ impl Error {
     /// What the person can do.
     pub fn hint(&self) -> &'static str {
         match self {
+            // Opened again through /proc/self/fd.
+            Self::Seal { errno: Errno::NOENT, .. } => "/proc is needed: mount -t proc proc /proc",
             Self::Create { .. } | Self::Seal { .. } => "",
             Self::Copy { .. } => "check the file, and that it fits into memory",
             Self::TooLarge { .. } => "check that this is the right file",

@@ -43,7 +43,7 @@ pub fn compose(
         if text.chars().any(char::is_control) {
             return Err(Error::CmdlineCharacter { text: printable(text) });
         }
-        if text.matches('"').count() % 2 == 1 {
+        if has_open_quote(text) {
             return Err(Error::CmdlineQuote { text: printable(text) });
         }
     }
@@ -76,8 +76,13 @@ fn is_one_word(parameter: &str) -> bool {
     parameter.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
 }
 
+/// Whether what follows `text` would belong to its last parameter.
+pub fn has_open_quote(text: &str) -> bool {
+    text.bytes().filter(|&byte| byte == b'"').count() % 2 == 1
+}
+
 /// `line`, if the next kernel reads it whole.
-pub(super) fn within(line: String, limit: usize) -> Result<String, Error> {
+pub fn within(line: String, limit: usize) -> Result<String, Error> {
     if line.len() > limit { Err(Error::CmdlineTooLong { length: line.len(), limit }) } else { Ok(line) }
 }
 

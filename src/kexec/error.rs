@@ -103,6 +103,9 @@ pub enum Error {
     /// /sys/kernel/kexec_loaded does not say 1; nothing was touched.
     #[error("no kernel is loaded")]
     NothingLoaded,
+    /// reboot(2) would refuse; nothing was touched.
+    #[error("this process may not start another kernel: {reason}")]
+    MayNotStart { reason: &'static str },
     /// A device tree was given, but no call that takes one can be used.
     #[error("a device tree can only be given to kexec_load on arm64")]
     TreeNotTaken,
@@ -136,6 +139,7 @@ impl Error {
             | Self::Exhausted
             | Self::Missing { .. }
             | Self::NotPermitted { .. }
+            | Self::MayNotStart { .. }
             | Self::IomemHidden => Exit::KexecUnavailable,
             Self::NoPlace { .. } | Self::Map { .. } | Self::Memory { .. } | Self::OverHalf { .. } => {
                 Exit::NotEnoughMemory
@@ -176,14 +180,16 @@ impl Error {
             Self::NotPermitted { errno: Errno::ACCESS, .. } => {
                 "a security module forbids it: IMA's or SELinux' policy decides what may be loaded"
             }
-            Self::NotPermitted { .. } => "run as root, outside containers",
+            Self::NotPermitted { .. } | Self::MayNotStart { .. } => "run as root, outside containers",
             Self::CmdlineTooLong { .. } => {
                 "shorten it: the manifest's cmdline, phase.append and what is inherited, or --cmdline and --append"
             }
             Self::CmdlineCharacter { .. } | Self::CmdlineQuote { .. } => {
                 "correct it: the manifest's cmdline and phase.append, or --cmdline and --append"
             }
-            Self::Read { .. } => "are /proc and /sys mounted?",
+            Self::Read { .. } => {
+                "are /proc and /sys mounted? mount -t proc proc /proc; mount -t sysfs sysfs /sys"
+            }
             Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",
             Self::LiveTable { .. } => {
                 "start this machine with irqchip.gicv3_nolpi=1 on the first kernel's command line, by UEFI, or from a kernel with CONFIG_KEXEC"
@@ -204,7 +210,7 @@ impl Error {
             Self::Unload { .. } => "",
             Self::NothingLoaded => "load one first: phaseboot kexec --load-only --kernel FILE",
             Self::TreeNotTaken => "leave --dtb out: kexec_file_load hands on the running kernel's tree",
-            Self::Exec { .. } => "the kernel log says why; the running system goes on",
+            Self::Exec { .. } => "the kernel log may say more; the running system goes on",
             Self::X86(error) => error.hint(),
         }
     }

@@ -32,7 +32,7 @@ pub use memory::MemoryMap;
 pub use plan::{Attempt, Content, LoadPlan, Plan, Segment, Target, cmdline_limit};
 pub use preflight::{Availability, Lockdown, Preflight, preflight, presume};
 pub use ranges::Ranges;
-pub use status::{Status, live_tables, may_boot, status};
+pub use status::{Status, is_contained, live_tables, may_boot, may_start, status};
 pub use x86_64::Error as X86Error;
 
 /// A system call that loads a kernel.

@@ -143,6 +143,11 @@ fn look(
             (taken_for(sys::kexec::probe_file_load().into()), taken_for(sys::kexec::probe_load().into()))
         }
     };
+    // Without /proc nothing of this is known, and no file can be sealed.
+    let mounts = paths.mountinfo();
+    if let Err(source) = fs::metadata(&mounts) {
+        return Err(Error::Read { path: mounts.display().to_string(), source });
+    }
     let lockdown = Lockdown::parse(&fs::read_to_string(paths.lockdown()).unwrap_or_default());
     let found = judge(sys::arch::NATIVE, method, file_load, load, lockdown)?;
     log::debug!("kexec_file_load {file_load:?}, kexec_load {load:?}, lockdown {lockdown:?}");

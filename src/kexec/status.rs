@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
@@ -42,6 +43,26 @@ fn is_one(text: &str) -> bool {
 /// Whether this process has CAP_SYS_BOOT, without which the kernel lets nobody load or start another.
 pub fn may_boot() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_BOOT))
+}
+
+/// reboot(2) into a kernel works in the first process namespace alone, capabilities count in the first
+/// user namespace alone. The first ones have fixed numbers: include/linux/proc_ns.h of the kernel.
+pub fn is_contained(paths: &Paths) -> bool {
+    const FIRST: [(&str, &str); 2] = [("pid", "pid:[4026531836]"), ("user", "user:[4026531837]")];
+    FIRST.iter().any(|(kind, first)| {
+        fs::read_link(paths.namespaces().join(kind)).is_ok_and(|found| found != Path::new(first))
+    })
+}
+
+/// Whether the kernel would start another one for this process: reboot(2) and reboot_pid_ns() of
+/// kernel/pid_namespace.c.
+pub fn may_start(paths: &Paths) -> Result<(), Error> {
+    let reason = match (may_boot(), is_contained(paths)) {
+        (false, _) => "CAP_SYS_BOOT is missing",
+        (true, true) => "it is in a process or user namespace of its own",
+        (true, false) => return Ok(()),
+    };
+    Err(Error::MayNotStart { reason })
 }
 
 /// The tables in memory that a GICv3 keeps using, as the kernel log tells. Physical addresses. An error if

@@ -189,6 +189,21 @@ pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
+/// How many pages of `file` are still to be written back. cachestat(2), since Linux 6.5.
+#[cfg(test)]
+pub(crate) fn dirty_pages(file: &File) -> Result<u64, Errno> {
+    /// asm-generic/unistd.h, asm/unistd_64.h. `libc` has it for some targets only.
+    const SYS_CACHESTAT: libc::c_long = 451;
+    // `struct cachestat_range` and `struct cachestat` of linux/mman.h: all of the file; cached, dirty, ...
+    let (range, mut found) = ([0u64; 2], [0u64; 5]);
+    // SAFETY: the kernel reads one structure and writes the other, and both have the sizes that it expects.
+    match unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0u32) }
+    {
+        0 => Ok(found[1]),
+        _ => Err(last_errno()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -50,16 +50,13 @@ impl Quieted {
         Self { devices, bus }
     }
 
-    /// Gives the devices to drivers again.
+    /// Gives the devices to drivers again. A driver may hang in that.
     pub(super) fn undo(self) {
-        let work = move || {
-            for device in &self.devices {
-                if let Err(error) = fs::write(self.bus.join("drivers_probe"), device) {
-                    debug!("{device} has no driver again: {error}");
-                }
+        for device in &self.devices {
+            if let Err(error) = fs::write(self.bus.join("drivers_probe"), device) {
+                debug!("{device} has no driver again: {error}");
             }
-        };
-        let _ = patience::within(patience::LONGEST, work);
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use std::thread;
 use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
-use super::Error;
 use super::attempt::BUSY_PAUSE;
-use crate::config::{Handoff, Links};
+use super::{Error, Method, may_start, preflight, status};
+use crate::config::{Handoff, Links, Reset};
 use crate::net;
 use crate::paths::Paths;
 use crate::patience;
@@ -36,15 +36,21 @@ impl Loaded {
     /// Starts it. Writes back what is cached, takes block devices out of use as far as they can be,
     /// does what `handoff` asks for, feeds a watchdog that runs, and leaves a line in the kernel log.
     /// Returns only if the kernel refuses, or, before anything is touched, if no kernel is loaded after
-    /// all. Devices that were quieted have their drivers back then; links stay down.
+    /// all, or this process may not start it. Devices that were quieted have their drivers back then, and
+    /// file systems are as they were, as far as that can be; links stay down.
     pub fn exec(&self, handoff: Handoff) -> Result<Infallible, Error> {
-        let paths = &self.paths;
-        let loaded = fs::read_to_string(paths.kexec_loaded()).unwrap_or_default();
-        if loaded.trim() != "1" {
+        if !status(&self.paths)?.kernel {
             return Err(Error::NothingLoaded);
         }
+        may_start(&self.paths)?;
+        Err(self.leave(handoff, || rustix::system::reboot(RebootCommand::Kexec)))
+    }
+
+    /// All that is done once it is decided, up to the `jump`, and what is undone if that comes back.
+    fn leave(&self, handoff: Handoff, jump: impl Fn() -> Result<(), Errno>) -> Error {
+        let paths = &self.paths;
         patience::sync();
-        let are_disks_free = mounts::release(paths);
+        let mounts = mounts::release(paths);
         if handoff.links == Links::Down {
             // A driver that hangs while its device is closed keeps nobody from going on.
             let paths = paths.clone();
@@ -52,7 +58,7 @@ impl Loaded {
                 log::warn!("links are not down within {} s: going on", patience::LONGEST.as_secs());
             }
         }
-        let quieted = Quieted::quiet(handoff.reset, are_disks_free, paths);
+        let quieted = Quieted::quiet(handoff.reset, mounts.are_disks_free, paths);
         // Held until the jump: some drivers stop a watchdog that is closed.
         let watchdogs = watchdog::feed_all(paths);
         log::info!("starting the next kernel");
@@ -60,10 +66,19 @@ impl Loaded {
         if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open(paths.kmsg()) {
             let _ = kmsg.write_all(b"<5>phaseboot: handing over to the next kernel\n");
         }
-        let errno = rustix::system::reboot(RebootCommand::Kexec).err().unwrap_or(Errno::IO);
+        let mut answer = jump();
+        if answer == Err(Errno::BUSY) {
+            // Another kexec call is running: kernel_kexec() of kernel/kexec_core.c.
+            thread::sleep(BUSY_PAUSE);
+            answer = jump();
+        }
         drop(watchdogs);
-        quieted.undo();
-        Err(Error::Exec { errno })
+        let undo = move || {
+            quieted.undo();
+            mounts.undo(handoff.reset == Reset::None);
+        };
+        let _ = patience::within(patience::LONGEST, undo);
+        Error::Exec { errno: answer.err().unwrap_or(Errno::IO) }
     }
 }
 
@@ -72,8 +87,9 @@ pub fn exec_loaded(paths: &Paths, handoff: Handoff) -> Result<Infallible, Error>
     Loaded::new(paths.clone()).exec(handoff)
 }
 
-/// Forgets a loaded kernel, whoever loaded it. No error if there is none.
-pub fn unload() -> Result<(), Error> {
+/// Forgets a loaded kernel, whoever loaded it. No error if there is none. Where no kernel could be loaded
+/// either, the error is the one of [`preflight()`].
+pub fn unload(paths: &Paths) -> Result<(), Error> {
     let unloaded = match sys::kexec::unload() {
         Err(Errno::BUSY) => {
             thread::sleep(BUSY_PAUSE);
@@ -81,22 +97,8 @@ pub fn unload() -> Result<(), Error> {
         }
         other => other,
     };
-    unloaded.map_err(|errno| Error::Unload { errno })
+    unloaded.map_err(|errno| preflight(paths, Method::Auto).err().unwrap_or(Error::Unload { errno }))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Reset;
-
-    #[test]
-    fn nothing_is_touched_when_no_kernel_is_loaded() {
-        let root = tempfile::tempdir().unwrap();
-        let paths = Paths::under(root.path());
-        let handoff = Handoff { links: Links::Down, reset: Reset::Pci };
-        assert!(matches!(exec_loaded(&paths, handoff), Err(Error::NothingLoaded)));
-        fs::create_dir_all(root.path().join("sys/kernel")).unwrap();
-        fs::write(paths.kexec_loaded(), "0\n").unwrap();
-        assert!(matches!(exec_loaded(&paths, handoff), Err(Error::NothingLoaded)));
-    }
-}
+mod tests;

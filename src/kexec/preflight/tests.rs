@@ -100,6 +100,14 @@ fn the_lockdown_mode_is_in_brackets() {
 }
 
 #[test]
+fn without_proc_nothing_is_known() {
+    let root = tempfile::tempdir().unwrap();
+    let error = preflight(&Paths::under(root.path()), Method::Auto).unwrap_err();
+    assert!(error.to_string().contains("proc/self/mountinfo: No such file"), "{error}");
+    assert!(error.hint().contains("mount -t proc proc /proc"));
+}
+
+#[test]
 fn the_sysctls_are_read_first() {
     let root = tempfile::tempdir().unwrap();
     let paths = Paths::under(root.path());
