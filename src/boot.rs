@@ -133,6 +133,7 @@ fn settings(config: &Config, trust: &Trust) -> Settings {
         given: config.network.clone(),
         client_id: config.client_id,
         wants_boot_url: config.providers.is_empty(),
+        https_only: trust.tls().names_servers(),
         release: trust.policy().leases == Leases::Release,
         ..Settings::default()
     }
@@ -297,7 +298,12 @@ mod tests {
             let config = Config::from_kernel_cmdline(line, trust.policy()).unwrap();
             let settings = settings(&config, &trust);
             assert_eq!((settings.release, settings.client_id, settings.wants_boot_url), expected);
+            assert!(!settings.https_only);
         }
+        let pinned = r#"{"tls_pins":["sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="]}"#;
+        std::fs::write(folder.path().join("policy.json"), pinned).unwrap();
+        let trust = Trust::read(folder.path()).unwrap();
+        assert!(settings(&Config::default(), &trust).https_only);
     }
 
     #[test]

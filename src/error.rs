@@ -186,17 +186,27 @@ impl Error {
     }
 }
 
-/// `text` with every control character replaced, so that it stays on one line.
+/// `text` with every control character replaced, so that it stays on one line, and without user names and
+/// passwords of URLs (RFC 3986, section 3.2.1): whoever reads a log need not know them.
 pub fn without_controls(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let end = after.find([' ', '/', '?', '#', '"']).unwrap_or(after.len());
+        let skip = after.get(..end).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
+        rest = after.get(skip..).unwrap_or_default();
+    }
+    shown.push_str(rest);
+    shown.replace(char::is_control, "\u{fffd}")
 }
 
 /// Text from outside, made fit for one log line: control characters replaced, at most 200 characters.
 pub fn printable(text: &str) -> String {
     const MOST: usize = 200;
-    let start = text.char_indices().nth(MOST).and_then(|(end, _)| text.get(..end));
-    let mut shown = without_controls(start.unwrap_or(text));
-    if start.is_some() {
+    let mut shown = without_controls(text);
+    if let Some((end, _)) = shown.char_indices().nth(MOST) {
+        shown.truncate(end);
         shown.push_str("...");
     }
     shown
@@ -210,5 +220,21 @@ mod tests {
     fn foreign_text_cannot_forge_a_line() {
         assert_eq!(printable("a\nphaseboot: b\x1b[2J"), "a\u{fffd}phaseboot: b\u{fffd}[2J");
         assert_eq!(printable(&"x".repeat(500)).len(), 203);
+    }
+
+    #[test]
+    fn passwords_of_urls_are_not_shown() {
+        for (text, shown) in [
+            ("http://us:pw@a/b@c", "http://a/b@c"),
+            ("x=http://u:p@q@a:1,https://u@b?c=d@e f@g", "x=http://a:1,https://b?c=d@e f@g"),
+            ("\"http://us:p,w@a\": no", "\"http://a\": no"),
+            ("http://a, mail@b", "http://a, mail@b"),
+            ("u:p@a", "u:p@a"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_controls(text), shown);
+        }
+        let long = format!("http://{}:{}@a", "u".repeat(100), "p".repeat(500));
+        assert_eq!(printable(&long), "http://a");
     }
 }

@@ -42,4 +42,5 @@ pub mod patience;
 pub mod provider;
 pub mod rollback;
 pub mod sys;
+pub mod threads;
 pub mod time;

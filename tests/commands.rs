@@ -407,7 +407,8 @@ fn doctor_looks_at_a_kernel() {
     assert_eq!(check(&good, "memory")["state"], "ok", "{good}");
     let saw = check(&good, "signature")["saw"].as_str().unwrap();
     assert!(saw.contains("the kernel has none"), "{good}");
-    assert_eq!(check(&doctor("--kernel vmlinuz --initrd huge"), "memory")["state"], "blocker");
+    let (code, line) = failure(at, "doctor --kernel vmlinuz --initrd huge");
+    assert!(code == 2 && line.contains("huge is larger than the limit"), "{line}");
     for missing in ["doctor --kernel nowhere", "doctor --kernel vmlinuz --initrd nowhere"] {
         let (code, line) = failure(at, missing);
         assert_eq!(code, 2, "{line}");

@@ -21,6 +21,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,9 +82,14 @@ fn missing(programs: &[&str]) -> Option<String> {
     if let Some(program) = programs.iter().find(absent) {
         return Some(format!("no {program}"));
     }
-    let probe = format!("pb-{}-disc-probe", std::process::id());
-    let usable = ip(&format!("netns add {probe}")) && ip(&format!("netns exec {probe} true"));
-    ip(&format!("netns del {probe}"));
+    // Once: the tests run at the same time, and the name is taken while another of them looks.
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    let usable = *USABLE.get_or_init(|| {
+        let probe = format!("pb-{}-disc-probe", std::process::id());
+        let usable = ip(&format!("netns add {probe}")) && ip(&format!("netns exec {probe} true"));
+        ip(&format!("netns del {probe}"));
+        usable
+    });
     (!usable).then(|| "no network namespaces here".to_owned())
 }
 
@@ -161,14 +167,37 @@ impl Lab {
         self.spawn(&format!("dnsmasq{link}"), &command);
     }
 
-    /// Multicast DNS: what this shell script, run beside an avahi-daemon, announces.
-    fn avahi(&mut self, script: &str) {
+    /// Routers' advertisements alone, of fd98::/64, and no IPv4.
+    fn only_ipv6(&mut self) {
+        let server = &self.server;
+        assert!(ip(&format!("-n {server} addr flush dev server0")));
+        assert!(ip(&format!("-n {server} addr add fd98::1/64 dev server0 nodad")));
+        let fixed = "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --user=root --bind-interfaces \
+             --except-interface=lo --interface=server0 --log-facility=- --log-dhcp --pid-file= --enable-ra \
+             --dhcp-range=fd98::,ra-only";
+        self.spawn("dnsmasq0", &fixed.split_whitespace().collect::<Vec<_>>());
+    }
+
+    /// Multicast DNS over this family alone: what these lines of shell, run beside an avahi-daemon, announce.
+    fn avahi(&mut self, ipv6: bool, announcements: &[String]) {
         let folder = self.folder.path();
         fs::write(folder.join("bus.conf"), BUS).unwrap();
         fs::create_dir_all(folder.join("avahi/services")).unwrap();
-        let conf = "[server]\nhost-name=server\nallow-interfaces=server0\nuse-ipv6=no\n[publish]\npublish-workstation=no\n";
+        let [four, six] = if ipv6 { ["no", "yes"] } else { ["yes", "no"] };
+        let conf = format!(
+            "[server]\nhost-name=server\nallow-interfaces=server0\nuse-ipv4={four}\nuse-ipv6={six}\n\
+             [publish]\npublish-workstation=no\n"
+        );
         fs::write(folder.join("avahi/avahi-daemon.conf"), conf).unwrap();
-        self.spawn("avahi", &["sh", "-c", &format!("{AVAHI}{script}\nwait")]);
+        self.spawn("avahi", &["sh", "-c", &format!("{AVAHI}{}\nwait", announcements.concat())]);
+        // Names are announced once nobody has objected to them: RFC 6762, section 8.
+        let log = self.folder.path().join("avahi.log");
+        let established = || fs::read_to_string(&log).unwrap().matches("Established under").count();
+        let in_time = (0..200).any(|_| {
+            thread::sleep(Duration::from_millis(50));
+            established() == announcements.len()
+        });
+        assert!(in_time, "{}", fs::read_to_string(&log).unwrap());
     }
 
     /// Runs this very test inside the client's namespace.
@@ -226,7 +255,7 @@ impl Client {
         let deadline = Deadline::after(Duration::from_secs(30));
         let (_, found, _network) =
             boot::find(&config, &trust, &paths, Caller::Command, Purpose::Look, deadline, None)?;
-        Ok((found.manifest.manifest().manifest_version, found.manifest.url().to_owned()))
+        Ok((found.manifest.manifest().manifest_version, found.manifest.url()))
     }
 }
 
@@ -334,6 +363,44 @@ fn a_domain_names_providers_by_srv_and_txt() {
     );
 }
 
+/// dnsmasq has them in its answer over TCP alone: `texts` records of a good 200 bytes, of which the last is meant
+/// for this machine.
+fn a_long_answer(name: &str, texts: usize) {
+    in_namespaces(
+        name,
+        &["dnsmasq"],
+        |client| {
+            let started = Instant::now();
+            let _server = client.serve(PROVIDER, 4);
+            assert_eq!(client.find(|_| ()).unwrap(), (4, manifest("boot.lab.test:8080/tree")));
+            assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        },
+        |lab| {
+            let record = |path: &str, channel: &str| {
+                let padding = "x".repeat(180);
+                format!(
+                    "--txt-record=_phase-image._tcp.lab.test,path={path},channel={channel},note={padding}"
+                )
+            };
+            let mut options = vec!["--srv-host=_phase-image._tcp.lab.test,boot.lab.test,8080".to_owned()];
+            options.extend((1..texts).map(|n| record(&format!("/{n}"), &format!("other{n}"))));
+            // It answers with the latest first.
+            options.insert(1, record("/tree", "stable"));
+            lab.dnsmasq(&options.iter().map(String::as_str).collect::<Vec<_>>());
+        },
+    );
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_a_datagram_is_taken() {
+    a_long_answer("an_answer_that_is_too_long_for_a_datagram_is_taken", 4);
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_a_packet_is_taken() {
+    a_long_answer("an_answer_that_is_too_long_for_a_packet_is_taken", 12);
+}
+
 #[test]
 fn nobody_names_a_provider() {
     in_namespaces(
@@ -351,6 +418,14 @@ fn nobody_names_a_provider() {
     );
 }
 
+/// A line of shell that announces a provider.
+fn publish(name: &str, port: u16, version: &str, channel: &str, arch: &str) -> String {
+    format!(
+        "avahi-publish -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} version={version} \
+         http_port={port} &\n"
+    )
+}
+
 #[test]
 fn avahi_names_the_highest_version_first() {
     in_namespaces(
@@ -366,28 +441,41 @@ fn avahi_names_the_highest_version_first() {
         },
         |lab| {
             lab.dnsmasq(&[]);
-            let publish = |name: &str, port: u16, version: &str, channel: &str, arch: &str| {
-                format!(
-                    "avahi-publish -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} \
-                     version={version} http_port={port} &\n"
-                )
-            };
             let alias = if NATIVE.name() == "arm64" { "aarch64" } else { "x86_64" };
-            let script = [
-                publish("plasmd-one", 8081, "0.9.0", "stable", NATIVE.name()),
-                publish("plasmd. two", 8082, "0.10.0", "stable", alias),
-                publish("plasmd-three", 8083, "9.0.0", "beta", NATIVE.name()),
-                publish("plasmd-four", 8083, "9.0.0", "stable", "riscv64"),
-            ]
-            .concat();
-            lab.avahi(&script);
-            // Names are announced once nobody has objected to them: RFC 6762, section 8.
-            let log = lab.folder.path().join("avahi.log");
-            let established = || fs::read_to_string(&log).unwrap().matches("Established under").count();
-            assert!((0..200).any(|_| {
-                thread::sleep(Duration::from_millis(50));
-                established() == 4
-            }));
+            lab.avahi(
+                false,
+                &[
+                    publish("plasmd-one", 8081, "0.9.0", "stable", NATIVE.name()),
+                    publish("plasmd. two", 8082, "0.10.0", "stable", alias),
+                    publish("plasmd-three", 8083, "9.0.0", "beta", NATIVE.name()),
+                    publish("plasmd-four", 8083, "9.0.0", "stable", "riscv64"),
+                ],
+            );
+        },
+    );
+}
+
+#[test]
+fn avahi_names_providers_where_there_is_ipv6_alone() {
+    in_namespaces(
+        "avahi_names_providers_where_there_is_ipv6_alone",
+        &["dnsmasq", "dbus-daemon", "avahi-daemon", "avahi-publish"],
+        |client| {
+            let _servers = [("[fd98::1]:8081", 1), ("[fd98::1]:8082", 2)]
+                .map(|(address, version)| client.serve(address, version));
+            let (version, url) = client.find(|config| config.local = true).unwrap();
+            assert_eq!((version, url), (2, manifest("[fd98::1]:8082")));
+        },
+        |lab| {
+            lab.only_ipv6();
+            lab.avahi(
+                true,
+                &[
+                    publish("plasmd-one", 8081, "0.9.0", "stable", NATIVE.name()),
+                    publish("plasmd-two", 8082, "0.10.0", "stable", NATIVE.name()),
+                    publish("plasmd-three", 8081, "9.0.0", "beta", NATIVE.name()),
+                ],
+            );
         },
     );
 }

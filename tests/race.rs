@@ -200,6 +200,16 @@ fn a_provider_that_says_when_is_left_alone_until_then() {
 }
 
 #[test]
+fn half_a_minute_is_waited_for_whoever_says_so() {
+    let server = serve(Manner { failures: 1, later: Some(25), ..good(3, OURS) });
+    let mut race = Race::new(&[&server.url]);
+    race.search.deadline = Deadline::after(Duration::from_secs(40));
+    let (found, time, _) = race.run(vec![Event::Up(uplink(None)), exhausted()]);
+    assert_eq!(found.unwrap().manifest.manifest().manifest_version, 3);
+    assert!((25..28).contains(&time.as_secs()) && server.requests() == 3, "{time:?}");
+}
+
+#[test]
 fn a_refusal_explains_more_than_silence() {
     let stranger = serve(good(9, 8));
     let dead = dead();
@@ -397,6 +407,8 @@ fn the_deadline_ends_every_race() {
     let mut race = Race::new(&[&hanging]);
     race.search.deadline = Deadline::after(Duration::from_secs(1));
     let (found, time, _) = race.run(vec![Event::Up(uplink(None))]);
-    assert_eq!(found.unwrap_err().exit(), Exit::NoProvider);
+    let error = found.unwrap_err();
+    assert_eq!(error.exit(), Exit::NoProvider);
+    assert!(!error.line().to_string().contains("with a manifest: ;"), "{}", error.line());
     assert!(time < Duration::from_secs(2), "{time:?}");
 }

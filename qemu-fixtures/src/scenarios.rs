@@ -474,7 +474,7 @@ fn limits() -> Vec<Scenario> {
         small(60_000_000, "over-half-of-memory", "a kernel loads at most half of the memory"),
         Scenario {
             more: format!("lab.padding={}", "x".repeat(1900)),
-            ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2046")
+            ..fails(APPEND_150, "command-line-too-long", 23, " bytes long, it reads at most 2047")
         },
     ]
 }

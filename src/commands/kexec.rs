@@ -63,7 +63,7 @@ fn unprivileged(method: Method, paths: &Paths) -> Result<Preflight, kexec::Error
 
 /// What the arguments name, with what a unified kernel image brings along: its ramdisks come first, its
 /// command line and its device tree count where none is given.
-fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Result<Target, Error> {
+pub(super) fn target(arguments: &cli::Kexec, preflight: &Preflight, paths: &Paths) -> Result<Target, Error> {
     let Some(path) = &arguments.kernel else {
         return Err(cli::Error::Missing { command: "kexec", what: "--kernel FILE" }.into());
     };

@@ -42,6 +42,9 @@ pub enum CommandError {
     /// A folder, a pipe, a socket or a device where a kernel or a ramdisk is wanted.
     #[error("{} is not a regular file", path.display())]
     NotRegular { path: PathBuf },
+    /// No kernel and no ramdisk is so large, whatever memory there is.
+    #[error("{} is larger than the limit of {MOST_FILE_BYTES} bytes", path.display())]
+    TooLarge { path: PathBuf },
     #[error("cannot write {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
     #[error("cannot write to standard output: {0}")]
@@ -55,7 +58,9 @@ impl CommandError {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Read { .. } | Self::NotRegular { .. } | Self::Write { .. } => Exit::Usage,
+            Self::Read { .. } | Self::NotRegular { .. } | Self::TooLarge { .. } | Self::Write { .. } => {
+                Exit::Usage
+            }
             Self::Output(_) => Exit::Internal,
             Self::Unfit { exit, .. } => *exit,
         }
@@ -66,6 +71,7 @@ impl CommandError {
         match self {
             Self::Read { .. } | Self::Write { .. } => "check the path and its permissions",
             Self::NotRegular { .. } => "its size has to be known before it is read: copy it into a file",
+            Self::TooLarge { .. } => "check that this is the right file",
             Self::Output(_) => "",
             Self::Unfit { .. } => "its line above has the cure",
         }
@@ -303,7 +309,7 @@ fn open_any(path: &Path) -> io::Result<File> {
 }
 
 /// A file that the operator names, and its size in bytes. It ends somewhere, which a pipe or a device
-/// need not.
+/// need not, and soon.
 fn open(path: &Path) -> Result<(File, u64), CommandError> {
     let unreadable = |error| CommandError::Read { path: path.to_owned(), error };
     let file = open_any(path).map_err(unreadable)?;
@@ -311,15 +317,15 @@ fn open(path: &Path) -> Result<(File, u64), CommandError> {
     if !about.is_file() {
         return Err(CommandError::NotRegular { path: path.to_owned() });
     }
+    if about.len() > MOST_FILE_BYTES {
+        return Err(CommandError::TooLarge { path: path.to_owned() });
+    }
     Ok((file, about.len()))
 }
 
 /// A file that the operator names, in sealed memory. Nothing is copied that there is no room for.
 fn vouched(name: &'static str, path: &Path, paths: &Paths) -> Result<VerifiedArtifact, Error> {
     let (mut file, size) = open(path)?;
-    if size > MOST_FILE_BYTES {
-        return Err(operator::Error::TooLarge { name, limit: MOST_FILE_BYTES }.into());
-    }
     match room(paths) {
         Some(available) if size > available => Err(operator::Error::NoRoom { name, size, available }.into()),
         _ => Ok(operator::vouched(name, &mut file, MOST_FILE_BYTES)?),

@@ -178,6 +178,24 @@ pub fn uefi(tree: &[u8]) -> Result<Option<Uefi>, Error> {
     Ok(uefi())
 }
 
+/// Whether `tree` has a device that is `compatible` with this, and not disabled.
+pub fn has_device(tree: &[u8], compatible: &[u8]) -> bool {
+    // The properties of a node stand together, before what is below it.
+    let is_other = |token: &blob::Token<'_>| !matches!(token, blob::Token::Property(_));
+    let says = |own: &[blob::Token<'_>], name: &[u8], wanted: &[u8]| {
+        own.iter().any(|token| match token {
+            blob::Token::Property(own) => {
+                own.name == name && own.value.split(|&byte| byte == 0).any(|text| text == wanted)
+            }
+            _ => false,
+        })
+    };
+    Blob::parse(tree).is_ok_and(|blob| {
+        let mut nodes = blob.tokens.split(is_other);
+        nodes.any(|own| says(own, b"compatible", compatible) && !says(own, b"status", b"disabled"))
+    })
+}
+
 /// Copies `tree` without its secrets, otherwise byte for byte, as the kernel does when it has read
 /// them: `/chosen/kaslr-seed` becomes zero and `rng-seed` becomes FDT_NOP, for zeros there would be
 /// taken for randomness.

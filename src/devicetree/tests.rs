@@ -8,6 +8,27 @@ use proptest::prelude::*;
 use super::blob::{Reservation, Token};
 use super::*;
 
+#[test]
+fn a_device_is_found_by_what_it_is_compatible_with() {
+    let tree = |status: &str| {
+        let mut writer = vm_fdt::FdtWriter::new().unwrap();
+        let root = writer.begin_node("").unwrap();
+        let outer = writer.begin_node("outer").unwrap();
+        writer.property_string("status", status).unwrap();
+        writer.property_string_list("compatible", vec!["a,one".to_owned(), "a,two".to_owned()]).unwrap();
+        let inner = writer.begin_node("inner").unwrap();
+        writer.property_string("compatible", "a,three").unwrap();
+        writer.end_node(inner).unwrap();
+        writer.end_node(outer).unwrap();
+        writer.end_node(root).unwrap();
+        writer.finish().unwrap()
+    };
+    let okay = tree("okay");
+    assert!(["a,one", "a,two", "a,three"].iter().all(|name| has_device(&okay, name.as_bytes())));
+    assert!(!has_device(&okay, b"a,on") && !has_device(&okay, b"okay"));
+    assert!(!has_device(&tree("disabled"), b"a,two") && !has_device(b"", b"a,one"));
+}
+
 const VIRT: &[u8] = include_bytes!("testdata/qemu-virt-gicv3.dtb");
 const LONG: &[u8] = include_bytes!("testdata/long-names.dtb");
 

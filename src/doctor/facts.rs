@@ -32,8 +32,9 @@ pub struct Facts {
     pub memory_map: Result<(), kexec::Error>,
     pub has_kmsg: bool,
     pub firmware: Firmware,
-    /// Physical addresses of live interrupt controller tables in memory that is not reserved.
-    pub exposed: Vec<u64>,
+    /// Physical addresses of live interrupt controller tables in memory that is not reserved, or why they are
+    /// not known.
+    pub exposed: Result<Vec<u64>, kexec::Error>,
     pub memory: Option<Meminfo>,
     pub status: Option<Status>,
     /// Running ones: name, identity, timeout.

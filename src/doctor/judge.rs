@@ -197,14 +197,20 @@ fn machine(facts: &Facts, report: &mut Report) {
         }
     };
     report.add("memory map", state, saw, cure);
-    if let Some(first) = facts.exposed.first() {
-        report.add(
-            "gic",
-            State::Warning,
-            format!("the interrupt controller's live table at {first:#x} is not reserved"),
-            "kexec_load keeps clear of it; for kexec_file_load start the first kernel by UEFI, or with \
-             irqchip.gicv3_nolpi=1",
-        );
+    match facts.exposed.as_deref() {
+        Ok([]) => {}
+        Ok([first, ..]) => {
+            // What kexec_file_load happens not to overwrite, the next kernel takes for free memory.
+            let is_in_the_way = !facts.may_work(Call::Load);
+            report.add(
+                "gic",
+                if is_in_the_way { State::Blocker(Exit::LoadFailed) } else { State::Warning },
+                format!("the interrupt controller's live table at {first:#x} is not reserved"),
+                "kexec_load keeps clear of it; for kexec_file_load start the first kernel by UEFI, or with \
+                 irqchip.gicv3_nolpi=1",
+            );
+        }
+        Err(error) => report.add("gic", State::Blocker(error.exit()), error.to_string(), error.hint()),
     }
     let firmware = facts.firmware;
     let mut parts = vec![if firmware.efi { "UEFI" } else { "no UEFI" }];

@@ -34,12 +34,12 @@ impl Facts {
             text(&paths.iomem()).ok_or(kexec::Error::IomemHidden).and_then(|it| MemoryMap::parse(&it));
         let is_free = |map: &MemoryMap, table: &std::ops::Range<u64>| map.usable.contains(table);
         let exposed = match (&memory_map, arch) {
-            (Ok(map), Arch::Aarch64) => kexec::live_tables(paths)
-                .into_iter()
-                .filter(|table| is_free(map, table))
-                .map(|table| table.start)
-                .collect(),
-            _ => Vec::new(),
+            (Ok(map), Arch::Aarch64) if sys::arch::loads(Arch::Aarch64) => {
+                kexec::live_tables(paths).map(|live| {
+                    live.into_iter().filter(|table| is_free(map, table)).map(|table| table.start).collect()
+                })
+            }
+            _ => Ok(Vec::new()),
         };
         let efi = paths.efi().exists();
         Self {

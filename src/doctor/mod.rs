@@ -10,7 +10,8 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::error::Exit;
+use crate::error::{Error, Exit};
+use crate::kexec::Plan;
 use crate::log::wrapped;
 
 pub use facts::{Facts, Image};
@@ -70,6 +71,17 @@ pub struct Report {
 impl Report {
     fn add(&mut self, name: &'static str, state: State, saw: impl Into<String>, cure: &'static str) {
         self.checks.push(Check { name, state, saw: saw.into(), cure });
+    }
+
+    /// Adds what came of planning the load of a kernel: the calls that would be tried, or what stops it.
+    pub fn add_plan(&mut self, plan: &Result<Plan, Error>) {
+        match plan {
+            Ok(plan) => {
+                let calls: Vec<String> = plan.attempts().iter().map(|one| one.call().to_string()).collect();
+                self.add("plan", State::Ok, calls.join(", then "), "");
+            }
+            Err(error) => self.add("plan", State::Blocker(error.exit()), error.to_string(), error.hint()),
+        }
     }
 
     /// What stops a boot first, and its exit code.

@@ -32,7 +32,7 @@ fn server(arch: Arch) -> Facts {
         memory_map: Ok(()),
         has_kmsg: true,
         firmware: Firmware { efi: false, runtime_map: false, acpi: true, devicetree: false },
-        exposed: Vec::new(),
+        exposed: Ok(Vec::new()),
         memory: Some(Meminfo { total: 2 << 30, available: 1 << 30 }),
         status: Some(Status { kernel: false, crash_kernel: false }),
         watchdogs: Vec::new(),
@@ -105,6 +105,8 @@ fn each_blocker_has_its_exit_code_and_its_cure() {
             "memory map",
             Exit::KexecUnavailable,
         ),
+        (arm(|it| (it.load, it.exposed) = (Missing, Ok(vec![0x421a_0000]))), "gic", Exit::LoadFailed),
+        (arm(|it| it.exposed = Err(kexec::Error::TablesUnknown)), "gic", Exit::LoadFailed),
         (x86(|it| (it.links.clear(), it.is_routed = false).1), "network", Exit::NoNetwork),
     ] {
         assert_eq!(report.blocker(), Some((name, exit)), "{report}");
@@ -248,7 +250,7 @@ fn a_given_kernel_has_to_be_one_and_to_fit() {
 #[test]
 fn what_should_be_known_is_a_warning() {
     let report = arm(|it| {
-        it.exposed = vec![0x421a_0000];
+        it.exposed = Ok(vec![0x421a_0000]);
         it.has_kmsg = false;
         it.status = Some(Status { kernel: true, crash_kernel: true });
         it.watchdogs = vec!["watchdog0 (SBSA, 60 s)".to_owned()];
@@ -398,7 +400,7 @@ fn a_board_without_psci() {
     assert_eq!((facts.lockdown, facts.secure_boot, facts.memory), (None, None, None));
     assert_eq!(facts.is_built("KEXEC"), Some(true));
     assert_eq!(facts.driverless, ["virtio virtio0 1af4:0001 (virtio:d00000001v00001AF4)"]);
-    assert_eq!(facts.exposed, [0x421a_0000], "{:?}", facts.memory_map);
+    assert_eq!(facts.exposed.as_ref().unwrap(), &[0x421a_0000], "{:?}", facts.memory_map);
     assert!(facts.firmware.devicetree && !facts.firmware.efi);
     facts.may_boot = true;
     let report = judge(&facts, None);
@@ -407,6 +409,29 @@ fn a_board_without_psci() {
     let mut facts = Facts::read(&paths, Arch::Aarch64);
     facts.may_boot = true;
     assert_eq!(judge(&facts, None).blocker(), Some(("network", Exit::NoNetwork)));
+    // What told of the tables has been overwritten.
+    put(
+        root.path(),
+        &[
+            ("dev/kmsg", b"6,67,0,-;noise\n"),
+            ("sys/firmware/fdt", include_bytes!("../devicetree/testdata/qemu-virt-gicv3.dtb")),
+        ],
+    );
+    let mut facts = Facts::read(&paths, Arch::Aarch64);
+    facts.may_boot = true;
+    let report = judge(&facts, None);
+    assert_eq!(report.blocker(), Some(("gic", Exit::LoadFailed)));
+    assert!(of(&report, "gic").cure.contains("log_buf_len="), "{report}");
+}
+
+#[test]
+fn a_plan_that_fails_stops_a_boot() {
+    let mut report = x86(|_| ());
+    let error = kexec::Error::NoPlace { what: "the kernel", size: 1 << 32, largest: 1 << 30 };
+    report.add_plan(&Err(error.into()));
+    assert_eq!(report.blocker(), Some(("plan", Exit::NotEnoughMemory)));
+    let check = of(&report, "plan");
+    assert!(check.saw.starts_with("no place for the kernel") && !check.cure.is_empty(), "{check}");
 }
 
 #[test]

@@ -93,8 +93,8 @@ pub struct Artifacts {
 pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) -> Result<Artifacts, Error> {
     let (kernel, initramfs) = (&manifest.manifest().kernel, &manifest.manifest().initramfs);
     check_memory(kernel.size.saturating_add(initramfs.size), paths)?;
-    let kernel_urls = urls(kernel, manifest.url())?;
-    let initramfs_urls = urls(initramfs, manifest.url())?;
+    let kernel_urls = urls(kernel, manifest.base())?;
+    let initramfs_urls = urls(initramfs, manifest.base())?;
 
     let progress = Progress::new(&[(kernel.name, kernel.size), (initramfs.name, initramfs.size)]);
     let cancelled = AtomicBool::new(false);
@@ -114,12 +114,22 @@ pub fn artifacts(manifest: &VerifiedManifest, client: &Client, paths: &Paths) ->
         let initramfs = other.join().unwrap_or(Err(Error::Cancelled { name: initramfs.name }));
         Ok((kernel, initramfs))
     })?;
-    client.mirrors().write(paths);
-    match (kernel, initramfs) {
+    let fetched = match (kernel, initramfs) {
         (Ok(kernel), Ok(initramfs)) => Ok(Artifacts { kernel, initramfs }),
         // The one that was given up is not the reason.
         (Err(Error::Cancelled { .. }), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    leave(fetched.as_ref().err(), manifest, client, paths);
+    fetched
+}
+
+/// Leaves what was learned for the next attempt. A manifest whose files are not to be had is a fault of
+/// its provider, wherever they are.
+fn leave(error: Option<&Error>, manifest: &VerifiedManifest, client: &Client, paths: &Paths) {
+    if let Some(Error::NotDelivered { .. } | Error::Mismatch { .. }) = error {
+        client.mirrors().failed(manifest.base());
     }
+    client.mirrors().write(paths);
 }
 
 /// Fetches one artifact of a manifest.
@@ -131,10 +141,10 @@ pub fn artifact(
 ) -> Result<VerifiedArtifact, Error> {
     check_memory(spec.size, paths)?;
     let progress = Progress::new(&[(spec.name, spec.size)]);
-    let urls = urls(spec, manifest.url())?;
+    let urls = urls(spec, manifest.base())?;
     let fetched =
         transfer::fetch(spec, &urls, client, &AtomicBool::new(false), &|done| progress.set(0, done));
-    client.mirrors().write(paths);
+    leave(fetched.as_ref().err(), manifest, client, paths);
     fetched
 }
 

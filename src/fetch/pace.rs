@@ -36,6 +36,9 @@ impl Floor {
     }
 }
 
+/// After this, the rate of a transfer says whether the rest can come in time.
+pub(super) const PROOF: Duration = Duration::from_secs(5);
+
 pub(super) fn per_second(count: u64, elapsed: Duration) -> u64 {
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     count.saturating_mul(1000) / millis

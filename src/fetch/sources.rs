@@ -48,7 +48,7 @@ impl Sources {
             changes: 0,
             contributed: false,
         };
-        let order = mirrors.order(urls);
+        let order = mirrors.order(urls, true);
         Self { list: order.iter().filter_map(|&at| urls.get(at)).map(source).collect(), last_contributor: 0 }
     }
 

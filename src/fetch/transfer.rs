@@ -53,6 +53,7 @@ pub(super) fn fetch(
         sources: Sources::new(urls, client.mirrors()),
         store: Arc::clone(&store),
         active: Vec::new(),
+        began: (now, 0),
         last_owner: 0,
         pace: Pace::new(spec.size, now),
         current: None,
@@ -100,6 +101,8 @@ struct Transfer<'a> {
     store: Arc<Store<Outcome>>,
     /// Who is at it, with the place of their URL.
     active: Vec<(Owner, usize)>,
+    /// When the first of them began, and the bytes that were there then.
+    began: (Instant, u64),
     last_owner: Owner,
     pace: Pace,
     /// The URL that is asked next without choosing anew.
@@ -128,6 +131,7 @@ impl Transfer<'_> {
                 return Err(Error::Cancelled { name });
             }
             if self.client.deadline().passed() {
+                self.note_late();
                 return Err(self.out_of_time());
             }
             let limit = TICK.min(self.client.deadline().remaining());
@@ -153,6 +157,7 @@ impl Transfer<'_> {
             return self.judge(digest);
         }
         if !news.complete {
+            self.relieve(Instant::now());
             self.employ()?;
         }
         Ok(Step::Go)
@@ -326,6 +331,25 @@ impl Transfer<'_> {
             }
         };
         self.mismatch.take().unwrap_or(Error::NotDelivered { name, url, got, size, reason, hint })
+    }
+
+    /// The next attempt begins elsewhere.
+    fn note_late(&self) {
+        let Some(&(_, source)) = self.active.first() else { return };
+        self.client.mirrors().failed(self.sources.url(source));
+        self.note_rate(source, Instant::now());
+    }
+
+    /// Notes what those who are at it, all at `source`, bring in bytes a second, once it says something.
+    fn note_rate(&self, source: usize, now: Instant) -> Option<u64> {
+        let (since, before) = self.began;
+        let took = now.saturating_duration_since(since);
+        let rate = pace::per_second(self.received.saturating_sub(before), took);
+        let is_known = took >= pace::PROOF;
+        if is_known {
+            self.client.mirrors().delivered(self.sources.url(source), rate);
+        }
+        is_known.then_some(rate)
     }
 
     /// Why it is given up.

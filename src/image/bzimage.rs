@@ -124,10 +124,9 @@ impl BzImage {
         line_at(bytes.get(start..)?)
     }
 
-    /// In bytes without the final NUL. The running kernel's loader (kexec-bzimage64.c) counts the
-    /// NUL against `cmdline_size`, which does not.
+    /// In bytes without the final NUL, as boot.rst has it.
     pub(super) fn cmdline_limit(&self) -> usize {
-        usize::try_from(self.cmdline_size.saturating_sub(1)).unwrap_or(0)
+        usize::try_from(self.cmdline_size).unwrap_or(0)
     }
 }
 
@@ -147,7 +146,7 @@ mod tests {
         let header = BzImage::parse("kernel", &patched(0, b"")).unwrap();
         assert_eq!(header.protocol, 0x020f);
         assert_eq!(header.cmdline_size, 2047);
-        assert_eq!(header.cmdline_limit(), 2046);
+        assert_eq!(header.cmdline_limit(), 2047);
         assert_eq!(header.alignment, 2 << 20);
         assert_eq!(header.pref_address, 16 << 20);
         assert!(header.relocatable && header.above_4g);

@@ -64,6 +64,9 @@ pub enum Error {
     /// A wrapping that does not unpack.
     #[error("{name} is a broken {wrapper}: {fault} (after {done} unpacked bytes)")]
     Unpack { name: &'static str, wrapper: Wrapper, done: u64, fault: Fault },
+    /// A zstd frame for which the decoder would have to keep too much.
+    #[error("{name} is a {wrapper} with a window of {size} bytes, over the limit of 128 MiB")]
+    Window { name: &'static str, wrapper: Wrapper, size: u64 },
     /// More comes out than there is room for.
     #[error("{name} is larger than {} when it is unpacked", crate::log::bytes(*limit))]
     TooLarge { name: &'static str, limit: u64 },
@@ -101,6 +104,7 @@ impl Error {
             | Self::OldProtocol { .. }
             | Self::OtherArch { .. }
             | Self::Unpack { .. }
+            | Self::Window { .. }
             | Self::Compression { .. }
             | Self::TooDeep { .. }
             | Self::NotRamdisk { .. } => Exit::ImageUnusable,
@@ -119,6 +123,7 @@ impl Error {
             Self::WrongArch { .. } => "use the kernel that was built for this architecture",
             Self::OtherArch { .. } => "use a 64-bit kernel for x86_64 or arm64",
             Self::Truncated { .. } | Self::Unpack { .. } => "check the file: it must be whole",
+            Self::Window { .. } => "compress it without --long, or with --long=27 at the most",
             Self::Malformed { .. } => "use an unmodified bzImage (x86_64) or Image (arm64)",
             Self::OldProtocol { .. } => "use a kernel of Linux 3.8 or newer",
             Self::Compression { .. } => {

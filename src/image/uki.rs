@@ -12,6 +12,9 @@ pub(super) const FORMAT: &str = "unified kernel image";
 const KERNEL: &[u8] = b".linux";
 /// Begins a profile of its own.
 const PROFILE: &[u8] = b".profile";
+/// Each ramdisk takes an open file of the 1024 that a process has. A kernel for many boards brings a device tree a
+/// section.
+const SECTIONS_MOST: usize = 512;
 /// 64 KiB: no command line and no os-release is longer.
 const TEXT_MOST: usize = 64 * 1024;
 
@@ -57,6 +60,9 @@ impl Uki {
     /// stands in place of the common sections of that name.
     pub(super) fn read(name: &'static str, bytes: &[u8], pe: &Pe<'_>) -> Result<(Self, Range<usize>), Error> {
         let broken = |what| Error::Malformed { name, format: FORMAT, what };
+        if pe.sections().nth(SECTIONS_MOST).is_some() {
+            return Err(broken("it has more than 512 sections"));
+        }
         let mut sections = Vec::new();
         let (mut common, mut own) = (Vec::new(), Vec::new());
         let mut profiles = 0;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::compressed::{self, Compression, Demand, Step, Stop};
+use super::compressed::{self, Compression, Demand, Fault, Step, Stop};
 use super::foreign::{self, Foreign};
 use super::part::Draft;
 use super::pe::Pe;
@@ -186,6 +186,7 @@ fn unpack(
             Ok((draft.seal()?, buffer))
         }
         Err(Stop::Sink(error)) => Err(error),
+        Err(Stop::Fault(Fault::Window(size))) => Err(Error::Window { name, wrapper, size }),
         Err(Stop::Fault(fault)) => Err(Error::Unpack { name, wrapper, done: draft.size(), fault }),
     }
 }

@@ -83,6 +83,11 @@ pub enum Error {
         "kexec_file_load would load over the interrupt controller's live table at {address:#x}, which destroys the next kernel"
     )]
     LiveTable { address: u64 },
+    /// The kernel log has wrapped, or cannot be read.
+    #[error(
+        "the kernel log alone tells where the interrupt controller's live tables are, and its beginning cannot be read"
+    )]
+    TablesUnknown,
     /// The tree for the next kernel.
     #[error(transparent)]
     DeviceTree(#[from] devicetree::Error),
@@ -146,6 +151,7 @@ impl Error {
             | Self::Iomem { .. }
             | Self::NoRam
             | Self::LiveTable { .. }
+            | Self::TablesUnknown
             | Self::NoWay => Exit::LoadFailed,
             Self::DeviceTree(error) => error.exit(),
             Self::Load { attempts, .. } => {
@@ -187,6 +193,9 @@ impl Error {
             Self::Iomem { .. } | Self::NoRam | Self::NoWay => "try --method file",
             Self::LiveTable { .. } => {
                 "start this machine with irqchip.gicv3_nolpi=1 on the first kernel's command line, by UEFI, or from a kernel with CONFIG_KEXEC"
+            }
+            Self::TablesUnknown => {
+                "kexec soon after the boot, give the first kernel a larger log_buf_len=, or start it by UEFI"
             }
             Self::IomemHidden => "run as root: CAP_SYS_ADMIN shows the addresses",
             Self::NoPlace { .. } | Self::Map { .. } | Self::Memory { .. } | Self::OverHalf { .. } => {

@@ -116,7 +116,7 @@ impl Plan {
     ) -> Result<Self, Error> {
         // kexec_file_load takes no empty file: kernel_read_file() answers EINVAL.
         target.ramdisk = target.ramdisk.filter(|disk| disk.size() > 0).or_else(|| nothing(paths));
-        let exposed = exposed_tables(&target, paths);
+        let exposed = exposed_tables(&target, paths)?;
         let mut calls = preflight.calls().to_vec();
         if !exposed.is_empty() {
             // Only what we place ourselves is sure to stay clear of the tables.
@@ -130,7 +130,7 @@ impl Plan {
         for call in calls {
             let planned = match call {
                 Call::FileLoad if target.devicetree.is_some() => Err(Error::TreeNotTaken),
-                Call::FileLoad => file_load(&target, kaslr, &exposed),
+                Call::FileLoad => file_load(&target, paths, kaslr, &exposed),
                 Call::Load => load(&target, paths, kaslr),
             };
             let fits = |attempt: &Attempt| match meminfo {
@@ -239,12 +239,14 @@ fn nothing(paths: &Paths) -> Option<Ramdisk> {
 /// Bytes of the command line that kexec_file_load keeps for itself on x86, whether it needs them or
 /// not: `MAX_ELFCOREHDR_STR_LEN` of arch/x86/kernel/kexec-bzimage64.c.
 const ELFCOREHDR: usize = 30;
+/// It counts this one against `cmdline_size`, which does not.
+const NUL: usize = 1;
 
 /// The longest command line with which kexec_file_load loads a kernel with this header and the
 /// kernel reads all of it, in bytes without the final NUL.
 pub fn cmdline_limit(header: &Header) -> usize {
     match header {
-        Header::BzImage(_) => header.cmdline_limit().saturating_sub(ELFCOREHDR),
+        Header::BzImage(_) => header.cmdline_limit().saturating_sub(NUL + ELFCOREHDR),
         Header::Arm64(_) => header.cmdline_limit(),
     }
 }
@@ -253,7 +255,7 @@ pub fn cmdline_limit(header: &Header) -> usize {
 /// kernel makes the tree from its own, with this line, this ramdisk and fresh seeds in place of what was
 /// there: of_kexec_alloc_and_setup_fdt() of drivers/of/kexec.c. On x86 it draws the seed for its boot
 /// parameters: bzImage64_load() of arch/x86/kernel/kexec-bzimage64.c.
-fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
+fn file_load(target: &Target, paths: &Paths, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attempt, Error> {
     if let Some(table) = exposed.iter().find(|table| table.overwritten) {
         return Err(Error::LiveTable { address: table.address });
     }
@@ -269,6 +271,9 @@ fn file_load(target: &Target, kaslr: Kaslr, exposed: &[Exposed]) -> Result<Attem
         line = cmdline::with(&line, "nokaslr");
     }
     let line = cmdline::within(line, cmdline_limit(target.kernel.header()))?;
+    if let Header::BzImage(kernel) = target.kernel.header() {
+        x86_64::by_file_load(kernel, paths)?;
+    }
     let cmdline = CString::new(line).map_err(|error| Error::CmdlineCharacter {
         text: crate::error::printable(&String::from_utf8_lossy(&error.into_vec())),
     })?;
@@ -304,7 +309,7 @@ fn load_x86(target: &Target, kernel: &BzImage, paths: &Paths, kaslr: Kaslr) -> R
 fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr) -> Result<Attempt, Error> {
     cmdline::within(target.cmdline.clone(), target.kernel.cmdline_limit())?;
     let page = sys::kexec::page_size();
-    let live = aarch64::live_tables(&paths.kmsg());
+    let live = aarch64::live_tables(paths)?;
     let initrd = target.ramdisk.as_ref().map(Ramdisk::size);
     let wanted = kernel.memory.saturating_add(initrd.unwrap_or(0));
     let mut memory = memory(paths, page, wanted.saturating_mul(4).saturating_add(SPARE))?;

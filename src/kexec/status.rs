@@ -65,9 +65,10 @@ pub fn may_start(paths: &Paths) -> Result<(), Error> {
     Err(Error::MayNotStart { reason })
 }
 
-/// The tables in memory that a GICv3 keeps using, as the kernel log tells. Physical addresses.
-pub fn live_tables(paths: &Paths) -> Vec<Range<u64>> {
-    aarch64::live_tables(&paths.kmsg())
+/// The tables in memory that a GICv3 keeps using, as the kernel log tells. Physical addresses. An error if
+/// there are some, and the log has lost what it told of them.
+pub fn live_tables(paths: &Paths) -> Result<Vec<Range<u64>>, Error> {
+    aarch64::live_tables(paths)
 }
 
 #[cfg(test)]

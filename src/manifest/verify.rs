@@ -8,6 +8,7 @@
 
 use crate::arch::Arch;
 use crate::config::Policy;
+use crate::error::without_controls;
 use crate::manifest::envelope::{self, Envelope, Fault, Kind};
 use crate::manifest::schema::Manifest;
 use crate::manifest::{Error, Keyring};
@@ -34,8 +35,13 @@ impl VerifiedManifest {
     }
 
     /// Where it was found: what its relative URLs are relative to.
-    pub fn url(&self) -> &str {
+    pub fn base(&self) -> &str {
         &self.url
+    }
+
+    /// The same for people, without a password.
+    pub fn url(&self) -> String {
+        without_controls(&self.url)
     }
 
     /// The ids of the trusted keys that signed it; none if the policy allows unsigned manifests.
@@ -202,6 +208,16 @@ mod tests {
         let names: Vec<&str> = verified.manifest().artifacts().map(|spec| spec.name).collect();
         assert_eq!(names, ["kernel", "initramfs", "rootfs", "dtb"]);
         assert_eq!(verified.signers().len(), 1);
+    }
+
+    #[test]
+    fn the_password_of_a_provider_is_for_requests_alone() {
+        let (trust, url) = (trust(&[1], "{}"), "http://us:pw@a/m.json");
+        let expected = Expected { arch: Arch::X86_64, channel: "stable", now: Some(NOW), seen: 5 };
+        let bytes = signed(&content(), &[1]).to_string();
+        let keyring = trust.roots(&Seen::default());
+        let verified = verify(bytes.as_bytes(), url, &keyring, trust.policy(), expected).unwrap();
+        assert_eq!((verified.base(), verified.url().as_str()), (url, "http://a/m.json"));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! It waits for no randomness: transaction ids and jitter come from a seed it is given.
 //!
 //! ```text
-//!  remembered address                     nothing remembered
+//!  remembered address                     nothing remembered, or the lease
+//!        |                               lacked the boot URL that is wished for
 //!        |                                        |
 //!     Rebooting --no answer, NAK--> Selecting (<- Lost, NAK, no answer to requests)
 //!        |                           |   |  \ offer: Choosing, if a better one may come
@@ -66,8 +67,12 @@ pub(super) struct Device {
 pub(super) struct Wishes {
     /// An offer with a URL to boot from is worth a short wait.
     pub(super) boot_url: bool,
+    /// Only one with https counts.
+    pub(super) https_only: bool,
     /// The address that was held before is asked for first.
     pub(super) remembered: Option<Ipv4Addr>,
+    /// The server that granted it has named a URL to boot from.
+    pub(super) had_boot_url: bool,
 }
 
 /// A message to be sent from port 68 to port 67.
@@ -95,6 +100,7 @@ pub(super) enum Reaction {
 pub(super) struct Client {
     device: Device,
     wants_boot_url: bool,
+    https_only: bool,
     random: Random,
     started: Instant,
     xid: u32,
@@ -109,8 +115,9 @@ pub(super) struct Client {
     secs: u16,
     /// An address to suggest in DISCOVER.
     hint: Option<Ipv4Addr>,
-    /// From an offer without an address (ProxyDHCP).
-    proxy_url: Option<String>,
+    /// What an offer without an address (ProxyDHCP) names to boot from, of use or not: whoever looks for
+    /// providers says why not.
+    proxy_text: Option<String>,
     /// Servers whose offers have led to nothing.
     distrusted: Vec<Ipv4Addr>,
     tally: Tally,
@@ -139,22 +146,31 @@ impl Client {
         let mut random = Random(seed);
         let xid = random.next();
         let remembered = wishes.remembered.filter(|&address| is_host(address));
+        // Whoever is asked for that address alone does not say what others would.
+        let confirmed = remembered.filter(|_| !wishes.boot_url || wishes.had_boot_url);
         Self {
             device,
             wants_boot_url: wishes.boot_url,
+            https_only: wishes.https_only,
             random,
             started: now,
             xid,
-            state: remembered.map_or(State::Selecting, State::Rebooting),
+            state: confirmed.map_or(State::Selecting, State::Rebooting),
             due: now,
             sent: 0,
             asked: now,
             secs: 0,
-            hint: None,
-            proxy_url: None,
+            hint: remembered,
+            proxy_text: None,
             distrusted: Vec::new(),
             tally: Tally::default(),
         }
+    }
+
+    /// Whether the server of the lease has named a URL to boot from: it will do so again.
+    pub(super) fn has_boot_url(&self) -> bool {
+        // One that a server without addresses has named comes with its offer alone.
+        matches!(&self.state, State::Held(held) if self.has_wished(&held.lease)) && !self.has_proxy_url()
     }
 
     /// When [`Self::tick`] has something to do.
@@ -199,10 +215,7 @@ impl Client {
                 self.distrust(server);
                 self.discover();
             }
-            State::Rebooting(address) if self.sent >= MOST_REBOOTS => {
-                self.hint = Some(*address);
-                self.discover();
-            }
+            State::Rebooting(_) if self.sent >= MOST_REBOOTS => self.discover(),
             State::Held(held) => match held.phase_at(now) {
                 None => {
                     let address = held.lease.address;
@@ -239,7 +252,7 @@ impl Client {
     fn lose(&mut self, now: Instant, why: String) -> Reaction {
         self.tally = Tally { trouble: Some(why.clone()), ..Tally::default() };
         self.started = now;
-        self.proxy_url = None;
+        self.proxy_text = None;
         self.discover();
         self.due = now;
         Reaction::Lost(why)

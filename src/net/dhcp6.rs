@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dhcproto::v6::{MessageType, Status};
 
+use super::boot_url::is_usable;
 use super::lease6::{FOR_EVER, Lease6};
 use super::random::Random;
 use crate::arch::Arch;
@@ -71,6 +72,8 @@ pub(super) struct Client6 {
     device: Device6,
     need: Need,
     wishes_boot_url: bool,
+    /// Only one with https counts.
+    pub(super) https_only: bool,
     random: Random,
     started: Instant,
     step: Step,
@@ -138,6 +141,7 @@ impl Client6 {
             device,
             need,
             wishes_boot_url,
+            https_only: false,
             random: Random(seed),
             started: now,
             step: Step::Rest,
@@ -282,8 +286,8 @@ impl Client6 {
             lease.addresses.clear();
             (lease.t1, lease.t2) = (refresh, FOR_EVER);
         }
-        let waits =
-            self.wishes_boot_url && self.held.is_none() && lease.boot_url.is_none() && preference != BEST;
+        let has_url = lease.boot_url.as_deref().is_some_and(|url| is_usable(url, self.https_only));
+        let waits = self.wishes_boot_url && self.held.is_none() && !has_url && preference != BEST;
         let candidate = Candidate { lease, server, preference, committed };
         if !waits {
             return self.choose(now, candidate);

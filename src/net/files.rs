@@ -54,6 +54,9 @@ pub(super) struct Record {
     pub(super) sysctls: Vec<(String, String)>,
     /// The latest lease, to be asked for again: INIT-REBOOT of RFC 2131, section 3.2.
     pub(super) lease: Option<Ipv4Addr>,
+    /// Its server has named a URL to boot from.
+    #[serde(default)]
+    pub(super) boot_url: bool,
 }
 
 impl Journal {

@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::boot_url::is_usable;
+
 pub(super) use checks::{domain, is_host};
 pub(super) use reply::Reply;
 
@@ -103,11 +105,11 @@ impl Lease {
         self.routes.iter().any(widest)
     }
 
-    /// The http(s) URL to boot from that the server names, and where it names it.
+    /// The URL of a provider that the server names, as far as its text tells, and where it names it.
     pub fn boot_url(&self) -> Option<(String, &'static str)> {
         let places = [(&self.boot_file, "option 67"), (&self.boot_server, "option 66")];
         let urls = places.into_iter().filter_map(|(text, place)| Some((text.clone()?, place)));
-        urls.into_iter().find(|(text, _)| checks::is_url(text))
+        urls.into_iter().find(|(text, _)| is_usable(text, false))
     }
 }
 

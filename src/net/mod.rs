@@ -6,6 +6,7 @@
 //! and the time and do no I/O; sockets and netlink are in [`linux`].
 
 mod address;
+pub(crate) mod boot_url;
 mod choice;
 mod compose;
 mod dhcp4;
@@ -102,7 +103,7 @@ impl Error {
             }
             Self::NoSuchLink { .. } => "check the name of the interface",
             Self::NoCarrier { .. } => "check the cable and the switch port",
-            Self::NoLease { .. } => "check that a DHCP server answers in this network",
+            Self::NoLease { .. } => "check that a DHCP server or an IPv6 router answers in this network",
         }
     }
 }

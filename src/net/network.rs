@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -15,6 +14,7 @@ use super::{Error, Transport};
 use crate::config::ClientId;
 use crate::config::network::Given;
 use crate::paths::Paths;
+use crate::threads;
 use crate::time::Deadline;
 
 /// What handing over may cost: a release is one packet a link.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub client_id: ClientId,
     /// Nobody has named a provider: an offer with a boot URL is worth a short wait.
     pub wants_boot_url: bool,
+    /// Of those only https ones count.
+    pub https_only: bool,
     /// Leases are given back when the next kernel takes over.
     pub release: bool,
     /// Only this link.
@@ -114,15 +116,15 @@ impl Network {
         super::names::unsettle();
         let ends = (received, Arc::clone(&wake));
         let engine = Engine::open(paths, settings, caller, deadline, ends, sink)?;
-        let spawned = thread::Builder::new().name("network".to_owned()).stack_size(STACK).spawn(move || {
+        let work = move || {
             engine.run();
             drop(living);
-        });
+        };
         let refused = |error: std::io::Error| Error::Kernel {
             what: "start a thread".to_owned(),
             errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN),
         };
-        spawned.map_err(refused)?;
+        threads::spawn("network", STACK, Box::new(work)).map_err(refused)?;
         Ok(Self { commands, wake, alive })
     }
 

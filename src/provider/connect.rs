@@ -28,7 +28,8 @@ use crate::net::{Uplink, names};
 use crate::patience;
 use crate::provider::access::Access;
 use crate::sys::names::{Failure, Family, addresses as by_libc};
-use dial::dial;
+use crate::time::Deadline;
+pub(super) use dial::dial;
 
 /// More addresses of a name than that are not tried.
 const MOST_ADDRESSES: usize = 8;
@@ -122,7 +123,10 @@ impl Way {
                 Err(failed(io::ErrorKind::NotFound, &reason))
             }
             None => {
-                let reason = format!("was not resolved within {} s", limit.as_secs());
+                let reason = match limit.as_secs() {
+                    0 => "was not resolved in the time that was left".to_owned(),
+                    seconds => format!("was not resolved within {seconds} s"),
+                };
                 Err(failed(io::ErrorKind::TimedOut, &reason))
             }
         }
@@ -205,13 +209,15 @@ impl<In: Transport> Connector<In> for Way {
         if chained.is_some() {
             return Ok(chained.map(Either::A));
         }
+        let by = Deadline::after(*details.timeout.after);
         let absolute = self.proxy_for(details.uri).map(|proxy| Absolute::new(details.uri, proxy));
         let stream = Arc::new(dial(&details.addrs, self.device(), *details.timeout.after)?);
         let handle: Arc<dyn ShutdownHandle> = Arc::clone(&stream) as _;
         (details.register_shutdown)(Arc::downgrade(&handle))?;
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(Tcp { stream, buffers, read_timeout: None, write_timeout: None, absolute })))
+        let (read_timeout, write_timeout, tunnel) = (None, None, Tunnel::None);
+        Ok(Some(Either::B(Tcp { stream, buffers, read_timeout, write_timeout, absolute, by, tunnel })))
     }
 }
 
@@ -256,6 +262,19 @@ pub(super) struct Tcp {
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
     absolute: Option<Absolute>,
+    /// When a tunnel has to stand.
+    by: Deadline,
+    tunnel: Tunnel,
+}
+
+/// How far a tunnel through a proxy is. ureq counts its time anew for every read of the proxy's answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tunnel {
+    /// There is none, or it stands.
+    None,
+    Asked,
+    /// A part of the proxy's answer is here.
+    Answered,
 }
 
 impl Transport for Tcp {
@@ -271,6 +290,11 @@ impl Transport for Tcp {
             self.write_timeout = limit;
         }
         let output = self.buffers.output().get(..amount).unwrap_or_default();
+        if output.starts_with(b"CONNECT ") {
+            self.tunnel = Tunnel::Asked;
+        } else if self.tunnel == Tunnel::Answered {
+            self.tunnel = Tunnel::None;
+        }
         let sent = match self.absolute.as_ref().and_then(|absolute| absolute.apply(output)) {
             Some(request) => (&*self.stream).write_all(&request),
             None => (&*self.stream).write_all(output),
@@ -278,7 +302,30 @@ impl Transport for Tcp {
         sent.map_err(|error| timed_out(error, timeout))
     }
 
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        if self.tunnel != Tunnel::None {
+            timeout.after = self.by.remaining().into();
+            let received = self.receive(timeout);
+            self.tunnel = Tunnel::Answered;
+            return match received {
+                Err(ureq::Error::Timeout(_)) => {
+                    Err(ureq::Error::ConnectProxyFailed("it does not answer in time".to_owned()))
+                }
+                other => other,
+            };
+        }
+        self.receive(timeout)
+    }
+
+    /// Whether it is quiet: an end or bytes that nobody asked for make it useless.
+    fn is_open(&mut self) -> bool {
+        let mut polled = [PollFd::new(&*self.stream, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec::default())) == Ok(0)
+    }
+}
+
+impl Tcp {
+    fn receive(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = in_time(timeout.for_read())?;
         let limit = timeout.not_zero().map(|limit| *limit);
         if limit != self.read_timeout {
@@ -294,12 +341,6 @@ impl Transport for Tcp {
         };
         self.buffers.input_appended(amount);
         Ok(amount > 0)
-    }
-
-    /// Whether it is quiet: an end or bytes that nobody asked for make it useless.
-    fn is_open(&mut self) -> bool {
-        let mut polled = [PollFd::new(&*self.stream, PollFlags::IN)];
-        poll(&mut polled, Some(&Timespec::default())) == Ok(0)
     }
 }
 

@@ -10,10 +10,8 @@ mod prospect;
 mod watch;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -26,6 +24,7 @@ use crate::net::{self, Event, Uplink};
 use crate::paths::Paths;
 use crate::provider;
 use crate::provider::http::Client;
+use crate::threads;
 use crate::time::{Deadline, UnixTime};
 use probe::Asking;
 use watch::Watch;
@@ -301,7 +300,8 @@ impl Field {
                     }
                 }
             }
-            if runs {
+            // Who was asking when the time was over has said nothing.
+            if runs || (failures.is_empty() && report.reasons.is_empty()) {
                 report.reasons.push("the time for this boot attempt is over".to_owned());
             }
             let of_uplink = if failures.is_empty() { report.reasons.join(", ") } else { summary(&failures) };
@@ -332,7 +332,7 @@ impl Entrant {
             prospect::explore(&asking);
             drop(asking.sender.send(Message::Ended(asking.watch)));
         };
-        match spawn("uplink", Box::new(work)) {
+        match threads::spawn("uplink", STACK, Box::new(work)) {
             Ok(()) => self.runs = true,
             Err(error) => self.watch.report().reasons.push(format!("no thread for it: {error}")),
         }
@@ -345,11 +345,6 @@ impl Entrant {
             self.start(shared, sender);
         }
     }
-}
-
-/// Starts a thread that nobody waits for.
-fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
 /// URLs that failed the same way are named up to this many, and links on which different things came out.
@@ -395,6 +390,28 @@ mod tests {
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
         list.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect()
+    }
+
+    #[test]
+    fn whoever_is_cut_off_has_a_reason() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("keys")).unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        std::fs::write(root.path().join("keys/k.pub"), key.as_bytes()).unwrap();
+        let search = Search {
+            config: Config::default(),
+            trust: Trust::read(root.path()).unwrap(),
+            paths: Paths::under(root.path()),
+            arch: Arch::X86_64,
+            now: None,
+            deadline: Deadline::after(Duration::ZERO),
+        };
+        let shared = Arc::new(Shared { search, state: Mutex::default() });
+        let watch = Arc::new(Watch::new(Uplink::default()));
+        watch.report().named = true;
+        let field = Field { shared, entrants: vec![Entrant { watch, runs: false, tries: 1 }] };
+        let line = field.failure().line().to_string();
+        assert!(line.contains("with a manifest: the time for this boot attempt is over; "), "{line}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The few things phaseboot does with URLs: RFC 3986, section 5.2, for http and https.
 
 /// Resolves `reference` against the absolute URL `base`. The result is absolute; `None` if the
-/// reference has another scheme, or `base` is no http(s) URL.
+/// reference has another scheme, or `base` is no http(s) URL. Spaces, which no URL has, become `%20`.
 pub fn resolve(base: &str, reference: &str) -> Option<String> {
+    let reference = &*reference.replace(' ', "%20");
     if is_http(reference) {
         return Some(reference.to_owned());
     }
@@ -33,14 +34,19 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
 
 /// Whether it is an absolute http or https URL with a host.
 pub fn is_http(url: &str) -> bool {
-    ["http://", "https://"]
-        .iter()
-        .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')))
+    let rest = after_scheme(url, "http://").or_else(|| after_scheme(url, "https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 }
 
 /// Whether it is https.
 pub fn is_https(url: &str) -> bool {
-    url.starts_with("https://")
+    after_scheme(url, "https://").is_some()
+}
+
+/// Schemes are the same in both cases: RFC 3986, section 3.1.
+fn after_scheme<'a>(url: &'a str, scheme: &str) -> Option<&'a str> {
+    let (start, rest) = url.split_at_checked(scheme.len())?;
+    start.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
 /// The host and port of an absolute URL; nothing of what is none.
@@ -99,6 +105,9 @@ mod tests {
             ("/./g", "http://a/g"),
             ("g?y/../x", "http://a/b/c/g?y/../x"),
             ("https://h/x", "https://h/x"),
+            ("HTTP://h/x", "HTTP://h/x"),
+            ("/g h?i j", "http://a/g%20h?i%20j"),
+            ("http://h/x y", "http://h/x%20y"),
         ] {
             assert_eq!(resolve(base, reference).as_deref(), Some(expected), "{reference}");
         }
@@ -133,6 +142,13 @@ mod tests {
             if let Some(url) = resolve(&base, &reference) {
                 prop_assert!(url.starts_with("http://") || url.starts_with("https://"));
             }
+        }
+
+        #[test]
+        fn schemes_have_no_case(url in "\\PC{0,12}", upper in "[hH][tT]{2}[pP][sS]?://a") {
+            prop_assert_eq!(is_https(&upper), upper.len() == 9);
+            prop_assert!(is_http(&upper));
+            prop_assert!(!is_https(&url) || url.to_lowercase().starts_with("https://"));
         }
     }
 }

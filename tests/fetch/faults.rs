@@ -44,7 +44,9 @@ fn whoever_is_slow_is_given_up_in_time() {
             a_server_that_is_busy_is_asked_again,
             a_busy_server_does_not_hold_up_the_next,
             a_trickle_is_under_the_floor,
-            crate::hostile::a_head_that_drips_makes_way_for_the_next_mirror,
+            a_server_too_slow_for_the_time_that_is_left_makes_way,
+            a_slow_server_is_not_asked_first_the_next_time,
+            crate::hostile::a_head_that_drips_is_given_up,
         ],
         |test| test(),
     );
@@ -140,6 +142,67 @@ fn a_busy_server_does_not_hold_up_the_next() {
 }
 
 #[test]
+fn where_a_redirect_leads_is_read_as_people_write_it() {
+    each(["HTTP://{}/b", "/b", "/a b", "http://{}/a b?c d"], |to| {
+        let (result, _, peer) = kernel_from(20, move |request, file| match request.nth {
+            0 => {
+                let to = to.replace("{}", request.header("host").unwrap());
+                request.answer(&format!("302 Found\r\nLocation: {to}"), b"")
+            }
+            _ => request.part(file, None, ""),
+        });
+        result.unwrap();
+        let line = peer.counts.lines.lock().unwrap()[1].clone();
+        let path = match to.rsplit_once("/a") {
+            Some((_, " b")) => "/a%20b",
+            Some(_) => "/a%20b?c%20d",
+            None => "/b",
+        };
+        assert!(line.starts_with(&format!("GET {path} HTTP/1.1\n")), "{line}");
+    });
+    // What is no URL stays none.
+    for to in ["ftp://a/b", "/a<b", "http:///b"] {
+        let (result, _, peer) =
+            kernel_from(20, move |request, _| request.answer(&format!("302 Found\r\nLocation: {to}"), b""));
+        let (_, line) = result.unwrap_err();
+        assert!(line.contains("which is not followed") || line.contains("invalid uri character"), "{line}");
+        assert_eq!(peer.requests(), 1, "{line}");
+    }
+}
+
+#[test]
+fn answers_that_are_right_in_an_unusual_way_are_taken() {
+    type Case = (&'static str, fn(&mut Request, &[u8]) -> bool);
+    let cases: [Case; 3] = [
+        ("a range that is all of it", |request, file| request.part(file, Some(0..file.len()), "")),
+        ("the encoding in capitals", |request, file| {
+            request.part(file, None, "Content-Encoding: Identity\r\n")
+        }),
+        ("a date as asctime has it", |request, file| match request.nth {
+            0 => request.answer(
+                "503 Busy\r\nDate: Sun Nov  6 08:49:37 1994\r\nRetry-After: Sunday, 06-Nov-94 08:49:39 GMT",
+                b"",
+            ),
+            _ => request.part(file, None, ""),
+        }),
+    ];
+    each(cases.into_iter().enumerate(), |(index, (what, answer))| {
+        let (result, took, peer) = kernel_from(20, answer);
+        result.unwrap_or_else(|(_, line)| panic!("{what}: {line}"));
+        assert_eq!((peer.requests(), took >= Duration::from_secs(2)), (1 + index / 2, index == 2), "{what}");
+    });
+    // Less than all of it was not asked for.
+    fails(
+        20,
+        "the server's range is not the one that was asked for: bytes 0-299998/300000",
+        |request, file| {
+            let head = "206 Partial Content\r\nContent-Range: bytes 0-299998/300000";
+            request.answer(head, &file[..299_999])
+        },
+    );
+}
+
+#[test]
 fn every_framing_of_http_is_read() {
     let (result, ..) = kernel_from(20, |request, file| {
         request.head("HTTP/1.0 200 OK\r\n");
@@ -217,9 +280,55 @@ fn a_trickle_is_under_the_floor() {
     });
     let good = Peer::of(kernel.clone());
     let started = Instant::now();
-    published_of(kernel, &[&slow.url("/kernel"), &good.url("/kernel")]).fetch(60).unwrap();
+    // Long enough for all of it to come like this.
+    published_of(kernel, &[&slow.url("/kernel"), &good.url("/kernel")]).fetch(600).unwrap();
     assert!((14..25).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     assert_eq!(good.requests(), 1);
+}
+
+/// 100 kB a second.
+fn slow(kernel: &[u8]) -> Peer {
+    let content = kernel.to_vec();
+    Peer::start(move |request| {
+        let range = request.range(content.len());
+        request.part_head(content.len(), range.as_ref(), "");
+        // Half a minute at most.
+        content[range.map_or(0, |range| range.start)..].chunks(20_000).take(150).all(|part| {
+            thread::sleep(Duration::from_millis(200));
+            request.body(part)
+        })
+    })
+}
+
+fn a_server_too_slow_for_the_time_that_is_left_makes_way() {
+    let kernel = file(3, 2_000_000);
+    let (slow, good) = (slow(&kernel), Peer::of(kernel.clone()));
+    let started = Instant::now();
+    published_of(kernel, &[&slow.url("/kernel"), &good.url("/kernel")]).fetch(16).unwrap();
+    assert!((4..9).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!((slow.requests(), good.requests()), (1, 1));
+    assert!(good.sent() < 1_700_000, "what was there was kept: {}", good.sent());
+    // Where nobody else is left it goes on, and where there is time for all of it.
+    for urls in [1, 2] {
+        let kernel = file(3, 900_000);
+        let (slow, good) = (self::slow(&kernel), Peer::of(kernel.clone()));
+        let urls = &[slow.url("/kernel"), good.url("/kernel")][..urls];
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        published_of(kernel, &urls).fetch(if urls.len() == 1 { 13 } else { 60 }).unwrap();
+        assert_eq!((slow.requests(), good.requests()), (1, 0));
+    }
+}
+
+fn a_slow_server_is_not_asked_first_the_next_time() {
+    let root = tempfile::tempdir().unwrap();
+    let kernel = file(3, 1_000_000);
+    let (slow, good) = (slow(&kernel), Peer::of(kernel.clone()));
+    let published = published_of(kernel, &[&slow.url("/kernel"), &good.url("/kernel")]);
+    let error = published.fetch_under(root.path(), Duration::from_secs(3)).unwrap_err();
+    assert!(error.line().to_string().contains("the time for this boot attempt is over"), "{}", error.line());
+    assert_eq!(good.requests(), 0);
+    published.fetch_under(root.path(), Duration::from_secs(10)).unwrap();
+    assert_eq!((slow.requests(), good.requests()), (1, 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use phaseboot::paths::Paths;
 use phaseboot::provider::access::Access;
@@ -18,10 +18,11 @@ fn access(proxy: String) -> Access {
 
 /// A proxy that serves at most 50 connections; the head of each request it got.
 fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    proxy_on("127.0.0.1:0")
+    proxy_on("127.0.0.1:0", true)
 }
 
-fn proxy_on(address: &str) -> (u16, Arc<Mutex<Vec<String>>>) {
+/// Where it makes no tunnels, its answer to who wants one does not end.
+fn proxy_on(address: &str, tunnels: bool) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     let heads = Arc::<Mutex<Vec<String>>>::default();
@@ -41,6 +42,14 @@ fn proxy_on(address: &str) -> (u16, Arc<Mutex<Vec<String>>>) {
                 let head = String::from_utf8(head).unwrap();
                 kept.lock().unwrap().push(head.clone());
                 let target = head.split(' ').nth(1).unwrap();
+                if head.starts_with("CONNECT ") && !tunnels {
+                    let mut answer = b"HTTP/1.1 200 OK\r\nX: ".iter().chain([b'x'; 100].iter());
+                    answer.all(|&byte| {
+                        thread::sleep(Duration::from_millis(200));
+                        client.write_all(&[byte]).is_ok()
+                    });
+                    return;
+                }
                 let (authority, path) = match target.strip_prefix("http://") {
                     Some(rest) => rest.split_at(rest.find('/').unwrap()),
                     None => (target, ""),
@@ -85,7 +94,7 @@ fn a_proxy_may_have_an_ipv6_address() {
     }
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let published = published(&[&format!("https://{nobody}/kernel"), "kernel"]);
-    let (port, heads) = proxy_on("[::1]:0");
+    let (port, heads) = proxy_on("[::1]:0", true);
     let access = access(format!("http://user:p%40ss%3aword@[::1]:{port}/"));
     published.fetch_over(&access, Duration::from_secs(20)).unwrap();
     let heads = heads.lock().unwrap();
@@ -115,6 +124,63 @@ fn https_goes_through_a_tunnel() {
         heads.iter().any(|head| head.starts_with(&format!("CONNECT {server} HTTP/1.1\r\n"))),
         "{heads:?}"
     );
+}
+
+#[test]
+fn a_proxy_that_makes_no_tunnel_is_not_waited_for() {
+    type Case = (&'static str, &'static [u8], u64);
+    // What it answers to CONNECT, and after how many milliseconds each byte comes.
+    let drips = b"HTTP/1.1 200 OK\r\nX: xxxxxxxxxxxxxxxxxxx";
+    let cases: [Case; 5] = [
+        ("makes no tunnel: it does not answer in time", drips, 300),
+        ("makes no tunnel: it does not answer in time", b"", 0),
+        (
+            "makes no tunnel: proxy server responded 407",
+            b"HTTP/1.1 407 Auth\r\nContent-Length: 1\r\n\r\nx",
+            0,
+        ),
+        ("makes no tunnel: proxy server responded 403", b"HTTP/1.1 403 Forbidden\r\n\r\n", 0),
+        ("it took too long", b"HTTP/1.1 200 OK\r\n\r\n", 0),
+    ];
+    crate::each(cases, |(words, answer, pause)| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for mut client in listener.incoming().take(10).flatten() {
+                thread::spawn(move || {
+                    let _ = client.read(&mut [0; 4096]);
+                    for byte in answer.chunks(1) {
+                        thread::sleep(Duration::from_millis(pause));
+                        let _ = client.write_all(byte);
+                    }
+                    thread::sleep(Duration::from_secs(10));
+                });
+            }
+        });
+        let published = published(&["kernel"]);
+        let access = access(format!("http://127.0.0.1:{port}"));
+        let started = Instant::now();
+        let provider = "https://provider.example/";
+        let error = published.fetch_of(provider, &access, Duration::from_secs(6)).unwrap_err();
+        let line = error.line().to_string();
+        // The last try of several may have had no time left for an answer.
+        let has_words = line.contains(words) || (words.contains("in time") && line.contains("too long"));
+        assert!(has_words && line.contains("provider.example"), "{words}: {line}");
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn a_tunnel_stands_within_ten_seconds() {
+    let published = published(&["https://provider.example/kernel"]);
+    let (port, heads) = proxy_on("127.0.0.1:0", false);
+    let error = published
+        .fetch_over(&access(format!("http://127.0.0.1:{port}")), Duration::from_secs(14))
+        .unwrap_err();
+    let line = error.line().to_string();
+    assert!(line.contains("the proxy makes no tunnel: it does not answer in time"), "{line}");
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.iter().filter(|head| head.starts_with("CONNECT ")).count(), 2, "asked again after 10 s");
 }
 
 #[test]

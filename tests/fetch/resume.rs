@@ -1,12 +1,18 @@
 //! What breaks is taken up where it broke: with a validator, without, elsewhere.
 
+use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use phaseboot::error::Exit;
+use phaseboot::fetch;
+use phaseboot::manifest::Sightings;
+use phaseboot::paths::Paths;
+use phaseboot::provider::access::Access;
+use phaseboot::time::Deadline;
 
 use crate::peer::{Peer, Request};
-use crate::{each, file, published_of};
+use crate::{Answer, each, file, published, published_of};
 
 /// What may be fetched twice: what lay in a buffer when a connection broke.
 const BUFFER: usize = 256 * 1024;
@@ -97,6 +103,50 @@ fn a_mirror_with_ranges_is_cheaper_than_one_without() {
 }
 
 #[test]
+fn a_redirect_on_the_way_keeps_the_place() {
+    each(["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"], |status| {
+        let kernel = file(3, 1_000_000);
+        let content = kernel.clone();
+        let peer = breaks_once(&kernel, move |request| match request.path.as_str() {
+            "/kernel" => request.answer(&format!("{status}\r\nLocation: /moved"), b""),
+            _ => request.part(&content, request.range(content.len()), "ETag: \"v1\"\r\n"),
+        });
+        published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
+        let lines = peer.counts.lines.lock().unwrap();
+        let last = lines.last().unwrap().to_lowercase();
+        assert!(last.starts_with("get /moved ") && last.contains("if-range: \"v1\""), "{last}");
+        assert!(last.contains("range: bytes=") && peer.sent() <= 1_000_000 + BUFFER, "{last}");
+    });
+}
+
+#[test]
+fn a_part_may_come_in_chunks_but_not_as_several_parts() {
+    let kernel = file(3, 1_000_000);
+    let content = kernel.clone();
+    let peer = breaks_once(&kernel, move |request| {
+        let from = request.range(content.len()).unwrap().start;
+        request.head(&format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-999999/1000000\r\nTransfer-Encoding: chunked\r\n"
+        ));
+        request.body(format!("{:x}\r\n", content.len() - from).as_bytes());
+        request.body(&content[from..]) && request.body(b"\r\n0\r\n\r\n")
+    });
+    published_of(kernel.clone(), &[&peer.url("/kernel")]).fetch(30).unwrap();
+    assert_eq!(peer.requests(), 2);
+    assert!(peer.sent() <= 1_000_000 + BUFFER);
+
+    let content = kernel.clone();
+    let peer = breaks_once(&kernel, move |request| {
+        let Some(range) = request.range(content.len()) else { return request.part(&content, None, "") };
+        let head = format!("--x\r\nContent-Range: bytes {}-999999/1000000\r\n\r\n", range.start);
+        let body = [head.as_bytes(), &content[range], b"\r\n--x--"].concat();
+        request.answer("206 Partial Content\r\nContent-Type: multipart/byteranges; boundary=x", &body)
+    });
+    published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
+    assert_eq!(peer.requests(), 3);
+}
+
+#[test]
 fn ranges_that_lie_are_not_believed() {
     each(
         ["bytes 0-499999/1000000", "bytes 500000-999998/1000000", "bytes 500000-/1000000", "none", ""],
@@ -182,6 +232,37 @@ fn bytes_of_two_mirrors_that_do_not_match_are_fetched_from_one() {
     let published = published_of(kernel, &[&wrong.url("/kernel"), &right.url("/kernel")]);
     published.fetch(30).unwrap();
     assert!(right.requests() <= 3, "{}", right.requests());
+}
+
+#[test]
+fn a_provider_whose_files_are_not_to_be_had_comes_last_the_next_time() {
+    // Its files are missing, or wrong, or elsewhere and not to be had.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let elsewhere = format!("http://{nobody}/kernel");
+    each(
+        [
+            ("kernel", Answer::Status(404)),
+            ("kernel", Answer::File(vec![0; 400_000])),
+            (&elsewhere, Answer::Drip),
+        ],
+        |(url, answer)| {
+            let (broken, whole) = (published(&[url]), published(&["kernel"]));
+            broken.server.on("/stable/x86_64/kernel", answer);
+            let root = tempfile::tempdir().unwrap();
+            let access = Access { paths: Paths::under(root.path()), ..Access::default() };
+            let fetch = |providers: &[String]| {
+                let deadline = Deadline::after(Duration::from_secs(20));
+                let found = whole.race(providers, &access, deadline, &mut Sightings::default()).unwrap();
+                fetch::artifacts(&found.manifest, &found.client, &access.paths).map(drop)
+            };
+            let providers = [broken.server.url("/"), whole.server.url("/")];
+            // Whoever is named alone is the one that is meant.
+            fetch(&providers[..1]).unwrap_err();
+            // A busy machine may need longer than the head start of the one that is asked first.
+            assert!((0..3).any(|_| fetch(&providers).is_ok()));
+            fetch(&providers[..1]).unwrap_err();
+        },
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use phaseboot::net::{Caller, Error, Event, Lease, Settings};
+use phaseboot::paths::Paths;
 
 use crate::lab::{Lab, SERVER, Watched, in_namespaces, show};
 
@@ -109,12 +110,23 @@ fn against(
     answer: impl Fn(&Asked<'_>) -> Vec<Vec<u8>>,
     inside: impl FnOnce(&mut Watched),
 ) {
+    against_with(name, silence, Settings::default(), answer, |_, watched| inside(watched));
+}
+
+/// The same, with settings, and for one that looks at what is left behind.
+fn against_with(
+    name: &str,
+    silence: u64,
+    settings: Settings,
+    answer: impl Fn(&Asked<'_>) -> Vec<Vec<u8>>,
+    inside: impl FnOnce(&Paths, &mut Watched),
+) {
     if std::env::var_os(SERVER).is_some() {
         return serve(silence, answer);
     }
     in_namespaces(
         name,
-        |paths| inside(&mut Watched::start(paths, Settings::default(), Caller::Command, 12)),
+        |paths| inside(paths, &mut Watched::start(paths, settings, Caller::Command, 12)),
         || {
             let mut lab = Lab::new(1);
             lab.play(name);
@@ -277,9 +289,10 @@ fn an_offer_that_is_not_kept_is_told_of() {
 /// 30 s are asked for again after 15 s, unicast to the server that granted them.
 #[test]
 fn a_short_lease_is_renewed_and_one_that_nobody_extends_is_lost() {
-    against(
+    against_with(
         "faulty::a_short_lease_is_renewed_and_one_that_nobody_extends_is_lost",
         17,
+        Settings::default(),
         |asked| {
             if asked.since > Duration::from_secs(12) {
                 return Vec::new();
@@ -289,17 +302,73 @@ fn a_short_lease_is_renewed_and_one_that_nobody_extends_is_lost() {
                 [&USUAL[..12], &[51, 4, 0, 0, 0, 16, 58, 4, 0, 0, 0, 4, 59, 4, 0, 0, 0, 8]].concat();
             vec![asked.usual(&options).bytes()]
         },
-        |watched| {
+        |paths, watched| {
             let started = Instant::now();
             let first = leased(watched);
             watched.exhausted();
+            assert!(paths.lease().exists());
             watched.network.settle("eth0");
             while !matches!(watched.next(), Event::Down(name) if name == "eth0") {}
+            assert!(!paths.lease().exists(), "it would tell of an address that is not ours any more");
             let took = started.elapsed().as_secs();
             // Renewed once or twice within the first 12 s, and then kept to its end.
             assert!((20..30).contains(&took), "{took} s, {:?}", first.t1);
             assert!(!show("-4 addr show dev eth0").to_string().contains("10.99.0."));
             assert_eq!(show("route show").as_array().unwrap().len(), 0);
+        },
+    );
+}
+
+/// Servers for UEFI's HTTP boot answer the same vendor class: one without addresses, and one with them.
+#[test]
+fn boot_loaders_for_firmware_hide_no_provider() {
+    let boot = |server: u8, url: &str| {
+        let mut options = USUAL.to_vec();
+        options[5] = server;
+        options.extend([67, u8::try_from(url.len()).unwrap()]);
+        options.extend(url.bytes());
+        options
+    };
+    against_with(
+        "faulty::boot_loaders_for_firmware_hide_no_provider",
+        3,
+        Settings { wants_boot_url: true, ..Settings::default() },
+        |asked| {
+            let efi = boot(1, "http://10.99.0.1/EFI/BOOTX64.EFI");
+            let good = boot(2, "http://10.99.0.2/");
+            if asked.kind == 1 {
+                let mut proxy = asked.reply(OFFER, 0, &boot(3, "http://10.99.0.3/EFI/BOOTX64.EFI"));
+                proxy.address = [0; 4];
+                return vec![
+                    proxy.bytes(),
+                    asked.reply(OFFER, 100, &efi).bytes(),
+                    asked.reply(OFFER, 120, &good).bytes(),
+                ];
+            }
+            match option(asked.packet, 54) {
+                Some([.., 1]) => vec![asked.reply(ACK, 100, &efi).bytes()],
+                _ => vec![asked.reply(ACK, 120, &good).bytes()],
+            }
+        },
+        |_, watched| {
+            let lease = leased(watched);
+            assert_eq!(lease.address.octets(), [10, 99, 0, 120]);
+            assert_eq!(lease.boot_url().unwrap().0, "http://10.99.0.2/");
+        },
+    );
+}
+
+/// The mask and the server twice, as some relays do.
+#[test]
+fn a_mask_that_is_sent_twice_counts_once() {
+    against(
+        "faulty::a_mask_that_is_sent_twice_counts_once",
+        3,
+        |asked| vec![asked.usual(&[USUAL, USUAL].concat()).bytes()],
+        |watched| {
+            let lease = leased(watched);
+            assert_eq!((lease.prefix, lease.lease_seconds), (24, Some(30)));
+            assert_eq!(lease.server.unwrap().octets(), [10, 99, 0, 1]);
         },
     );
 }

@@ -115,3 +115,112 @@ fn a_vlan_is_made_or_its_story_told() {
         || Lab::new(1).run(name, |_| {}),
     );
 }
+
+/// What `ip -4 addr` shows of eth0: address, prefix and, of a point-to-point link, the other end.
+fn set_on_eth0() -> Vec<(String, u64, Option<String>)> {
+    let shown = show("-4 addr show dev eth0");
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let address = |set: &serde_json::Value| {
+        (text(&set["local"]).unwrap(), set["prefixlen"].as_u64().unwrap(), text(&set["address"]))
+    };
+    shown[0]["addr_info"].as_array().into_iter().flatten().map(address).collect()
+}
+
+#[test]
+fn the_kernel_takes_every_form_of_an_address() {
+    let name = "given::the_kernel_takes_every_form_of_an_address";
+    in_namespaces(
+        name,
+        |paths| {
+            for (line, addresses, gateway, reached) in [
+                (
+                    "ip=10.99.0.7:10.99.0.1/32:10.99.0.1:::eth0:off",
+                    vec![("10.99.0.7", 32, Some("10.99.0.1"))],
+                    Some("10.99.0.1"),
+                    "10.99.0.1",
+                ),
+                ("ip=10.99.0.0:::31::eth0:none", vec![("10.99.0.0", 31, None)], None, "10.99.0.1"),
+                (
+                    "ip=10.99.0.7::10.99.0.1:32::eth0:off",
+                    vec![("10.99.0.7", 32, None)],
+                    Some("10.99.0.1"),
+                    "10.99.0.1",
+                ),
+                (
+                    "ip=10.99.0.7::10.99.0.1:24::eth0:none ip=10.98.0.7:::24::eth0:none",
+                    vec![("10.98.0.7", 24, None), ("10.99.0.7", 24, None)],
+                    Some("10.99.0.1"),
+                    "10.98.0.1",
+                ),
+            ] {
+                let mut watched = Watched::start(paths, given(line), Caller::Init, 10);
+                assert!(watched.until(|_| true).complete, "{line}");
+                let mut set = set_on_eth0();
+                set.sort();
+                let expected: Vec<_> = addresses
+                    .into_iter()
+                    .map(|(own, prefix, peer)| (own.to_owned(), prefix, peer.map(str::to_owned)))
+                    .collect();
+                assert_eq!(set, expected, "{line}");
+                let default = show("route show default");
+                assert_eq!(default[0]["gateway"].as_str(), gateway, "{line}: {default}");
+                let reply = std::process::Command::new("ping").args(["-c1", "-W2", reached]).status();
+                assert!(reply.is_err() || reply.is_ok_and(|status| status.success()), "{line}");
+            }
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.server_ip("addr add 10.98.0.1/24 dev server0");
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// The address is for any link, and the firmware has booted from the second.
+#[test]
+fn the_card_of_the_firmware_gets_the_address() {
+    let name = "given::the_card_of_the_firmware_gets_the_address";
+    in_namespaces(
+        name,
+        |paths| {
+            ip("link set eth1 address 02:00:00:00:00:01");
+            let line = "ip=10.99.1.7::10.99.1.1:24:::none BOOTIF=01-02-00-00-00-00-01";
+            let mut watched = Watched::start(paths, given(line), Caller::Init, 10);
+            let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+            assert_eq!((uplink.interface.as_str(), uplink.complete), ("eth1", true));
+            assert_eq!(show("-4 addr show dev eth1")[0]["addr_info"][0]["local"], "10.99.1.7");
+            assert_eq!(show("route show default")[0]["dev"], "eth1");
+            assert_ne!(show("link show dev eth0")[0]["operstate"], "UP");
+            assert!(set_on_eth0().is_empty());
+        },
+        || Lab::new(2).run(name, |_| {}),
+    );
+}
+
+#[test]
+fn a_route_that_leads_nowhere_is_told_of_once() {
+    let name = "given::a_route_that_leads_nowhere_is_told_of_once";
+    in_namespaces(
+        name,
+        |paths| {
+            phaseboot::log::keep_records(paths);
+            let line = "ip=10.99.0.7:::24::eth0:none rd.route=192.0.2.0/24:10.99.0.9 \
+                        rd.route=198.51.100.0/24:10.98.0.9 rd.route=203.0.113.0/24:10.99.0.9:eth7 \
+                        rd.route=[2001:db8:3::/48]:[fd99:0::9]";
+            let mut watched = Watched::start(paths, given(line), Caller::Init, 10);
+            watched.until(|uplink| uplink.complete);
+            watched.network.settle("eth0");
+            watched.network.hand_over();
+            phaseboot::log::drain();
+            assert_eq!(show("route show 192.0.2.0/24")[0]["gateway"], "10.99.0.9");
+            let log = std::fs::read_to_string(paths.log_jsonl()).unwrap();
+            let told = |route: &str| {
+                let line = format!("eth0: the route to {route} of rd.route= does not apply here");
+                log.lines().filter(|record| record.contains(&line) && record.contains("warn")).count()
+            };
+            let routes = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8:3::/48"];
+            assert_eq!(routes.map(told), [0, 1, 1, 1], "{log}");
+        },
+        || Lab::new(1).run(name, |_| {}),
+    );
+}

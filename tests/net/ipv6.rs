@@ -1,5 +1,6 @@
 //! IPv6: router advertisements, SLAAC, DHCPv6, and networks without IPv4.
 
+use phaseboot::config::network::Given;
 use phaseboot::net::{Caller, Event, Origin6, Settings, Uplink};
 
 use crate::lab::{Lab, Watched, after, has, in_namespaces, ip, read, show};
@@ -182,6 +183,112 @@ fn a_router_that_promises_a_server_is_used_without_it() {
                 lab.radvd("AdvOtherConfigFlag on;");
                 lab.run(name, |_| {});
             }
+        },
+    );
+}
+
+fn given(line: &str) -> Settings {
+    Settings { given: Given::parse(line).unwrap(), ..Settings::default() }
+}
+
+/// DHCPv6 without a word of a router: no address of it says what is on the link.
+#[test]
+fn an_address_without_a_route_is_no_network() {
+    let name = "ipv6::an_address_without_a_route_is_no_network";
+    in_namespaces(
+        name,
+        |paths| {
+            for mode in ["dhcp6", "either6"] {
+                let mut watched =
+                    Watched::start(paths, given(&format!("ip=eth0:{mode}")), Caller::Command, 6);
+                let Event::Exhausted(error) = watched.next() else { panic!("{:?}", watched.told) };
+                let expected =
+                    "eth0: no IPv6 router advertised itself, and a DHCPv6 address alone reaches nothing";
+                assert_eq!(error.to_string(), expected);
+                assert!(error.hint().contains("router"), "{}", error.hint());
+            }
+            let line = "ip=eth0:dhcp6 rd.route=[fd99:0::/64]::eth0";
+            let mut watched = Watched::start(paths, given(line), Caller::Command, 10);
+            let uplink = watched.until(|_| true);
+            assert_eq!(addresses(&uplink, Origin6::Dhcp).len(), 1, "{uplink:?}");
+            let reached = std::process::Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
+            assert!(reached.is_err() || reached.is_ok_and(|status| status.success()));
+            assert_eq!(show("-6 route get fd99::1")[0]["dev"], "eth0");
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.server_ip("addr add fd99:0::1/64 dev server0 nodad");
+            let folder = lab.folder.path().display().to_string();
+            let fixed = format!(
+                "--keep-in-foreground --conf-file=/dev/null --port=0 --user=root --bind-interfaces \
+                 --log-dhcp --log-facility=- --interface=server0 --dhcp-leasefile={folder}/leases6 \
+                 --pid-file={folder}/pid6 --dhcp-range=fd99:0::100,fd99:0::1ff,64,1h"
+            );
+            lab.spawn("dnsmasq6", "dnsmasq", &fixed.split(' ').collect::<Vec<_>>());
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn routes_that_are_given_go_by_the_networks_of_routers() {
+    let name = "ipv6::routes_that_are_given_go_by_the_networks_of_routers";
+    in_namespaces(
+        name,
+        |paths| {
+            let line =
+                "ip=eth0:auto6 rd.route=[2001:db8:3::/48]:[fd99:0::9] rd.route=[2001:db8:4::/48]:[fd98::9]";
+            let mut watched = Watched::start(paths, given(line), Caller::Init, 20);
+            watched.until(router);
+            let routes = show("-6 route show 2001:db8:3::/48");
+            assert_eq!((&routes[0]["gateway"], &routes[0]["dev"]), (&"fd99::9".into(), &"eth0".into()));
+            assert!(show("-6 route show 2001:db8:4::/48").as_array().unwrap().is_empty());
+            drop(watched);
+            // The next attempt takes it away.
+            let mut watched = Watched::start(paths, given("ip=eth0:auto6"), Caller::Init, 20);
+            watched.until(router);
+            assert!(show("-6 route show 2001:db8:3::/48").as_array().unwrap().is_empty());
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only,64,1h"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Two machines behind one switch; the one that answers first names a boot loader for firmware.
+#[test]
+fn of_two_servers_the_one_that_names_a_provider_is_taken() {
+    let name = "ipv6::of_two_servers_the_one_that_names_a_provider_is_taken";
+    in_namespaces(
+        name,
+        |paths| {
+            let settings = Settings { wants_boot_url: true, ..given("ip=eth0:dhcp6") };
+            let mut watched = Watched::start(paths, settings, Caller::Init, 30);
+            let leased = |uplink: &Uplink| !addresses(uplink, Origin6::Dhcp).is_empty();
+            let uplink = watched.until(|uplink| uplink.ipv6.is_some() && leased(uplink));
+            assert_eq!(uplink.ipv6.unwrap().boot_url.as_deref(), Some("http://[fd99:2::1]/"));
+        },
+        || {
+            let mut lab = Lab::new(0);
+            lab.server_ip("link add server9 type bridge forward_delay 0 mcast_snooping 0");
+            lab.server_ip("link set server9 up");
+            lab.server_ip(&format!("link add port0 type veth peer name eth0 netns {}", lab.client));
+            lab.server_ip("link set port0 master server9");
+            lab.server_ip("link set port0 up");
+            for (n, url, more) in [
+                (1, "http://[fd99:1::1]/EFI/BOOTX64.EFI", "--dhcp-option=option6:23,[fd99:1::53]"),
+                (2, "http://[fd99:2::1]/", "--dhcp-reply-delay=1"),
+            ] {
+                lab.server_ip(&format!("link add server{n} type veth peer name other{n}"));
+                lab.server_ip(&format!("link set other{n} master server9"));
+                lab.server_ip(&format!("link set other{n} up"));
+                lab.server_ip(&format!("link set server{n} up"));
+                let range = format!("--dhcp-range=fd99:{n}::100,fd99:{n}::1ff,64,1h");
+                lab.serve6(n, &[&range, &format!("--dhcp-option=option6:59,{url}"), more]);
+            }
+            lab.run(name, |_| {});
         },
     );
 }

@@ -58,6 +58,77 @@ fn an_address_that_the_server_refuses_is_followed_by_another() {
     );
 }
 
+/// What nobody named before somebody else may name now; who has named it is asked for the address at once.
+#[test]
+fn a_lease_of_before_hides_no_boot_url() {
+    let name = "servers::a_lease_of_before_hides_no_boot_url";
+    in_namespaces(
+        name,
+        |paths| {
+            let settings =
+                Settings { wants_boot_url: true, only: Some("eth0".into()), ..Settings::default() };
+            let uplink = phaseboot::net::up_with(paths, settings, Caller::Command, after(10)).unwrap();
+            let lease = uplink.ipv4.unwrap();
+            let told = format!("{} {:?}", lease.address, lease.boot_url().map(|(url, _)| url));
+            std::fs::write(paths.run().join("told"), told).unwrap();
+        },
+        || {
+            let mut lab = Lab::new(1);
+            let runs = |lab: &mut Lab| {
+                let before = lab.logs();
+                lab.run(name, |_| {});
+                let after = lab.logs();
+                let more = |message: &str| counted(&after, message) - counted(&before, message);
+                let told = std::fs::read_to_string(lab.folder.path().join("run/phaseboot/told")).unwrap();
+                let (address, url) = told.split_once(' ').unwrap();
+                (more("DHCPDISCOVER"), more("DHCPREQUEST"), address.to_owned(), url.to_owned())
+            };
+            lab.serve(0, &["--dhcp-option=67,pxelinux.0"]);
+            let (_, _, address, url) = runs(&mut lab);
+            assert_eq!(url, "None");
+            assert_eq!(runs(&mut lab), (1, 1, address.clone(), url));
+            lab.stop();
+            lab.serve(0, &["--dhcp-option=67,http://10.99.0.1/"]);
+            let url = "Some(\"http://10.99.0.1/\")".to_owned();
+            assert_eq!(runs(&mut lab), (1, 1, address.clone(), url.clone()), "{}", lab.logs());
+            assert_eq!(runs(&mut lab), (0, 1, address, url), "{}", lab.logs());
+        },
+    );
+}
+
+/// The server of the lease is gone; from T2 on any other may extend it: here one that knows of it.
+#[test]
+fn another_server_extends_a_lease_from_t2_on() {
+    let name = "servers::another_server_extends_a_lease_from_t2_on";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 30);
+            let first = watched.until(|uplink| uplink.ipv4.is_some()).ipv4.unwrap();
+            assert_eq!((first.t1, first.t2), (Some(3), Some(6)));
+            watched.network.settle("eth0");
+            std::fs::write(paths.run().join("ready"), "").unwrap();
+            let extended = watched.until(|uplink| uplink.ipv4.as_ref().unwrap().server != first.server);
+            let extended = extended.ipv4.unwrap();
+            assert_eq!(extended.server.unwrap().to_string(), "10.99.0.2");
+            assert_eq!(extended.address, first.address);
+            assert!(!watched.told.iter().any(|told| told.starts_with("down")), "{:?}", watched.told);
+        },
+        || {
+            let options = ["--dhcp-option=option:T1,3", "--dhcp-option=option:T2,6"];
+            let mut lab = Lab::new(1);
+            lab.serve(0, &options);
+            lab.run(name, |lab| {
+                lab.wait_for("run/phaseboot/ready");
+                lab.stop();
+                lab.server_ip("addr flush dev server0");
+                lab.server_ip("addr add 10.99.0.2/24 dev server0");
+                lab.serve(0, &options);
+            });
+        },
+    );
+}
+
 #[test]
 fn rapid_commit_saves_an_exchange() {
     let name = "servers::rapid_commit_saves_an_exchange";

@@ -197,7 +197,7 @@ fn measure(line: &str) -> Result<Run> {
 }
 
 /// phaseboot and phasectl as they are released, for this machine.
-fn release() -> Result<(PathBuf, PathBuf)> {
+pub(super) fn release() -> Result<(PathBuf, PathBuf)> {
     println!("building phaseboot and phasectl");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

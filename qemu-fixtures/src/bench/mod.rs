@@ -2,6 +2,7 @@
 
 mod fetch;
 mod handover;
+mod links;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -12,12 +13,15 @@ pub(crate) enum Bench {
     Fetch(fetch::Arguments),
     /// From one kernel to the next one's init, beside that kernel's cold boot: one machine at a time
     Handover(handover::Arguments),
+    /// From the start to the lease, on one link and on sixteen of which one works: phaseboot, udhcpc
+    Links(links::Arguments),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Fetch(arguments) => fetch::run(arguments),
         Bench::Handover(arguments) => handover::run(arguments),
+        Bench::Links(arguments) => links::run(arguments),
     }
 }
 

@@ -20,6 +20,8 @@ use crate::run;
 use crate::serial::Transcript;
 use crate::stage::{MODULES, Stage, Tools};
 
+pub(crate) use packages::root as programs;
+
 const INIT: &str = include_str!("init.sh");
 const LEASE: &str = include_str!("lease.sh");
 const MANY: &str = include_str!("many.sh");

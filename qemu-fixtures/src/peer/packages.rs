@@ -20,7 +20,7 @@ const APPLETS: [&str; 9] =
 const MOST_PACKAGES: usize = 40;
 
 /// A folder with `bin`, `lib` and what else belongs into an initramfs, from the cache if it is there.
-pub(super) fn root(arch: Arch) -> Result<PathBuf> {
+pub(crate) fn root(arch: Arch) -> Result<PathBuf> {
     let _turn = folders::lock("peer")?;
     let busybox = package("busybox-static", arch)?;
     let kexec = package("kexec-tools", arch)?;

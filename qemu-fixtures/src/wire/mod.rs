@@ -28,8 +28,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 pub(crate) use self::dhcp::{Manners, Misdeed};
-pub(crate) use self::namespace::missing;
-use self::namespace::{DEVICE, Namespace, Server};
+use self::namespace::DEVICE;
+pub(crate) use self::namespace::{Namespace, Server, missing};
 use self::pcap::Pcap;
 pub(crate) use self::stp::{Protocol, SpanningTree};
 use self::switch::{End, Switch};

@@ -36,12 +36,12 @@ pub(crate) fn missing() -> Option<&'static str> {
 
 /// The namespace, until it is dropped. It ends with the lab, too, however that ends.
 #[derive(Debug)]
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let script = "ip link set lo up && echo there && exec sleep 3600";
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "sh", "-c", script]);
@@ -69,10 +69,15 @@ impl Namespace {
     }
 
     /// A program that will run inside, and not longer than the lab.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "nsenter", &self.option(), "--"]).arg(program);
         command
+    }
+
+    /// The process that holds it, as `ip` names a namespace.
+    pub(crate) fn id(&self) -> u32 {
+        self.holder.id()
     }
 
     /// nsenter's.
@@ -80,7 +85,7 @@ impl Namespace {
         format!("--net=/proc/{}/ns/net", self.holder.id())
     }
 
-    pub(super) fn ip(&self, arguments: &str) -> Result<()> {
+    pub(crate) fn ip(&self, arguments: &str) -> Result<()> {
         run::quiet(self.command("ip").args(arguments.split_whitespace()))
     }
 }
@@ -96,10 +101,10 @@ impl Drop for Namespace {
 /// shell waits for the end of its input and kills it then. A server that drops capabilities would not be told of
 /// its parent's death (`PR_SET_PDEATHSIG`, prctl(2)).
 #[derive(Debug)]
-pub(super) struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    pub(super) fn start(
+    pub(crate) fn start(
         namespace: &Namespace,
         program: &str,
         arguments: &[String],

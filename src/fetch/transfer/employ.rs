@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use super::{FRUIT, Transfer};
 use crate::fetch::Error;
 use crate::fetch::pace;
-use crate::fetch::pull::{self, Job};
+use crate::fetch::pull::{self, CHECK_PROVIDER, Job};
 
 /// How many rounds in a row over all URLs may be in vain.
 const FRUITLESS_ROUNDS: u32 = 4;
 /// A piece that nobody has added to for this long is given to a connection that is free.
 const IDLE: Duration = Duration::from_secs(3);
+const TOO_SLOW: &str = "the server is too slow for the time that is left";
 
 impl Transfer<'_> {
     /// Sees to it that as many are at it as should be.
@@ -27,6 +28,7 @@ impl Transfer<'_> {
             if self.alone && self.received > 0 && last != source {
                 self.restart();
             }
+            self.began = (now, self.received);
             return self.start(source, now);
         }
         if self.alone {
@@ -42,6 +44,29 @@ impl Transfer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Leaves a server that will not bring the rest in the time that is left, if another one can go on
+    /// where it is.
+    pub(super) fn relieve(&mut self, now: Instant) {
+        let Some(&(_, source)) = self.active.first() else { return };
+        let missing = self.spec.size.saturating_sub(self.received);
+        let left = self.client.deadline().remaining().as_secs();
+        if self.alone || !self.sources.is_other_with_ranges(source, now) {
+            return;
+        }
+        if self.note_rate(source, now).is_none_or(|rate| rate.saturating_mul(left) >= missing) {
+            return;
+        }
+        for (owner, _) in std::mem::take(&mut self.active) {
+            self.store.pieces(|pieces| pieces.release(owner));
+            self.answers += 1;
+        }
+        self.sources.contributed(source);
+        self.sources.pass_over(source);
+        self.pace.again(self.received, now);
+        let url = self.sources.url(source).to_owned();
+        self.note_broken(url, TOO_SLOW.to_owned(), CHECK_PROVIDER);
     }
 
     /// The URL to ask now. None while there is a pause.

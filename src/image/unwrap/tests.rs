@@ -342,6 +342,39 @@ fn zboot_headers_that_lie() {
 }
 
 #[test]
+fn sections_without_number_are_refused_before_any_is_copied() {
+    let many = |count: usize| {
+        let kernel = bzimage();
+        let mut sections = vec![(".initrd", &b"x"[..]); count - 1];
+        sections.push((".linux", &kernel));
+        pe(X86, &sections)
+    };
+    assert_eq!(opened(&many(512), Arch::X86_64).unwrap().take_ramdisks().len(), 511);
+    let error = opened(&many(513), Arch::X86_64).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "kernel has a broken unified kernel image header: it has more than 512 sections"
+    );
+    assert_eq!(error.exit(), Exit::ImageUnusable);
+    let mut most = many(513);
+    most[0x86..0x88].copy_from_slice(&u16::MAX.to_le_bytes());
+    most.resize(4 << 20, 0);
+    assert!(refused(&most, Arch::X86_64).contains("more than 512 sections"));
+}
+
+#[test]
+fn a_window_that_is_too_large_is_no_broken_file() {
+    // A frame of 256 MiB of window and one block: RFC 8878.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3, 9, 0, 0, b'x'];
+    let error = opened(&frame, Arch::X86_64).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "kernel is a zstd file with a window of 268435456 bytes, over the limit of 128 MiB"
+    );
+    assert!(error.hint().contains("--long=27") && error.exit() == Exit::ImageUnusable);
+}
+
+#[test]
 fn sections_that_lie() {
     let entry = |index: usize| 0x80 + 24 + 240 + index * 40;
     let whole = pe(X86, &[(".linux", &bzimage()), (".initrd", b"ramdisk"), (".cmdline", b"quiet")]);

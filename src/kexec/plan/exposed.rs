@@ -4,22 +4,22 @@
 use super::Target;
 use crate::arch::Arch;
 use crate::image::{Header, Ramdisk};
-use crate::kexec::MemoryMap;
 use crate::kexec::aarch64::{self, Pieces};
+use crate::kexec::{Error, MemoryMap};
 use crate::paths::Paths;
 use crate::sys;
 use crate::sys::arch::loads;
 
 /// The interrupt controller's live tables that the running kernel takes for ordinary memory, and
 /// what kexec_file_load would do to each. Where UEFI or an earlier [`Plan`] reserved them, there are
-/// none.
-pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
+/// none. An error if there are some, and nobody knows where.
+pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Result<Vec<Exposed>, Error> {
     let kernel = match target.kernel.header() {
         Header::Arm64(kernel) if loads(Arch::Aarch64) => kernel,
-        _ => return Vec::new(),
+        _ => return Ok(Vec::new()),
     };
-    let live = aarch64::live_tables(&paths.kmsg());
-    let Ok(memory) = MemoryMap::read(paths) else { return Vec::new() };
+    let live = aarch64::live_tables(paths)?;
+    let Ok(memory) = MemoryMap::read(paths) else { return Ok(Vec::new()) };
     let places = aarch64::by_file_load(
         &memory.free(),
         &Pieces {
@@ -32,13 +32,15 @@ pub(super) fn exposed_tables(target: &Target, paths: &Paths) -> Vec<Exposed> {
             page: sys::kexec::page_size(),
         },
     );
-    live.into_iter()
+    let exposed = live
+        .into_iter()
         .filter(|table| memory.usable.contains(table))
         .map(|table| Exposed {
             address: table.start,
             overwritten: places.iter().any(|place| place.start < table.end && table.start < place.end),
         })
-        .collect()
+        .collect();
+    Ok(exposed)
 }
 
 /// A live table in memory that is not reserved.

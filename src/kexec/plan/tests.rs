@@ -13,7 +13,9 @@ fn machine() -> (tempfile::TempDir, Paths) {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("proc")).unwrap();
     fs::create_dir_all(root.path().join("sys/firmware")).unwrap();
+    fs::create_dir_all(root.path().join("dev")).unwrap();
     let paths = Paths::under(root.path());
+    fs::write(paths.kmsg(), "6,0,0,-;Booting Linux on physical CPU 0x0\n").unwrap();
     fs::write(paths.iomem(), include_str!("../testdata/iomem-qemu-virt-gicv3.txt")).unwrap();
     fs::write(paths.devicetree(), TREE).unwrap();
     (root, paths)
@@ -121,8 +123,7 @@ fn a_tree_from_a_file_goes_by_kexec_load_and_is_completed() {
 
 #[test]
 fn kexec_file_load_is_kept_off_live_tables() {
-    let (root, paths) = machine();
-    fs::create_dir_all(root.path().join("dev")).unwrap();
+    let (_root, paths) = machine();
     let log = |address: u64| {
         fs::write(paths.kmsg(), format!("6,1,0,-;GICv3: using LPI property table @{address:#018x}\n"))
             .unwrap();
@@ -145,6 +146,91 @@ fn kexec_file_load_is_kept_off_live_tables() {
     // Reserved.
     log(0x4820_0000);
     assert!(matches!(plan(&both).unwrap().attempts(), [Attempt::FileLoad { .. }, Attempt::Load(_)]));
+}
+
+#[test]
+fn where_tables_are_live_and_the_log_has_lost_them_nothing_is_loaded() {
+    let (root, paths) = machine();
+    let plan = |calls: &[Call]| Plan::new(target("a"), &found(calls), &paths, Kaslr::Seed);
+    let every = [&[Call::FileLoad, Call::Load][..], &[Call::FileLoad], &[Call::Load]];
+    assert!(every.iter().all(|calls| plan(calls).is_ok()));
+    fs::write(paths.kmsg(), "6,4711,0,-;noise\n").unwrap();
+    for calls in every {
+        let error = plan(calls).unwrap_err();
+        assert!(matches!(error, Error::TablesUnknown), "{error}");
+        assert_eq!(error.exit(), Error::LiveTable { address: 0 }.exit());
+        assert!(error.hint().contains("log_buf_len="));
+    }
+    // UEFI has been told of them.
+    fs::create_dir(root.path().join("sys/firmware/efi")).unwrap();
+    assert!(every.iter().all(|calls| plan(calls).is_ok()));
+}
+
+/// A PC, and a kernel with this at `patch.0`.
+fn pc(patch: (usize, &[u8]), cmdline: &str) -> (tempfile::TempDir, Paths, Target) {
+    let root = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    put("proc/iomem", include_str!("../testdata/iomem-qemu-pc.txt"));
+    for (number, start, end) in [(0, "0x0", "0x9fbff"), (1, "0x100000", "0x1ffdffff")] {
+        put(&format!("sys/firmware/memmap/{number}/start"), start);
+        put(&format!("sys/firmware/memmap/{number}/end"), end);
+        put(&format!("sys/firmware/memmap/{number}/type"), "System RAM");
+    }
+    put("proc/cpuinfo", "flags\t\t: fpu la57\n");
+    let mut kernel = crate::image::testing::bzimage();
+    kernel[patch.0..patch.0 + patch.1.len()].copy_from_slice(patch.1);
+    let kernel = vouched("kernel", &mut kernel.as_slice(), u64::MAX).unwrap();
+    let kernel = KernelImage::from_artifact(kernel, Arch::X86_64).unwrap();
+    let paths = Paths::under(root.path());
+    (root, paths, Target { kernel, ramdisk: None, cmdline: cmdline.to_owned(), devicetree: None })
+}
+
+#[test]
+fn on_x86_each_call_has_its_own_limit_for_the_command_line() {
+    let plan = |call, length| {
+        let (_root, paths, target) = pc((0, b""), &"x".repeat(length));
+        Plan::new(target, &found(&[call]), &paths, Kaslr::Seed).map(drop)
+    };
+    for (call, longest) in [(Call::Load, 2047), (Call::FileLoad, 2016)] {
+        assert!(plan(call, longest).is_ok());
+        match plan(call, longest + 1) {
+            Err(Error::CmdlineTooLong { length, limit }) => {
+                assert_eq!((length, limit), (longest + 1, longest))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (_root, paths, target) = pc((0, b""), &"x".repeat(2017));
+    let plan = Plan::new(target, &found(&[Call::FileLoad, Call::Load]), &paths, Kaslr::Seed).unwrap();
+    assert!(matches!(plan.attempts(), [Attempt::Load(_)]));
+}
+
+#[test]
+fn what_kexec_file_load_is_sure_to_refuse_is_known() {
+    fn file(patch: (usize, &[u8])) -> Result<(), Error> {
+        let (_root, paths, target) = pc(patch, "a");
+        Plan::new(target, &found(&[Call::FileLoad]), &paths, Kaslr::Seed).map(drop)
+    }
+    assert!(file((0, b"")).is_ok());
+    // XLF_5LEVEL, XLF_CAN_BE_LOADED_ABOVE_4G, kernel_alignment, init_size.
+    let error = file((0x236, &[0x1f, 0])).unwrap_err();
+    assert!(matches!(error, Error::X86(crate::kexec::X86Error::FiveLevel)), "{error}");
+    let error = file((0x236, &[0x7d, 0])).unwrap_err();
+    assert!(matches!(error, Error::X86(crate::kexec::X86Error::Low)), "{error}");
+    for patch in [(0x230, 0x8000_0000u32), (0x230, 0x2000_0000), (0x260, 0xf000_0000)] {
+        let value = patch.1.to_le_bytes();
+        let error = file((patch.0, &value)).unwrap_err();
+        assert!(matches!(error, Error::NoPlace { what: "the kernel", .. }), "{patch:x?}: {error}");
+    }
+    assert!(file((0x230, &0x1000_0000u32.to_le_bytes())).is_ok());
+    let (root, paths, target) = pc((0x236, &[0x1f, 0]), "a");
+    fs::write(root.path().join("proc/cpuinfo"), "flags\t\t: fpu\n").unwrap();
+    fs::remove_file(paths.iomem()).unwrap();
+    assert!(Plan::new(target, &found(&[Call::FileLoad]), &paths, Kaslr::Seed).is_ok());
 }
 
 #[test]

@@ -14,13 +14,16 @@ pub enum Error {
     /// `XLF_5LEVEL` is missing, and LA57 cannot be switched off on the way.
     #[error("this kernel runs with 5-level paging, and the next one does not know it")]
     FiveLevel,
+    /// `XLF_CAN_BE_LOADED_ABOVE_4G` is missing.
+    #[error("kexec_file_load takes no kernel that has to stay below 4 GiB")]
+    Low,
 }
 
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NoFirmwareMap | Self::Confidential { .. } | Self::FiveLevel => Exit::LoadFailed,
+            Self::NoFirmwareMap | Self::Confidential { .. } | Self::FiveLevel | Self::Low => Exit::LoadFailed,
         }
     }
 
@@ -29,6 +32,7 @@ impl Error {
         match self {
             Self::NoFirmwareMap => "mount /sys, or use --method file",
             Self::Confidential { .. } => "use --method file",
+            Self::Low => "use --method load, or a kernel with CONFIG_RELOCATABLE",
             Self::FiveLevel => "start the first kernel with no5lvl, or use a kernel of Linux 4.17 or newer",
         }
     }

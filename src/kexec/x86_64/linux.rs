@@ -34,7 +34,11 @@ impl Machine {
             boot_params.clear();
         }
         let mut e820 = e820(paths, &boot_params)?;
+        let cpu = text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
         let log = Told::read(&paths.kmsg());
+        if log.has_gaps && (paths.efi().exists() || has_flag(&cpu, "hypervisor")) {
+            log::warn!("{GAPS}");
+        }
         for table in &log.tables {
             e820::reserve(&mut e820, &efi::room(*table));
         }
@@ -50,7 +54,6 @@ impl Machine {
             0 => table("ACPI20").or_else(|| table("ACPI")).unwrap_or(0),
             address => address,
         };
-        let cpu = text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
         let mut seed = Seed([0; SEED]);
         let drawn = sys::random::fill_if_ready(&mut seed.0);
         Ok(Self {
@@ -64,6 +67,11 @@ impl Machine {
             seed: drawn.then_some(seed),
         })
     }
+}
+
+/// Whether the running kernel uses 5-level paging.
+pub(super) fn has_five_levels(paths: &Paths) -> bool {
+    text(&paths.cpuinfo(), PROC_FILE).is_ok_and(|cpu| has_flag(&cpu, "la57"))
 }
 
 fn open(path: &Path, most: u64) -> io::Result<io::Take<File>> {
@@ -150,12 +158,23 @@ struct Told {
     /// What encrypts this guest: arch/x86/mm/mem_encrypt.c.
     encryption: Option<&'static str>,
     tables: Vec<u64>,
+    /// Some of it is not there.
+    has_gaps: bool,
 }
+
+/// kexec_file_load knows nothing of such tables either, and encrypted guests can be told by nothing else that
+/// every kernel shows.
+const GAPS: &str = "the beginning of the kernel log cannot be read: what the firmware left in free memory (memory \
+                    attributes, TPM log) is not kept clear of, and an encrypted guest (SEV) is not recognised";
 
 impl Told {
     fn read(kmsg: &Path) -> Self {
         let mut told = Self::default();
-        kmsg::each(kmsg, |text| {
+        kmsg::each(kmsg, &mut |text| {
+            let Some(text) = text else {
+                told.has_gaps = true;
+                return;
+            };
             told.encryption = told.encryption.or_else(|| encryption(text));
             told.tables.extend(efi::tables(text));
         });
@@ -361,6 +380,15 @@ mod tests {
         // Anybody can say so.
         write(root.path(), "dev/kmsg", format!("14,9,0,-;{line} \n"));
         assert!(Machine::read(&paths).unwrap().memory.contains(&(0x10_0000..0x1ffe_0000)));
+    }
+
+    #[test]
+    fn a_log_that_has_lost_its_beginning_is_known() {
+        let (root, paths) = machine();
+        for (record, has_gaps) in [("6,0,0,-;a\n", false), ("6,9,0,-;a\n", true)] {
+            write(root.path(), "dev/kmsg", record);
+            assert_eq!(Told::read(&paths.kmsg()).has_gaps, has_gaps);
+        }
     }
 
     #[test]

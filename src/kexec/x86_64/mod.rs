@@ -17,8 +17,9 @@ pub use error::Error;
 pub(super) use machine::Machine;
 
 use super::plan::{Content, LoadPlan, Segment};
-use super::{Error as KexecError, cmdline};
+use super::{Error as KexecError, MemoryMap, cmdline};
 use crate::image::{self, BzImage};
+use crate::paths::Paths;
 use efi::Efi;
 use machine::Handover;
 use params::Told;
@@ -112,6 +113,19 @@ pub(super) fn plan(machine: &Machine, parts: Parts<'_>) -> Result<LoadPlan, Kexe
     segments.push(segment(Content::BootParams(params), params_file, &layout.params));
     segments.push(segment(Content::Trampoline(code), code_file, &layout.trampoline));
     Ok(LoadPlan { entry: layout.trampoline.start, segments })
+}
+
+/// What kexec_file_load is sure to refuse: bzImage64_probe() and bzImage64_load() of
+/// arch/x86/kernel/kexec-bzimage64.c.
+pub(super) fn by_file_load(kernel: &BzImage, paths: &Paths) -> Result<(), KexecError> {
+    if !kernel.above_4g {
+        return Err(Error::Low.into());
+    }
+    if kernel.xloadflags & XLF_5LEVEL == 0 && linux::has_five_levels(paths) {
+        return Err(Error::FiveLevel.into());
+    }
+    // What cannot be read is not asked for: that call needs nothing of it.
+    MemoryMap::read(paths).map_or(Ok(()), |memory| placement::by_file_load(&memory.usable, kernel))
 }
 
 /// The command line as the kernel gets it.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::trampoline;
+use crate::image::BzImage;
 use crate::kexec::{Error, Ranges};
 
 /// Below 1 MiB are the BIOS's and the next kernel's own trampolines.
@@ -97,6 +98,25 @@ fn kernel_in(range: &Range<u64>, pieces: &Pieces, size: u64) -> Option<Range<u64
     };
     let end = start.checked_add(size)?;
     (start >= range.start && end <= range.end && start.is_multiple_of(pieces.page)).then_some(start..end)
+}
+
+/// Whether there is a place for `kernel` where kexec_file_load looks for one: `pref_address` counts with newer
+/// running kernels alone.
+pub(super) fn by_file_load(usable: &Ranges, kernel: &BzImage) -> Result<(), Error> {
+    let pieces = Pieces {
+        kernel: kernel.init_size,
+        alignment: kernel.alignment.into(),
+        relocatable: true,
+        pref_address: LOWEST,
+        above_4g: true,
+        initrd_last: 0,
+        initrd: None,
+        params: 0,
+        page: 4096,
+    };
+    let size = kernel.init_size.next_multiple_of(pieces.page);
+    let found = usable.iter().find_map(|range| kernel_in(range, &pieces, size));
+    found.map(drop).ok_or_else(|| no_place("the kernel", size, usable))
 }
 
 /// The highest place for `size` bytes in `free` that ends at `end` or before.

@@ -8,6 +8,7 @@ use dhcproto::v4::MessageType;
 use super::held::{Held, Phase};
 use super::story::Tally;
 use super::{Client, Offer, Reaction, State};
+use crate::net::boot_url::is_usable;
 use crate::net::lease::{Lease, Reply, is_host};
 
 /// How long a usable offer waits for a better one.
@@ -39,9 +40,11 @@ impl Client {
             return Reaction::Nothing;
         }
         if reply.address.is_unspecified()
-            && let Some(url) = reply.boot_url()
+            && let Some(text) = reply.boot_text()
         {
-            self.proxy_url.get_or_insert(url);
+            if !self.has_proxy_url() {
+                self.proxy_text = Some(text);
+            }
         } else if let (Some(lease), Some(server)) = (self.checked(reply), reply.server) {
             let offer = Offer { lease: Box::new(lease), server };
             match &self.state {
@@ -61,8 +64,20 @@ impl Client {
 
     /// How good an offer is, up to [`BEST`].
     fn rank(&self, offer: &Offer) -> u8 {
-        let wished = !self.wants_boot_url || self.proxy_url.is_some() || offer.lease.boot_url().is_some();
+        let wished = !self.wants_boot_url || self.has_proxy_url() || self.has_wished(&offer.lease);
         u8::from(wished) + if self.distrusted.contains(&offer.server) { 0 } else { 2 }
+    }
+
+    pub(super) fn has_proxy_url(&self) -> bool {
+        self.proxy_text.as_deref().is_some_and(|text| is_usable(text, self.https_only))
+    }
+
+    /// Whether it names a URL to boot from that counts.
+    pub(super) fn has_wished(&self, lease: &Lease) -> bool {
+        [&lease.boot_file, &lease.boot_server]
+            .into_iter()
+            .flatten()
+            .any(|text| is_usable(text, self.https_only))
     }
 
     fn granted(&mut self, now: Instant, mut reply: Reply, named: Option<Ipv4Addr>) -> Reaction {
@@ -137,10 +152,8 @@ impl Client {
             lease.boot_file.clone_from(&before.boot_file);
             lease.boot_server.clone_from(&before.boot_server);
         }
-        if lease.boot_url().is_none()
-            && let Some(url) = &self.proxy_url
-        {
-            lease.boot_file = Some(url.clone());
+        if !self.has_wished(&lease) && (self.has_proxy_url() || lease.boot_file.is_none()) {
+            lease.boot_file = self.proxy_text.clone().or(lease.boot_file);
         }
         let lease = Box::new(lease);
         let held = Held::new(lease.clone(), self.asked, now, &mut self.random);

@@ -20,7 +20,7 @@ impl Client {
     pub(in crate::net) fn story(&self, now: Instant) -> String {
         let seconds = now.saturating_duration_since(self.started).as_secs();
         let mut tried = format!("{} DHCP discovers in {seconds} s", self.tally.discovers);
-        if self.proxy_url.is_some() {
+        if self.proxy_text.is_some() {
             tried.push_str(", only a boot server without addresses");
         }
         match &self.state {

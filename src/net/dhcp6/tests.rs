@@ -233,6 +233,20 @@ fn a_boot_url_is_worth_a_short_wait() {
     assert_eq!(client.due(), now + WINDOW, "later ones do not prolong it");
     let request = sent(client.tick(now + WINDOW));
     assert_eq!(server(&request), b"\0\x03\0b");
+    // Where the policy names authorities or keys.
+    let mut client = self::client(Need::Stateful, true, now);
+    client.https_only = true;
+    client.tick(now);
+    assert!(matches!(client.receive(now, ROUTER, &with_url(&client)), Reaction6::Nothing));
+    // What is named is no provider: it is waited as if there were none.
+    for useless in [&b"tftp://[2001:db8::1]/x"[..], b"http://[2001:db8::1]/EFI/BOOTX64.EFI"] {
+        let mut client = self::client(Need::Stateful, true, now);
+        client.tick(now);
+        let advertise = packet(ADVERTISE, &client, SERVER, &[granted(), option(59, useless)]);
+        assert!(matches!(client.receive(now, ROUTER, &advertise), Reaction6::Nothing));
+        let request = sent(client.receive(now, OTHER, &with_url(&client)));
+        assert_eq!(server(&request), b"\0\x03url");
+    }
     // One that is to be taken at once, and a first one with a URL.
     let mut client = self::client(Need::Stateful, true, now);
     client.tick(now);

@@ -67,11 +67,3 @@ pub(super) fn text(value: &[u8]) -> Option<String> {
     (printable && !text.is_empty() && text.len() <= MOST_TEXT)
         .then(|| String::from_utf8_lossy(text).into_owned())
 }
-
-/// Whether this is a URL that manifests can be fetched from.
-pub(super) fn is_url(text: &str) -> bool {
-    let (scheme, rest) = text.split_once("://").unwrap_or_default();
-    let known = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    known && !host.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic())
-}

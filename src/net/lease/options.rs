@@ -51,7 +51,8 @@ fn value_of(found: &[(u8, Vec<u8>)], code: OptionCode) -> Option<&[u8]> {
     found.iter().find(|(found, _)| *found == code).map(|(_, value)| value.as_slice())
 }
 
-/// Adds the options of one area; one that comes again continues the first (RFC 3396).
+/// Adds the options of one area; one that comes again continues the first (RFC 3396), unless that is whole:
+/// some servers and relays say the same twice.
 fn collect(mut area: &[u8], found: &mut Vec<(u8, Vec<u8>)>) {
     while let [code, rest @ ..] = area {
         match OptionCode::from(*code) {
@@ -65,11 +66,27 @@ fn collect(mut area: &[u8], found: &mut Vec<(u8, Vec<u8>)>) {
                     continue;
                 }
                 match found.iter_mut().find(|(found, _)| found == code) {
+                    Some((_, whole)) if fixed_length(known) == Some(whole.len()) => {}
                     Some((_, whole)) => whole.extend_from_slice(value),
                     None => found.push((*code, value.to_vec())),
                 }
             }
         }
+    }
+}
+
+/// Of options that are one number or address, in bytes: RFC 2132.
+fn fixed_length(code: OptionCode) -> Option<usize> {
+    match code {
+        OptionCode::OptionOverload | OptionCode::MessageType => Some(1),
+        OptionCode::InterfaceMtu => Some(2),
+        OptionCode::SubnetMask
+        | OptionCode::BroadcastAddr
+        | OptionCode::AddressLeaseTime
+        | OptionCode::ServerIdentifier
+        | OptionCode::Renewal
+        | OptionCode::Rebinding => Some(4),
+        _ => None,
     }
 }
 

@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 
 use dhcproto::v4::{Decodable, DhcpOption, Message, MessageType};
 
-use super::checks::{class_prefix, domain, hosts, is_host, is_host_in, is_url, mask_prefix, route, text};
+use super::checks::{class_prefix, domain, hosts, is_host, is_host_in, mask_prefix, route, text};
 use super::options::{COOKIE, Content, HEADER};
 use super::{Lease, Origin};
+use crate::net::boot_url::is_usable;
 
 /// Lists are cut to these lengths.
 const MOST_ROUTES: usize = 64;
@@ -72,10 +73,12 @@ impl Reply {
         self.content.rapid_commit
     }
 
-    /// The URL to boot from, as in [`Lease::boot_url`], of a message that may have no address.
-    pub(in crate::net) fn boot_url(&self) -> Option<String> {
+    /// What is named to boot from, as in [`Lease::boot_url`], of a message that may have no address; what is
+    /// of no use only if there is nothing else.
+    pub(in crate::net) fn boot_text(&self) -> Option<String> {
         let (file, server) = self.boot();
-        [file, server].into_iter().flatten().find(|text| is_url(text))
+        let usable = |text: &Option<String>| text.as_deref().is_some_and(|text| is_usable(text, false));
+        if usable(&server) && !usable(&file) { server } else { file.or(server) }
     }
 
     /// Options 67 and 66, each, if it is missing, from the header.

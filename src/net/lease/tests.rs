@@ -84,12 +84,45 @@ fn options_in_pieces_and_in_other_fields_are_whole() {
     let lease = granted(OURS, &[(119, one), MASK, (119, two)]).unwrap();
     assert_eq!(lease.search, ["lab.example.org", "eu.example.org"]);
 
+    // One option over all three areas, in the order of RFC 3396, section 5, and a mask cut in two.
+    let (one, rest) = search.split_at(5);
+    let (two, three) = rest.split_at(11);
+    let mut packet = reply(7, OURS, &[ACK, (52, &[3]), (119, one), (1, &[255, 255])]);
+    for (at, piece, mask) in [(108, two, &[1, 2, 255, 0, 255][..]), (44, three, &[255])] {
+        let area = [&[119, u8::try_from(piece.len()).unwrap()], piece, mask].concat();
+        packet[at..at + area.len()].copy_from_slice(&area);
+    }
+    let lease = Reply::parse(&packet).unwrap().lease("eth0", 1500).unwrap();
+    assert_eq!((lease.prefix, lease.search), (24, vec!["lab.example.org".into(), "eu.example.org".into()]));
+
     // Option 52: file holds the mask, sname the servers for names.
     let mut packet = reply(7, OURS, &[ACK, (52, &[3])]);
     packet[108..115].copy_from_slice(&[1, 4, 255, 255, 255, 0, 255]);
     packet[44..51].copy_from_slice(&[6, 4, 10, 0, 2, 3, 255]);
     let lease = Reply::parse(&packet).unwrap().lease("eth0", 1500).unwrap();
     assert_eq!((lease.prefix, lease.dns), (24, vec![Ipv4Addr::new(10, 0, 2, 3)]));
+}
+
+#[test]
+fn numbers_and_addresses_that_are_said_twice_count_once() {
+    let twice: [(u8, &[u8]); 7] = [
+        MASK,
+        (26, &[5, 120]),
+        (28, &[10, 0, 2, 255]),
+        (51, &[0, 0, 14, 16]),
+        (54, &[10, 0, 2, 2]),
+        (58, &[0, 0, 2, 88]),
+        (59, &[0, 0, 4, 176]),
+    ];
+    let other: [(u8, &[u8]); 3] = [(1, &[255, 0, 0, 0]), (53, &[6]), (51, &[0, 0, 0, 60])];
+    let options = [&twice[..], &[ACK], &twice, &other].concat();
+    let reply = Reply::parse(&reply(7, OURS, &options)).unwrap();
+    assert_eq!((reply.kind, reply.server), (dhcproto::v4::MessageType::Ack, Some(SERVER)));
+    let lease = reply.lease("eth0", 1500).unwrap();
+    assert_eq!((lease.prefix, lease.mtu, lease.server), (24, Some(1400), Some(SERVER)));
+    assert_eq!(lease.broadcast, Some(Ipv4Addr::new(10, 0, 2, 255)));
+    assert_eq!((lease.lease_seconds, lease.t1, lease.t2), (Some(3600), Some(600), Some(1200)));
+    assert_eq!(granted(OURS, &[(1, &[255, 255, 255, 0, 0])]).unwrap().prefix, 8, "too long is none");
 }
 
 #[test]
@@ -182,9 +215,10 @@ fn all_that_is_asked_for_is_heard() {
 fn a_url_is_taken_from_67_then_from_66() {
     let url =
         |file: &[u8], server: &[u8]| granted(OURS, &[MASK, (67, file), (66, server)]).unwrap().boot_url();
-    let (http, https): (&[u8], &[u8]) = (b"http://a.example/x?y=z", b"HTTPS://[fd00::1]:8443");
+    let (http, https): (&[u8], &[u8]) = (b"http://a.example/x?y=z", b"https://[fd00::1]:8443");
     assert_eq!(url(http, https), Some(("http://a.example/x?y=z".into(), "option 67")));
-    assert_eq!(url(b"pxelinux.0", https), Some(("HTTPS://[fd00::1]:8443".into(), "option 66")));
+    assert_eq!(url(b"http://a/x.efi", https), url(b"pxelinux.0", https));
+    assert_eq!(url(b"pxelinux.0", https), Some(("https://[fd00::1]:8443".into(), "option 66")));
     for none in [
         b"".as_slice(),
         b"http:",
@@ -196,6 +230,10 @@ fn a_url_is_taken_from_67_then_from_66() {
         b"http://a/\xff",
         b"http://a/\x1b[2J",
         b"\0http://a/x",
+        b"HTTPS://a/x",
+        b"http://a/EFI/BOOTX64.EFI",
+        b"http://user:secret@a/x",
+        b"http://127.0.0.1/x",
     ] {
         assert_eq!(url(none, none), None, "{}", none.escape_ascii());
     }
@@ -249,6 +287,6 @@ proptest! {
         let mut packet = reply(7, OURS, &[ACK, MASK, (52, &[overload])]);
         packet[44..236].copy_from_slice(&fields);
         let _ = Reply::parse(&packet).unwrap().lease("eth0", 1500);
-        prop_assert!(Reply::parse(&packet).unwrap().boot_url().is_none_or(|url| url.len() <= 2048));
+        prop_assert!(Reply::parse(&packet).unwrap().boot_text().is_none_or(|url| url.len() <= 2048));
     }
 }

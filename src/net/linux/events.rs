@@ -24,6 +24,9 @@ const RTM_NEWNDUSEROPT: u16 = 68;
 impl Engine {
     /// Takes away what the last attempt has set, and takes the links that are there.
     pub(super) fn begin(&mut self) -> Result<(), Error> {
+        if self.kernel.journal.links.is_empty() {
+            return self.list();
+        }
         let links = self.links_now()?;
         for link in links.iter().rev() {
             if self.setup.plan(link).is_some() || self.setup.only_raises(link) {
@@ -36,6 +39,7 @@ impl Engine {
                 self.kernel.put_back(link);
             }
         }
+        self.kernel.journal.keep();
         self.list()
     }
 

@@ -77,8 +77,13 @@ impl Ipv4 {
         let Some(device) = context.setup.device4(context.link, context.plan, broadcast) else {
             return Ok(());
         };
-        let remembered = context.kernel.journal.find(context.link.name()).and_then(|record| record.lease);
-        let wishes = Wishes { boot_url: context.setup.settings.wants_boot_url, remembered };
+        let record = context.kernel.journal.find(context.link.name());
+        let wishes = Wishes {
+            boot_url: context.setup.settings.wants_boot_url,
+            https_only: context.setup.settings.https_only,
+            remembered: record.and_then(|record| record.lease),
+            had_boot_url: record.is_some_and(|record| record.boot_url),
+        };
         let seed = seed(device.mac);
         self.client = Some(Client::new(device, wishes, seed, now));
         self.port = Some(port);
@@ -156,10 +161,10 @@ impl Ipv4 {
                     Ok(port) => self.port = Some(port),
                     Err(errno) => log::debug!("{}: no UDP socket: {errno}", context.link.name()),
                 }
-                context
-                    .kernel
-                    .journal
-                    .change(context.link.name(), |record| record.lease = Some(lease.address));
+                let boot_url = self.client.as_ref().is_some_and(Client::has_boot_url);
+                context.kernel.journal.change(context.link.name(), |record| {
+                    (record.lease, record.boot_url) = (Some(lease.address), boot_url);
+                });
                 log::info!("{}", summary(&lease));
                 self.set(context, *lease, None)
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::apply::{Address, RouteTo, same_network};
-use super::runner::Context;
+use super::runner::{Context, routes_given};
 use super::setup::seed;
 use super::transport::{self, Port6};
 use crate::config::network::Ipv6Mode;
@@ -49,7 +49,7 @@ pub(super) struct Ipv6 {
     port: Option<Port6>,
     client: Option<(Client6, Need)>,
     lease: Option<Lease6>,
-    /// Where names are asked for is reached by these.
+    /// Besides what routers say: to where names are asked for, and those that are given.
     routes: Vec<RouteTo>,
     trouble: Option<String>,
 }
@@ -138,11 +138,20 @@ impl Ipv6 {
             // DHCPv6 has more to tell.
             Mode::Auto | Mode::Either if self.gathered.is_usable() => Family::Usable,
             Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
-            // Without a router the servers of the link itself are reached.
-            Mode::Either | Mode::Dhcp if self.lease.is_some() && self.has_address() => Family::Usable,
+            // No address of DHCPv6 says what is on the link: a router that leads nowhere else does, or rd.route=.
+            Mode::Either | Mode::Dhcp if self.has_lease() && !self.lacks_routes() => Family::Usable,
             _ if self.gathered.flags.received => Family::Advertised,
             _ => Family::Asking,
         }
+    }
+
+    fn has_lease(&self) -> bool {
+        self.lease.is_some() && self.has_address()
+    }
+
+    /// Whether nobody says how anything is reached: RFC 5942, section 4.
+    fn lacks_routes(&self) -> bool {
+        !self.gathered.flags.received && self.routes.is_empty()
     }
 
     fn knows_names(&self, now: Instant) -> bool {
@@ -249,7 +258,7 @@ impl Ipv6 {
         }
         if context.has_carrier {
             self.consider_dhcp(context, now)?;
-            self.route_names(context, now);
+            self.add_routes(context, now);
         }
         Ok(self.gathered.flags.received)
     }
@@ -282,7 +291,9 @@ impl Ipv6 {
         }
         let wishes = context.setup.settings.wants_boot_url;
         let seed = seed(device.mac);
-        self.client = Some((Client6::new(device, need, wishes, seed, now), need));
+        let mut client = Client6::new(device, need, wishes, seed, now);
+        client.https_only = context.setup.settings.https_only;
+        self.client = Some((client, need));
         self.tick(context, now)
     }
 
@@ -325,7 +336,7 @@ impl Ipv6 {
             Reaction6::Send(message) => self.send(context, &message),
             Reaction6::Bound(lease) | Reaction6::Renewed(lease) => {
                 self.set(context, *lease)?;
-                self.route_names(context, now);
+                self.add_routes(context, now);
             }
             Reaction6::Lost(why) => {
                 log::warn!("{}: DHCPv6 lease lost: {why}", context.link.name());
@@ -374,26 +385,40 @@ impl Ipv6 {
         Ok(())
     }
 
-    /// Sets routes to servers of names beyond the link through its router, so that lookups go over it.
-    fn route_names(&mut self, context: &mut Context<'_>, now: Instant) {
+    /// Sets the routes that the command line gives, and those to servers of names beyond the link through its
+    /// router, so that lookups go over it.
+    fn add_routes(&mut self, context: &mut Context<'_>, now: Instant) {
+        if !self.asks_routers() {
+            return;
+        }
         let side = self.gathered.ipv6(self.lease.as_ref(), now);
-        let Some(router) = side.router.filter(|_| self.asks_routers()) else { return };
-        let beyond = |server: Ipv6Addr| {
-            let near = |known: &crate::net::uplink::Address6| {
-                known.prefix < 128 && same_network(server.into(), known.address.into(), known.prefix)
-            };
-            !server.is_unicast_link_local() && server != router && !side.addresses.iter().any(near)
+        let metric = context.metric;
+        let to = |destination: IpAddr, prefix: u8, gateway: Option<IpAddr>| RouteTo {
+            destination,
+            prefix,
+            gateway,
+            onlink: false,
+            source: None,
+            metric,
         };
-        let servers = context.name_servers(&side.dns.iter().copied().map(IpAddr::from).collect::<Vec<_>>());
-        for server in servers.into_iter().filter_map(ipv6).filter(|&server| beyond(server)) {
-            let route = RouteTo {
-                destination: server.into(),
-                prefix: 128,
-                gateway: Some(router.into()),
-                onlink: false,
-                source: None,
-                metric: context.metric,
+        let mut routes = Vec::new();
+        for own in &side.addresses {
+            let given = routes_given(context, own.address.into(), own.prefix);
+            routes.extend(given.map(|route| to(route.destination, route.prefix, route.gateway)));
+        }
+        if let Some(router) = side.router {
+            let beyond = |server: Ipv6Addr| {
+                let near = |known: &crate::net::uplink::Address6| {
+                    known.prefix < 128 && same_network(server.into(), known.address.into(), known.prefix)
+                };
+                !server.is_unicast_link_local() && server != router && !side.addresses.iter().any(near)
             };
+            let servers =
+                context.name_servers(&side.dns.iter().copied().map(IpAddr::from).collect::<Vec<_>>());
+            let distant = servers.into_iter().filter_map(ipv6).filter(|&server| beyond(server));
+            routes.extend(distant.map(|server| to(server.into(), 128, Some(router.into()))));
+        }
+        for route in routes {
             if !self.routes.contains(&route) {
                 self.routes.push(route);
                 context.kernel.add_route(context.link, &route);
@@ -433,6 +458,9 @@ impl Ipv6 {
                     unanswered.map(|(client, _)| format!(", {}", client.story(now))).unwrap_or_default();
                 side.addresses.first().map(|own| format!("address {}{told}", own.address))
             }
+            _ if self.has_lease() && self.lacks_routes() => Some(
+                "no IPv6 router advertised itself, and a DHCPv6 address alone reaches nothing".to_owned(),
+            ),
             (_, None, None, Some((client, _))) => Some(client.story(now)),
             (Mode::Given, ..) => None,
             _ if self.gathered.flags.received => Some("no IPv6 address from its router".to_owned()),

@@ -187,7 +187,7 @@ impl Kernel {
         }
     }
 
-    /// Gives the settings of an interface below `room` their values from before.
+    /// Gives the settings of an interface below `room` their values from before. That is noted, not written.
     pub(super) fn restore_sysctls(&mut self, interface: &str, room: &str) {
         let Some(record) = self.journal.find(interface).cloned() else { return };
         for (setting, before) in record.sysctls.iter().filter(|(setting, _)| setting.starts_with(room)) {
@@ -196,7 +196,7 @@ impl Kernel {
             }
         }
         self.journal
-            .change(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
+            .note(interface, |record| record.sysctls.retain(|(setting, _)| !setting.starts_with(room)));
     }
 
     /// Takes away the addresses, the routes and the MTU that an attempt has set. The link stays up and
@@ -228,7 +228,8 @@ impl Kernel {
         }
     }
 
-    /// Puts a link back as it was found, or a device that was made away.
+    /// Puts a link back as it was found, or a device that was made away. That is noted, and written when all of
+    /// them are: who does it twice does no harm.
     pub(super) fn put_back(&mut self, link: &Link) {
         self.withdraw_addresses(link);
         let name = link.name();
@@ -250,7 +251,7 @@ impl Kernel {
         let Record { lease, first_seen, .. } = record;
         // A cable that was there is waited for when the link is raised again.
         let first_seen = first_seen.filter(|_| !link.flags.carrier);
-        self.journal.change(name, |record| {
+        self.journal.note(name, |record| {
             *record = Record { interface: name.to_owned(), lease, first_seen, ..Record::default() };
         });
     }

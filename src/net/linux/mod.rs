@@ -211,8 +211,9 @@ impl Engine {
             let before = std::mem::replace(&mut runner.told, current.clone());
             let carries = self.written.as_deref().is_none_or(|written| written == name);
             if carries {
-                if let Some(uplink) = &current {
-                    files::write_lease(&self.kernel.paths, uplink);
+                match &current {
+                    Some(uplink) => files::write_lease(&self.kernel.paths, uplink),
+                    None => drop(std::fs::remove_file(self.kernel.paths.lease())),
                 }
                 self.written = current.as_ref().map(|uplink| uplink.interface.clone());
             }
@@ -360,9 +361,13 @@ impl Engine {
             }
         }
         self.kernel.journal.add_winner(interface);
+        self.kernel.journal.keep();
         names::settle(interface);
-        if let Some(uplink) = self.runners.first().and_then(|runner| runner.told.as_ref()) {
-            files::write_lease(&self.kernel.paths, uplink);
+        if let Some(runner) = self.runners.first() {
+            runner.tell_unused(&self.setup.settings.given.routes);
+            if let Some(uplink) = &runner.told {
+                files::write_lease(&self.kernel.paths, uplink);
+            }
         }
         (self.settled, self.written) = (Some(interface.to_owned()), Some(interface.to_owned()));
     }
@@ -384,6 +389,7 @@ impl Engine {
             for link in self.links.iter().rev() {
                 self.kernel.put_back(link);
             }
+            self.kernel.journal.keep();
         }
     }
 

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use rustix::io::Errno;
 
 use super::netlink::Netlink;
+use crate::threads;
 
 /// It calls little.
 const STACK: usize = 64 * 1024;
@@ -47,10 +47,7 @@ impl Raiser {
     pub(super) fn start(requests: Netlink, wake: Arc<OwnedFd>) -> Result<Self, Errno> {
         let shared = Arc::<Shared>::default();
         let raiser = Self(Arc::clone(&shared));
-        thread::Builder::new()
-            .name("raiser".to_owned())
-            .stack_size(STACK)
-            .spawn(move || shared.run(requests, &wake))
+        threads::spawn("raiser", STACK, Box::new(move || shared.run(requests, &wake)))
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         Ok(raiser)
     }

@@ -1,7 +1,7 @@
 //! One link of the race: carrier, spanning tree, and both address families.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use crate::net::compose;
 use crate::net::link::Link;
 use crate::net::state::{Forwarding, Standing, View};
 use crate::net::stp::Bpdu;
-use crate::net::uplink::Uplink;
+use crate::net::uplink::{Address6, Uplink};
 use crate::sys::packet;
 
 /// Frames read before others have their turn.
@@ -37,9 +37,9 @@ pub(super) struct Runner {
     ipv4: Ipv4,
     ipv6: Ipv6,
     /// BPDUs arrive here.
-    bridges: Option<OwnedFd>,
+    bridges: Option<packet::Socket>,
     /// Anything that only a forwarding port lets through arrives here, while it is blocked.
-    traffic: Option<OwnedFd>,
+    traffic: Option<packet::Socket>,
     pub(super) had_carrier: bool,
     /// How long carrier was waited for, until that is told.
     pub(super) news: Option<Duration>,
@@ -232,8 +232,8 @@ impl Runner {
         [
             (Socket::Dhcp4, self.ipv4.socket()),
             (Socket::Dhcp6, self.ipv6.socket()),
-            (Socket::Bridges, self.bridges.as_ref().map(OwnedFd::as_fd)),
-            (Socket::Traffic, self.traffic.as_ref().map(OwnedFd::as_fd)),
+            (Socket::Bridges, self.bridges.as_ref().map(packet::Socket::as_fd)),
+            (Socket::Traffic, self.traffic.as_ref().map(packet::Socket::as_fd)),
         ]
         .into_iter()
         .filter_map(|(socket, open)| Some((socket, open?)))
@@ -306,8 +306,9 @@ impl Runner {
         }
     }
 
-    /// Something came that a blocked port would have kept.
+    /// Something came that a blocked port would have kept: what bridges say changes nothing any more.
     fn heard(&mut self, kernel: &mut Kernel, setup: &mut Setup, now: Instant) {
+        self.bridges = None;
         if self.forwarding.as_mut().is_some_and(|forwarding| forwarding.heard(now)) {
             self.forwards(kernel, setup, now);
         }
@@ -369,6 +370,26 @@ impl Runner {
         })
     }
 
+    /// Tells of routes that the command line gives and that are not set here.
+    pub(super) fn tell_unused(&self, given: &[GivenRoute]) {
+        let Some(told) = &self.told else { return };
+        for route in given {
+            let (there, applied) = match (route.destination, &told.ipv4, &told.ipv6) {
+                (IpAddr::V4(_), Some(lease), _) => (true, applies(route, lease.address.into(), lease.prefix)),
+                (IpAddr::V6(_), _, Some(side)) => {
+                    let set = |own: &Address6| applies(route, own.address.into(), own.prefix);
+                    (true, side.addresses.iter().any(set))
+                }
+                _ => (false, false),
+            };
+            let is_set = applied && self.plan.routes.contains(route);
+            if !is_set && (there || told.complete) {
+                let (name, to, prefix) = (self.link.name(), route.destination, route.prefix);
+                log::warn!("{name}: the route to {to}/{prefix} of rd.route= does not apply here");
+            }
+        }
+    }
+
     /// Gives leases back.
     pub(super) fn release(&mut self, kernel: &mut Kernel, setup: &mut Setup) {
         self.ipv4.release(context!(self, kernel, setup));
@@ -405,11 +426,13 @@ pub(super) fn routes_given<'a>(
     own: IpAddr,
     prefix: u8,
 ) -> impl Iterator<Item = &'a GivenRoute> {
-    context.plan.routes.iter().filter(move |route| {
-        let near = |gateway| super::apply::same_network(gateway, own, prefix);
-        route.destination.is_ipv4() == own.is_ipv4()
-            && (route.device.is_some() || route.gateway.is_none_or(near))
-    })
+    context.plan.routes.iter().filter(move |route| applies(route, own, prefix))
+}
+
+/// Whether a route for the link of this address is one of its family and leads over its network.
+fn applies(route: &GivenRoute, own: IpAddr, prefix: u8) -> bool {
+    let near = |gateway| super::apply::same_network(gateway, own, prefix);
+    route.destination.is_ipv4() == own.is_ipv4() && (route.device.is_some() || route.gateway.is_none_or(near))
 }
 
 /// What the kernel refuses for a link is part of its story; a missing permission ends the race.

@@ -30,7 +30,7 @@ const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
 /// The socket of one DHCPv4 client.
 #[derive(Debug)]
 pub(super) enum Port {
-    Packet { socket: OwnedFd, index: u32 },
+    Packet { socket: packet::Socket, index: u32 },
     Udp { socket: OwnedFd },
 }
 
@@ -125,7 +125,8 @@ impl Port {
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Packet { socket, .. } | Self::Udp { socket } => socket.as_fd(),
+            Self::Packet { socket, .. } => socket.as_fd(),
+            Self::Udp { socket } => socket.as_fd(),
         }
     }
 }

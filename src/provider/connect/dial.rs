@@ -21,7 +21,11 @@ const UNACKNOWLEDGED_MS: u32 = 20_000;
 const PROBE: Duration = Duration::from_secs(5);
 
 /// A connection to the first of `addresses` that takes one, each begun soon after the one before.
-pub(super) fn dial(addresses: &[SocketAddr], device: Option<&str>, limit: Duration) -> io::Result<TcpStream> {
+pub(in crate::provider) fn dial(
+    addresses: &[SocketAddr],
+    device: Option<&str>,
+    limit: Duration,
+) -> io::Result<TcpStream> {
     let until = Deadline::after(limit).instant();
     let mut waiting: Vec<(SocketAddr, OwnedFd)> = Vec::new();
     let mut failures: Vec<(SocketAddr, io::Error)> = Vec::new();

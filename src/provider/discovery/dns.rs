@@ -1,16 +1,19 @@
 //! SRV and TXT records `_phase-image._tcp` of the uplink's domains, asked of the uplink's own servers
-//! over the uplink: RFC 1035, section 4.2.1. All servers are asked at once.
+//! over the uplink: RFC 1035, section 4.2. All servers are asked at once, over UDP; who has more to say than
+//! fits into 512 bytes is asked again over TCP.
 //!
 //! libc's resolver could not ask over one link while another is up.
 
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, info};
 use rustix::net::AddressFamily;
 
-use super::message::{Asked, Kind, Name, Record, query, records, settles};
+use super::super::connect::dial;
+use super::message::{Asked, Kind, Name, Record, Verdict, query, records, verdict};
 use super::{Answer, Machine, SERVICE, offers, sockets};
 use crate::net::Uplink;
 use crate::paths::Paths;
@@ -20,6 +23,9 @@ const PORT: u16 = 53;
 /// When a question is sent, counted from the start, and when no answer is expected any more.
 const SENDINGS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What of that one server may take to answer over TCP, once: others may have the answer, too. The first SYN is
+/// repeated after a second.
+const STREAM: Duration = Duration::from_millis(1500);
 const MOST_DOMAINS: usize = 3;
 const MOST_SERVERS: usize = 4;
 /// What may come in answer to a question.
@@ -37,14 +43,14 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     }
     for domain in &domains {
         let Some(name) = Name::parse(&format!("{SERVICE}.{domain}")) else { continue };
-        let Some(mut all) = look_up(&servers, (&name, Kind::Srv)) else {
+        let Some(mut all) = look_up(&servers, &uplink.interface, (&name, Kind::Srv)) else {
             return Answer::None(format!("DNS does not answer for {domain}"));
         };
         if all.is_empty() {
             continue;
         }
         // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
-        let Some(texts) = look_up(&servers, (&name, Kind::Txt)) else {
+        let Some(texts) = look_up(&servers, &uplink.interface, (&name, Kind::Txt)) else {
             return Answer::None(format!("DNS does not answer for {domain}"));
         };
         all.extend(texts);
@@ -59,13 +65,14 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
 }
 
 /// The records that answer `question`, which may be none; None if no server answers.
-fn look_up(servers: &[UdpSocket], question: (&Name, Kind)) -> Option<Vec<Record>> {
+fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Option<Vec<Record>> {
     let mut id = [0; 2];
     random::fill_insecure(&mut id);
     let id = u16::from_ne_bytes(id);
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
+    let mut streamed = Vec::new();
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -79,13 +86,48 @@ fn look_up(servers: &[UdpSocket], question: (&Name, Kind)) -> Option<Vec<Record>
             }
         }
         let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
-        if let Some((answer, _)) = sockets::receive(servers.iter(), until)
-            && settles(&answer, id, question)
-        {
+        let Some((mut answer, server)) = sockets::receive(servers.iter(), until) else { continue };
+        let mut found = verdict(&answer, id, question);
+        if found == Verdict::Truncated && !streamed.contains(&server) {
+            streamed.push(server);
+            match over_tcp(server, device, &message, STREAM.min(PATIENCE.saturating_sub(started.elapsed()))) {
+                Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
+                Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
+            }
+        }
+        if found == Verdict::Settled {
             return Some(records(&answer));
         }
     }
     None
+}
+
+/// The message that answers `message` over a connection, where each has its length before it: RFC 7766,
+/// section 8.
+fn over_tcp(server: SocketAddr, device: &str, message: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
+    let until = Instant::now() + limit;
+    let mut stream = dial(&[server], Some(device), limit)?;
+    let length = u16::try_from(message.len()).unwrap_or(0);
+    // In one piece: section 8 again.
+    stream.write_all(&[&length.to_be_bytes(), message].concat())?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 2048]);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        if let Some((length, rest)) = answer.split_first_chunk()
+            && let Some(whole) = rest.get(..usize::from(u16::from_be_bytes(*length)))
+        {
+            return Ok(whole.to_vec());
+        }
+    }
 }
 
 /// Sockets that hear from one server each.
@@ -153,6 +195,126 @@ fn up_to(most: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// How a server deals with a connection.
+    type Manners = fn(Vec<u8>) -> Option<Vec<u8>>;
+
+    /// The answer to a question: three TXT records, as long as strings of `size` bytes.
+    fn answer(query: &[u8], truncated: bool, size: usize) -> Vec<u8> {
+        let mut answer = query.to_vec();
+        answer[2] |= if truncated { 0x82 } else { 0x80 };
+        if !truncated {
+            answer[7] = 3;
+            for letter in *b"abc" {
+                answer.extend_from_slice(b"\xc0\x0c\0\x10\0\x01\0\0\0\0\0");
+                answer.extend([u8::try_from(size + 1).unwrap(), u8::try_from(size).unwrap()]);
+                answer.extend(vec![letter; size]);
+            }
+        }
+        answer
+    }
+
+    /// A message as it comes over TCP.
+    fn framed(message: &[u8]) -> Vec<u8> {
+        [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    }
+
+    /// A server that says over UDP that its answer is too long, and over TCP what `manners` makes of the question;
+    /// None is nothing, ever. The client's end.
+    fn server(manners: Manners) -> UdpSocket {
+        let (datagrams, streams) = (0..50)
+            .find_map(|_| {
+                let streams = TcpListener::bind("127.0.0.1:0").unwrap();
+                Some((UdpSocket::bind(streams.local_addr().unwrap()).ok()?, streams))
+            })
+            .unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(datagrams.local_addr().unwrap()).unwrap();
+        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+                let _ = datagrams.send_to(&answer(&buffer[..length], true, 0), peer);
+            }
+        });
+        thread::spawn(move || {
+            let (mut stream, _) = streams.accept().unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut query).unwrap();
+            let Some(answer) = manners(query) else { return thread::sleep(PATIENCE * 2) };
+            // In two pieces, as TCP may have it.
+            let (first, second) = answer.split_at(1);
+            let _ = stream.write_all(first);
+            thread::sleep(Duration::from_millis(10));
+            let _ = stream.write_all(second);
+        });
+        client
+    }
+
+    /// How many records these servers answer with, and after how long.
+    fn asked(servers: &[UdpSocket]) -> (Option<usize>, Duration) {
+        let started = Instant::now();
+        let name = Name::parse("_phase-image._tcp.lab.test").unwrap();
+        let found = look_up(servers, "lo", (&name, Kind::Txt));
+        (found.map(|records| records.len()), started.elapsed())
+    }
+
+    #[test]
+    fn what_is_too_long_for_udp_comes_over_tcp() {
+        let manners: [Manners; 2] = [
+            |query| Some(framed(&answer(&query, false, 9))),
+            |query| Some(framed(&answer(&query, false, 250))),
+        ];
+        for manners in manners {
+            let (found, took) = asked(&[server(manners)]);
+            assert_eq!(found, Some(3));
+            assert!(took < STREAM, "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_silent_over_tcp_keeps_nobody_from_the_next() {
+        let (found, took) =
+            asked(&[server(|_| None), server(|query| Some(framed(&answer(&query, false, 9))))]);
+        assert_eq!(found, Some(3));
+        assert!(took < PATIENCE, "{took:?}");
+    }
+
+    /// Within the patience with one question.
+    #[test]
+    fn servers_that_lie_over_tcp_end_in_time() {
+        let manners: [(&str, Manners); 7] = [
+            ("truncated for ever", |query| Some(framed(&answer(&query, true, 0)))),
+            ("another id", |mut query| {
+                query[0] ^= 1;
+                Some(framed(&answer(&query, false, 9)))
+            }),
+            ("shorter than it says", |query| {
+                let mut answer = framed(&answer(&query, false, 9));
+                answer[..2].fill(0xff);
+                Some(answer)
+            }),
+            ("longer than it says", |query| {
+                let mut answer = framed(&answer(&query, false, 9));
+                answer[..2].copy_from_slice(&[0, 20]);
+                Some(answer)
+            }),
+            ("no length", |_| Some(vec![0])),
+            ("nothing", |_| Some(vec![0, 0])),
+            ("silent", |_| None),
+        ];
+        let threads = manners.map(|(name, manners)| (name, thread::spawn(move || asked(&[server(manners)]))));
+        for (name, thread) in threads {
+            let (found, took) = thread.join().unwrap();
+            assert_eq!(found, None, "{name}");
+            assert!(took < PATIENCE + Duration::from_secs(1), "{name}: {took:?}");
+        }
+    }
 
     #[test]
     fn domains_and_servers_are_the_uplinks_or_the_systems() {

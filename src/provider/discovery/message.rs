@@ -21,6 +21,8 @@ const FLAG: u16 = 0x8000;
 /// QR of the header's third byte, RD of its second word, and RCODE in its fourth byte: RFC 1035,
 /// section 4.1.1.
 const RESPONSE: u8 = 0x80;
+/// TC, in the same byte as QR.
+const TRUNCATED: u8 = 0x02;
 const RECURSION_DESIRED: u16 = 0x0100;
 const CODE: u8 = 0x0f;
 const NO_ERROR: u8 = 0;
@@ -146,18 +148,33 @@ pub(super) fn query(id: u16, questions: &[(&Name, Kind)], asked: Asked) -> Vec<u
     message
 }
 
-/// Whether `message` settles this one question: there are such records, or a server says that there are
-/// none.
-pub(super) fn settles(message: &[u8], id: u16, question: (&Name, Kind)) -> bool {
+/// What a message is to somebody who has asked one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// There are such records, or a server says that there are none.
+    Settled,
+    /// There is more than fits into a datagram: RFC 7766, section 5.
+    Truncated,
+    /// No answer to it.
+    Foreign,
+}
+
+pub(super) fn verdict(message: &[u8], id: u16, question: (&Name, Kind)) -> Verdict {
     let asked = || {
         let (asked, end) = name(message, HEADER)?;
         Some(asked == *question.0 && word(message, end)? == question.1 as u16)
     };
-    word(message, 0) == Some(id)
-        && message.get(2).is_some_and(|flags| flags & RESPONSE != 0)
+    let flags = message.get(2).copied().unwrap_or(0);
+    let answers = word(message, 0) == Some(id)
+        && flags & RESPONSE != 0
         && message.get(3).is_some_and(|flags| matches!(flags & CODE, NO_ERROR | NO_SUCH_NAME))
         && word(message, 4) == Some(1)
-        && asked() == Some(true)
+        && asked() == Some(true);
+    match answers {
+        true if flags & TRUNCATED != 0 => Verdict::Truncated,
+        true => Verdict::Settled,
+        false => Verdict::Foreign,
+    }
 }
 
 /// The records of a response, those in its additional section too. Empty if it is no response.
@@ -316,19 +333,47 @@ mod tests {
 
     #[test]
     fn only_the_answer_to_a_question_settles_it() {
+        use Verdict::{Foreign, Settled, Truncated};
         let (asked, other) = (named("_phase-image._tcp.lab"), named("_phase-image._tcp.lob"));
         let mut message = query(7, &[(&asked, Kind::Srv)], Asked::Server);
-        assert!(!settles(&message, 7, (&asked, Kind::Srv)), "the question itself");
+        assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), Foreign, "the question itself");
         message[2] |= RESPONSE;
-        for (code, expected) in [(0, true), (3, true), (1, false), (2, false), (5, false)] {
+        for (code, expected) in [(0, Settled), (3, Settled), (1, Foreign), (2, Foreign), (5, Foreign)] {
             message[3] = 0x80 | code;
-            assert_eq!(settles(&message, 7, (&asked, Kind::Srv)), expected, "{code}");
+            assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), expected, "{code}");
         }
         message[3] = 0;
-        assert!(!settles(&message, 8, (&asked, Kind::Srv)));
-        assert!(!settles(&message, 7, (&asked, Kind::Txt)));
-        assert!(!settles(&message, 7, (&other, Kind::Srv)));
-        assert!(!settles(&message[..20], 7, (&asked, Kind::Srv)));
+        for cut in [false, true] {
+            message[2] |= u8::from(cut) * TRUNCATED;
+            let expected = if cut { Truncated } else { Settled };
+            assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), expected);
+            assert_eq!(verdict(&message, 8, (&asked, Kind::Srv)), Foreign);
+            assert_eq!(verdict(&message, 7, (&asked, Kind::Txt)), Foreign);
+            assert_eq!(verdict(&message, 7, (&other, Kind::Srv)), Foreign);
+            assert_eq!(verdict(&message[..20], 7, (&asked, Kind::Srv)), Foreign);
+        }
+        assert_eq!(verdict(&[], 0, (&asked, Kind::Srv)), Foreign);
+    }
+
+    /// What only comes over TCP: up to 65 535 bytes.
+    #[test]
+    fn long_messages_are_read_and_what_they_hold_is_bounded() {
+        let asked = named("_phase-image._tcp.lab");
+        let mut message = query(7, &[(&asked, Kind::Txt)], Asked::Server);
+        message[2] |= RESPONSE;
+        let record =
+            [&b"\xc0\x0c\0\x10\0\x01\0\0\0\0\x01\xf4\xfa"[..], &[b'a'; 250], b"\xf8", &[b'b'; 248]].concat();
+        let count = (65_535 - message.len()) / record.len();
+        message.extend(record.repeat(count));
+        message[6..8].copy_from_slice(&u16::try_from(count).unwrap().to_be_bytes());
+        assert_eq!(verdict(&message, 7, (&asked, Kind::Txt)), Verdict::Settled);
+        let all = records(&message);
+        assert_eq!((count > 126, all.len()), (true, count.min(MOST_RECORDS)));
+        let Data::Txt(strings) = &all[all.len() - 1].data else { panic!() };
+        assert_eq!((strings[0].len(), strings[1].len()), (250, 248));
+        // More than there are.
+        message[6..8].fill(0xff);
+        assert_eq!(records(&message).len(), count.min(MOST_RECORDS));
     }
 
     #[test]

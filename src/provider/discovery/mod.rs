@@ -4,7 +4,6 @@
 //! records of the uplink's domains, and on a LAN multicast DNS: proto/DISCOVERY.md. Whatever they name
 //! is untrusted; only a manifest that the keys have signed boots from there.
 
-mod boot_url;
 mod dns;
 mod mdns;
 mod message;
@@ -18,7 +17,7 @@ use super::url;
 use crate::arch::Arch;
 use crate::config::Config;
 use crate::error::printable;
-use crate::net::{Lease, Uplink};
+use crate::net::{Lease, Uplink, boot_url};
 
 /// The service that providers announce themselves as.
 const SERVICE: &str = "_phase-image._tcp";

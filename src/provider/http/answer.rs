@@ -57,16 +57,25 @@ pub(super) fn retry_after(headers: &HeaderMap, now: UnixTime) -> Option<Duration
     Some(Duration::from_secs(seconds).min(MOST_PATIENCE))
 }
 
-/// IMF-fixdate, `Sun, 06 Nov 1994 08:49:37 GMT`: RFC 9110, section 5.6.7. The obsolete forms are not read.
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or `Sun Nov  6 08:49:37 1994`: RFC
+/// 9110, section 5.6.7. Years of two digits are those from 1970 to 2069.
 fn http_date(text: &str) -> Option<UnixTime> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let mut words = text.split_once(", ")?.1.split(' ');
-    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    if month.len() != 3 || words.next() != Some("GMT") {
-        return None;
-    }
-    let month = MONTHS.find(month).filter(|at| at % 3 == 0)? / 3 + 1;
-    UnixTime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
+    let mut words = [""; 7];
+    let given = text.split([' ', ',', '-']).filter(|word| !word.is_empty());
+    words.iter_mut().zip(given).for_each(|(word, given)| *word = given);
+    let (day, month, year, time) = match words {
+        [_, day, month, year, time, "GMT", ""] => (day, month, year, time),
+        [_, month, day, time, year, "", ""] => (day, month, year, time),
+        _ => return None,
+    };
+    let century = match year.len() {
+        2 if year < "70" => "20",
+        2 => "19",
+        _ => "",
+    };
+    let month = MONTHS.find(month).filter(|at| at % 3 == 0 && month.len() == 3)? / 3 + 1;
+    UnixTime::parse_rfc3339(&format!("{century}{year}-{month:02}-{day:0>2}T{time}Z"))
 }
 
 #[cfg(test)]
@@ -121,6 +130,13 @@ mod tests {
         assert_eq!(after(&[(header::RETRY_AFTER, "soon")]), None);
         let date = (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:49:41 GMT");
         assert_eq!(after(std::slice::from_ref(&date)), Some(Duration::from_secs(4)));
+        for form in ["Sunday, 06-Nov-94 08:49:41 GMT", "Sun Nov  6 08:49:41 1994"] {
+            assert_eq!(after(&[(header::RETRY_AFTER, form)]), Some(Duration::from_secs(4)), "{form}");
+        }
+        for wrong in ["Sun Nov  6 08:49:41 94 GMT x", "Sunday, 06-Nov-94 08:49:41", "06-ovD-94 08:49:41 GMT"]
+        {
+            assert_eq!(after(&[(header::RETRY_AFTER, wrong)]), None, "{wrong}");
+        }
         let servers = (header::DATE, "Sun, 06 Nov 1994 08:49:39 GMT");
         assert_eq!(after(&[date, servers]), Some(Duration::from_secs(2)));
         assert_eq!(after(&[(header::RETRY_AFTER, "Sun, 06 Nov 1990 08:49:37 GMT")]), Some(Duration::ZERO));

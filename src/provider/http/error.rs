@@ -60,13 +60,16 @@ impl HttpError {
             // What is not found, not allowed or not understood stays so; a server that is busy does not.
             Self::Status(code) => (400..500).contains(code) && !matches!(code, 408 | 425 | 429),
             Self::Tls(error) => error.is_about_certificate(),
-            Self::WithoutTls | Self::Proxy | Self::Encoded(_) => true,
+            Self::WithoutTls
+            | Self::Proxy
+            | Self::Encoded(_)
+            | Self::RedirectTarget(_)
+            | Self::Transport(ureq::Error::Http(_) | ureq::Error::BadUri(_)) => true,
             Self::Later { .. }
             | Self::NoSuchRange(_)
             | Self::Range(_)
             | Self::Transport(_)
             | Self::Redirects
-            | Self::RedirectTarget(_)
             | Self::TooLarge(_)
             | Self::Deadline
             | Self::Random

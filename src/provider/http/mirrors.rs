@@ -74,10 +74,14 @@ impl Mirrors {
             .and_then(|()| std::fs::rename(&temporary, &path));
     }
 
-    /// The places in `urls`, the healthiest first; those that are alike stay in their order.
-    pub fn order(&self, urls: &[String]) -> Vec<usize> {
+    /// The places in `urls`, the healthiest first; those that are alike stay in their order. Without
+    /// `rates`, faults alone count: of those that have none, the fastest is not always preferred.
+    pub fn order(&self, urls: &[String], rates: bool) -> Vec<usize> {
         let (hosts, now) = (self.lock(), now());
-        let key = |url: &String| hosts.get(url::host(url)).copied().unwrap_or_default().key(now);
+        let key = |url: &String| {
+            let (faults, slowness) = hosts.get(url::host(url)).copied().unwrap_or_default().key(now);
+            (faults, if rates { slowness } else { 0 })
+        };
         let mut order: Vec<(usize, _)> = urls.iter().map(key).enumerate().collect();
         order.sort_by_key(|&(_, key)| key);
         order.into_iter().map(|(index, _)| index).collect()
@@ -137,15 +141,16 @@ mod tests {
     fn faults_and_rates_order_and_nothing_is_left_out() {
         let urls = urls(&["a", "b", "c", "d"]);
         let mirrors = Mirrors::default();
-        assert_eq!(mirrors.order(&urls), [0, 1, 2, 3]);
+        assert_eq!(mirrors.order(&urls, true), [0, 1, 2, 3]);
         mirrors.corrupted(&urls[0]);
         mirrors.failed(&urls[1]);
         mirrors.delivered(&urls[2], 10_000);
-        assert_eq!(mirrors.order(&urls), [3, 2, 1, 0]);
+        assert_eq!(mirrors.order(&urls, true), [3, 2, 1, 0]);
+        assert_eq!(mirrors.order(&urls, false), [2, 3, 1, 0]);
         mirrors.delivered(&urls[3], 11_000);
-        assert_eq!(mirrors.order(&urls)[..2], [2, 3], "no rate of another order");
+        assert_eq!(mirrors.order(&urls, true)[..2], [2, 3], "no rate of another order");
         mirrors.delivered(&urls[3], 100_000_000);
-        assert_eq!(mirrors.order(&urls), [3, 2, 1, 0]);
+        assert_eq!(mirrors.order(&urls, true), [3, 2, 1, 0]);
     }
 
     #[test]
@@ -165,12 +170,12 @@ mod tests {
         let urls = urls(&["a", "b"]);
         mirrors.failed(&urls[0]);
         mirrors.write(&paths);
-        assert_eq!(Mirrors::read(&paths).order(&urls), [1, 0]);
+        assert_eq!(Mirrors::read(&paths).order(&urls, true), [1, 0]);
         for wrong in
             ["", "[]", "{\"a\":{\"faults\":-1}}", "{\"b\":{\"faults\":1,\"rate\":null,\"at\":0,\"x\":0}}"]
         {
             std::fs::write(paths.mirrors(), wrong).unwrap();
-            assert_eq!(Mirrors::read(&paths).order(&urls), [0, 1], "{wrong}");
+            assert_eq!(Mirrors::read(&paths).order(&urls, true), [0, 1], "{wrong}");
         }
     }
 

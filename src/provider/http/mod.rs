@@ -194,7 +194,9 @@ impl Client {
         let range = answer::text(response.headers(), header::CONTENT_RANGE).unwrap_or("none").to_owned();
         let (first, end, total) =
             answer::content_range(response.headers()).ok_or_else(|| HttpError::Range(range.clone()))?;
-        if wanted.whole || first != wanted.from || length.is_some_and(|length| length != end - first) {
+        // Who was not asked for a part may call the whole one.
+        let is_asked_for = if wanted.whole { first == 0 && total == Some(end) } else { first == wanted.from };
+        if !is_asked_for || length.is_some_and(|length| length != end - first) {
             return Err(HttpError::Range(range));
         }
         Ok(Download { offset: first, end: Some(end), total, validator, response })
@@ -285,8 +287,9 @@ fn check_status(response: &Response<Body>, fine: &[StatusCode]) -> Result<(), Ht
         let after = answer::retry_after(headers, UnixTime::now()).filter(|_| is_busy);
         return Err(after.map_or(HttpError::Status(code), |after| HttpError::Later { status: code, after }));
     }
-    match answer::text(headers, header::CONTENT_ENCODING) {
-        None | Some("" | "identity") => Ok(()),
-        Some(encoding) => Err(HttpError::Encoded(encoding.to_owned())),
+    let encoding = answer::text(headers, header::CONTENT_ENCODING).unwrap_or_default();
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+        return Err(HttpError::Encoded(encoding.to_owned()));
     }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! Several providers asked for a manifest at once, each in a thread of its own.
 //!
 //! The order of preference is a head start: the next one is asked when the one before has failed for
-//! the first time, or has not answered for [`HEAD_START`]. Then whoever answers first wins.
+//! the first time, or has not answered for [`HEAD_START`]. Then whoever answers first wins. One from which
+//! an attempt before could not boot comes after those that were named with it: they have equal rights.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::watch::Watch;
-use super::{Found, Message, Missed, Shared, Why, spawn};
+use super::{Found, Message, Missed, STACK, Shared, Why};
 use crate::manifest::{self, Expected, keylist};
 use crate::provider::Candidates;
 use crate::provider::http::{Client, HttpError};
 use crate::provider::url;
 use crate::sys::random;
+use crate::threads;
 
 const HEAD_START: Duration = Duration::from_millis(300);
 /// A provider that does not answer is asked again after this and up to half as much, doubling each time.
@@ -46,7 +48,9 @@ enum Answer {
 /// reported, or the race is over.
 pub(super) fn ask_all(asking: &Asking, providers: &[String]) {
     let (tell, answers) = mpsc::channel();
-    let mut waiting = providers.iter().peekable();
+    let (client, _) = asking.watch.client(&asking.shared.search);
+    let order = client.mirrors().order(providers, false);
+    let mut waiting = order.into_iter().filter_map(|at| providers.get(at)).peekable();
     let (mut running, mut next) = (0, Instant::now());
     while !asking.is_over() {
         if next <= Instant::now()
@@ -58,7 +62,7 @@ pub(super) fn ask_all(asking: &Asking, providers: &[String]) {
                 prober.watch.report().missed.extend(missed);
                 drop(tell.send(Answer::Ended));
             };
-            match spawn("provider", Box::new(work)) {
+            match threads::spawn("provider", STACK, Box::new(work)) {
                 Ok(()) => running += 1,
                 Err(error) => {
                     let why = Why::Failed { reason: format!("no thread for it: {error}"), hint: None };

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What servers for UEFI's HTTP boot name.
+const EFI: [u8; 31] = *b"http://10.0.2.9/EFI/BOOTX64.EFI";
+
 #[test]
 fn a_discover_says_who_we_are_and_what_we_want() {
     let now = Instant::now();
@@ -210,7 +213,7 @@ fn without_a_wish_the_first_usable_offer_is_taken_at_once() {
 fn an_offer_with_a_boot_url_is_preferred_within_the_window() {
     let now = Instant::now();
     let wishful = || {
-        let mut client = Client::new(device(), Wishes { boot_url: true, remembered: None }, 1, now);
+        let mut client = Client::new(device(), Wishes { boot_url: true, ..Wishes::default() }, 1, now);
         ticked(&mut client, now);
         client
     };
@@ -229,6 +232,31 @@ fn an_offer_with_a_boot_url_is_preferred_within_the_window() {
     let mut client = wishful();
     assert!(matches!(offer(&mut client, now, 7, &[URL]), Reaction::Send(_)), "nothing better can come");
 
+    // Servers for firmware answer our vendor class, too: what they name is no provider.
+    for useless in [&EFI[..], b"http://root:secret@10.0.2.2/", b"http://127.0.0.1/", b"HTTP://10.0.2.2/"] {
+        let mut client = wishful();
+        assert!(matches!(offer(&mut client, now, 7, &[(67, useless)]), Reaction::Nothing));
+        let Reaction::Send(request) = offer(&mut client, now + millis(150), 9, &[URL]) else {
+            panic!("no request")
+        };
+        assert_eq!(asked_of(&request.payload), Some(server(9)), "{}", useless.escape_ascii());
+    }
+    // Where the policy names authorities or keys.
+    let mut client = wishful();
+    client.https_only = true;
+    assert!(matches!(offer(&mut client, now, 7, &[URL]), Reaction::Nothing));
+    let Reaction::Send(request) = offer(&mut client, now, 9, &[(67, b"https://10.0.2.9/")]) else {
+        panic!("no request")
+    };
+    assert_eq!(asked_of(&request.payload), Some(server(9)));
+    ack(&mut client, now, 9, &[URL]);
+    assert!(!client.has_boot_url(), "the lease has none that counts");
+    let mut client = wishful();
+    offer(&mut client, now, 7, &[(67, &EFI)]);
+    assert_eq!(asked_of(&ticked(&mut client, now + WINDOW)), Some(server(7)), "there is no other");
+    let Reaction::Bound(lease) = ack(&mut client, now, 7, &[(67, &EFI)]) else { panic!("no lease") };
+    assert_eq!(lease.boot_file.unwrap().as_bytes(), EFI, "it is told why that is passed over");
+
     let mut client = wishful();
     offer(&mut client, now, 7, &[]);
     offer(&mut client, now, 8, &[(67, b"ftp://boot.example/x")]);
@@ -245,7 +273,7 @@ fn a_server_without_addresses_contributes_its_url_alone() {
         client.receive(now, SERVER, &packet)
     };
     for proxy_first in [false, true] {
-        let mut client = Client::new(device(), Wishes { boot_url: true, remembered: None }, 1, now);
+        let mut client = Client::new(device(), Wishes { boot_url: true, ..Wishes::default() }, 1, now);
         ticked(&mut client, now);
         assert!(matches!(proxy(&mut client, &[(60, b"PXEClient")]), Reaction::Nothing));
         let request = if proxy_first {
@@ -262,6 +290,42 @@ fn a_server_without_addresses_contributes_its_url_alone() {
             panic!("no lease")
         };
         assert_eq!(lease.boot_url(), Some(("http://10.0.2.2/boot".into(), "option 67")));
+    }
+}
+
+#[test]
+fn a_boot_loader_from_a_server_without_addresses_ends_no_wait() {
+    let now = Instant::now();
+    for late in [false, true] {
+        let mut client = Client::new(device(), Wishes { boot_url: true, ..Wishes::default() }, 1, now);
+        ticked(&mut client, now);
+        let proxy = |client: &mut Client, url: &[u8]| {
+            let packet = reply(client.xid, Ipv4Addr::UNSPECIFIED, &[OFFER, SERVER_ID, (67, url)]);
+            client.receive(now, SERVER, &packet)
+        };
+        assert!(matches!(proxy(&mut client, &EFI), Reaction::Nothing));
+        assert!(matches!(offer(&mut client, now, 7, &[]), Reaction::Nothing));
+        let lease = if late {
+            // Nothing better has come: whoever looks for providers says what is wrong with it.
+            assert_eq!(asked_of(&ticked(&mut client, now + WINDOW)), Some(server(7)));
+            ack(&mut client, now, 7, &[])
+        } else {
+            let Reaction::Send(request) = offer(&mut client, now, 9, &[URL]) else { panic!("no request") };
+            assert_eq!(asked_of(&request.payload), Some(server(9)));
+            ack(&mut client, now, 9, &[URL])
+        };
+        let Reaction::Bound(lease) = lease else { panic!("no lease") };
+        assert_eq!(lease.boot_file.unwrap().as_bytes(), if late { &EFI[..] } else { URL.1 });
+        assert_eq!(client.has_boot_url(), !late);
+
+        let mut client = Client::new(device(), Wishes { boot_url: true, ..Wishes::default() }, 1, now);
+        ticked(&mut client, now);
+        offer(&mut client, now, 7, &[]);
+        assert!(matches!(proxy(&mut client, &EFI), Reaction::Nothing));
+        assert!(matches!(proxy(&mut client, URL.1), Reaction::Send(_)), "one of use counts, though later");
+        let Reaction::Bound(lease) = ack(&mut client, now, 7, &[(67, &EFI)]) else { panic!("no lease") };
+        assert_eq!(lease.boot_file.unwrap().as_bytes(), URL.1);
+        assert!(!client.has_boot_url(), "the server of the lease has named none");
     }
 }
 

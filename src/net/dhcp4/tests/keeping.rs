@@ -18,7 +18,7 @@ fn bound(now: Instant, options: &[(u8, &[u8])]) -> Client {
 }
 
 fn remembering(now: Instant) -> Client {
-    Client::new(device(), Wishes { boot_url: false, remembered: Some(OURS) }, 1, now)
+    Client::new(device(), Wishes { remembered: Some(OURS), ..Wishes::default() }, 1, now)
 }
 
 fn requested(packet: &[u8]) -> Option<DhcpOption> {
@@ -35,6 +35,24 @@ fn an_address_of_before_is_asked_for_first() {
     assert!(matches!(offer(&mut client, now, 2, &[MASK]), Reaction::Nothing), "nobody asked for offers");
     let Reaction::Bound(lease) = ack(&mut client, now, 2, &[MASK, HOUR]) else { panic!("no lease") };
     assert_eq!((lease.address, lease.server), (OURS, Some(SERVER)));
+}
+
+#[test]
+fn an_address_of_before_without_a_boot_url_is_a_hint_where_one_is_wished_for() {
+    let now = Instant::now();
+    for had_boot_url in [false, true] {
+        let wishes = Wishes { boot_url: true, remembered: Some(OURS), had_boot_url, ..Wishes::default() };
+        let mut client = Client::new(device(), wishes, 1, now);
+        let first = ticked(&mut client, now);
+        let expected = if had_boot_url { MessageType::Request } else { MessageType::Discover };
+        assert_eq!(sent(&first).opts().msg_type(), Some(expected));
+        assert_eq!(requested(&first), Some(DhcpOption::RequestedIpAddress(OURS)));
+        if !had_boot_url {
+            let Reaction::Send(_) = offer(&mut client, now, 9, &[URL]) else { panic!("no request") };
+        }
+        let Reaction::Bound(lease) = ack(&mut client, now, 9, &[URL]) else { panic!("no lease") };
+        assert!(lease.boot_url().is_some() && client.has_boot_url());
+    }
 }
 
 #[test]
@@ -63,7 +81,7 @@ fn an_address_of_before_that_is_refused_is_forgotten_at_once() {
     assert_eq!(sent(&discover.payload).opts().msg_type(), Some(MessageType::Discover));
     assert_eq!(requested(&discover.payload), None);
     assert!(client.story(now).starts_with("10.0.2.2 refused 10.0.2.15 (DHCP NAK)"));
-    let broken = Wishes { boot_url: false, remembered: Some(Ipv4Addr::BROADCAST) };
+    let broken = Wishes { remembered: Some(Ipv4Addr::BROADCAST), ..Wishes::default() };
     let discover = ticked(&mut Client::new(device(), broken, 1, now), now);
     assert_eq!(sent(&discover).opts().msg_type(), Some(MessageType::Discover), "no host's address");
 }

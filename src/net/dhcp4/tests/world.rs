@@ -182,7 +182,7 @@ proptest! {
         let mut world = World {
             chance: Random(seed), loss, duplication, servers, under_way: vec![], granted: vec![],
         };
-        let wishes = Wishes { boot_url, remembered: remembered.map(server) };
+        let wishes = Wishes { boot_url, remembered: remembered.map(server), had_boot_url: seed.is_multiple_of(2), https_only: seed.is_multiple_of(3) };
         let (first, _) = live(&mut world, wishes, Duration::from_secs(900));
         prop_assert!(first.is_some_and(|first| first < Duration::from_secs(120)), "{first:?}");
     }
@@ -227,7 +227,7 @@ proptest! {
         boot_url: bool,
     ) {
         let mut now = Instant::now();
-        let wishes = Wishes { boot_url, remembered: (state == 3).then_some(OURS) };
+        let wishes = Wishes { boot_url, remembered: (state == 3).then_some(OURS), had_boot_url: true, https_only: false };
         let mut client = Client::new(device(), wishes, 1, now);
         ticked(&mut client, now);
         if state == 1 || state == 2 {

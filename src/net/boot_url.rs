@@ -1,8 +1,9 @@
-//! URLs from outside, before they are believed to lead to a provider. Pure.
+//! URLs from outside, before they are believed to lead to a provider: servers are preferred by it, and what
+//! they name is taken or passed over. Pure.
 
 use std::net::IpAddr;
 
-use crate::net::Uplink;
+use super::Uplink;
 use crate::provider::url;
 
 /// In bytes.
@@ -11,9 +12,20 @@ const MOST: usize = 2048;
 const OTHER_FILES: [&str; 14] =
     ["0", "bin", "cfg", "efi", "gz", "img", "ipxe", "iso", "kkpxe", "kpxe", "lkrn", "pxe", "vhd", "wim"];
 
+/// Whether an offer that names it is worth more than one that does not.
+pub(super) fn is_usable(text: &str, https_only: bool) -> bool {
+    judge(text, &|_| false).is_ok() && (!https_only || url::is_https(text))
+}
+
 /// Whether it is an http(s) URL of a length and characters that such a URL has, without credentials,
 /// that leads to another machine and to no file for somebody else. The error is a reason for people.
-pub(super) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
+pub(crate) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
+    let own = uplink.ipv6.iter().flat_map(|ipv6| &ipv6.addresses).map(|own| IpAddr::from(own.address));
+    let leased = uplink.ipv4.as_ref().map(|lease| IpAddr::from(lease.address));
+    judge(text, &|address| leased == Some(address) || own.clone().any(|own| own == address))
+}
+
+fn judge(text: &str, is_own: &dyn Fn(IpAddr) -> bool) -> Result<(), &'static str> {
     let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'<' | b'>' | b'\\');
     if text.len() > MOST || !url::is_http(text) || text.bytes().any(odd) {
         return Err("is no http or https URL");
@@ -23,27 +35,19 @@ pub(super) fn check(text: &str, uplink: &Uplink) -> Result<(), &'static str> {
     if authority.contains('@') {
         return Err("holds credentials");
     }
-    if is_this_machine(authority, uplink) {
+    if is_this_machine(authority, is_own) {
         return Err("is this machine itself");
     }
     if is_for_others(text) { Err("is a file for a boot loader") } else { Ok(()) }
 }
 
-fn is_this_machine(authority: &str, uplink: &Uplink) -> bool {
+fn is_this_machine(authority: &str, is_own: &dyn Fn(IpAddr) -> bool) -> bool {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => authority.split(':').next().unwrap_or(authority),
     };
-    let own = |address: IpAddr| {
-        uplink.ipv4.as_ref().is_some_and(|lease| IpAddr::from(lease.address) == address)
-            || uplink
-                .ipv6
-                .iter()
-                .flat_map(|ipv6| &ipv6.addresses)
-                .any(|own| IpAddr::from(own.address) == address)
-    };
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(address) => address.is_loopback() || address.is_unspecified() || own(address),
+        Ok(address) => address.is_loopback() || address.is_unspecified() || is_own(address),
         Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
     }
 }
