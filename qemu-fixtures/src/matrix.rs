@@ -349,6 +349,33 @@ done
 printf '\0' >>first
 phaseboot kexec --kernel kernel --initrd first --initrd initramfs --initrd second --cmdline "$cmdline"
 "#;
+    // More than the kernel log holds.
+    const WRAPPED: &str = r#"
+phaseboot fetch --out /run/files
+cd /run/files
+phaseboot kexec --dry-run --kernel kernel --initrd initramfs --cmdline "$cmdline"
+echo on >/proc/sys/kernel/printk_devkmsg
+noise=$(printf '%0900d' 0)
+for number in $(busybox seq 2000); do
+    echo "<7>$number $noise" >/dev/kmsg
+done
+phaseboot doctor --kernel kernel --initrd initramfs || echo "doctor: exit code $?"
+phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" || echo "kexec: exit code $?"
+"#;
+    let mut wrapped = Scenario::new(
+        "gic-v3-log-wrapped",
+        ARM,
+        vec![Step {
+            publish: RELEASE,
+            ..Step::new(Expect::Stops(&[
+                Check::Prints("blocker  gic                 the kernel log alone tells where"),
+                Check::Prints("doctor: exit code 23"),
+                Check::Prints("kexec: exit code 23"),
+            ]))
+        }],
+    );
+    wrapped.machine.gic = Some(3);
+    wrapped.initramfs = Initramfs::Commands(WRAPPED);
     // Nothing is loaded, so that reboot(2) comes back, whatever the file says.
     const REFUSED: &str = r#"
 phaseboot fetch --out /run/files
@@ -381,33 +408,6 @@ exec 8>/disk/cached
 echo to-the-last >&8
 phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline"
 "#;
-    // More than the kernel log holds.
-    const WRAPPED: &str = r#"
-phaseboot fetch --out /run/files
-cd /run/files
-phaseboot kexec --dry-run --kernel kernel --initrd initramfs --cmdline "$cmdline"
-echo on >/proc/sys/kernel/printk_devkmsg
-noise=$(printf '%0900d' 0)
-for number in $(busybox seq 2000); do
-    echo "<7>$number $noise" >/dev/kmsg
-done
-phaseboot doctor --kernel kernel --initrd initramfs || echo "doctor: exit code $?"
-phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" || echo "kexec: exit code $?"
-"#;
-    let mut wrapped = Scenario::new(
-        "gic-v3-log-wrapped",
-        ARM,
-        vec![Step {
-            publish: RELEASE,
-            ..Step::new(Expect::Stops(&[
-                Check::Prints("blocker  gic                 the kernel log alone tells where"),
-                Check::Prints("doctor: exit code 23"),
-                Check::Prints("kexec: exit code 23"),
-            ]))
-        }],
-    );
-    wrapped.machine.gic = Some(3);
-    wrapped.initramfs = Initramfs::Commands(WRAPPED);
     let shell = |name, kernel: Id, commands, also: Vec<Check>| {
         let step = Step { publish: RELEASE, ..Step::new(Expect::Boots(&[])) };
         let mut scenario = Scenario::new(name, kernel, vec![step]);
