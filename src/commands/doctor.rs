@@ -95,6 +95,7 @@ mod tests {
         put("proc/iomem", include_bytes!("../kexec/testdata/iomem-qemu-pc.txt"));
         put("proc/meminfo", b"MemTotal: 500000 kB\nMemAvailable: 400000 kB\n");
         put("proc/cpuinfo", b"flags\t\t: fpu la57\n");
+        put("proc/self/mountinfo", b"");
         for (name, text) in [("start", "0x100000"), ("end", "0x1ffdffff"), ("type", "System RAM")] {
             put(&format!("sys/firmware/memmap/0/{name}"), text.as_bytes());
         }
