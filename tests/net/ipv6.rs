@@ -288,6 +288,7 @@ fn of_two_servers_the_one_that_names_a_provider_is_taken() {
                 let range = format!("--dhcp-range=fd99:{n}::100,fd99:{n}::1ff,64,1h");
                 lab.serve6(n, &[&range, &format!("--dhcp-option=option6:59,{url}"), more]);
             }
+            lab.wait_for_servers(2);
             lab.run(name, |_| {});
         },
     );

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use phaseboot::net::{self, Caller, Error, Event, Lease, Network, Settings, Transport, Uplink};
 use phaseboot::paths::Paths;
@@ -277,6 +277,15 @@ impl Lab {
         meanwhile(self);
         let status = inside.wait().unwrap();
         assert!(status.success(), "inside the namespace: {status}\n{}", self.logs());
+    }
+
+    /// Waits until so many dnsmasq hear clients: one that is still starting takes no part in a race.
+    pub(crate) fn wait_for_servers(&self, count: usize) {
+        let given_up = Instant::now() + Duration::from_secs(20);
+        while self.logs().matches("sockets bound exclusively").count() < count {
+            assert!(Instant::now() < given_up, "{}", self.logs());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn logs(&self) -> String {

@@ -239,6 +239,7 @@ fn of_two_servers_one_is_taken_and_one_with_a_boot_url_rather() {
                 "10.99.0.120,10.99.0.130,1h",
                 &["--dhcp-option=67,http://10.99.0.2/boot.json"],
             );
+            lab.wait_for_servers(2);
             lab.run(name, |_| {});
         },
     );

@@ -217,6 +217,7 @@ fn a_url_is_taken_from_67_then_from_66() {
         |file: &[u8], server: &[u8]| granted(OURS, &[MASK, (67, file), (66, server)]).unwrap().boot_url();
     let (http, https): (&[u8], &[u8]) = (b"http://a.example/x?y=z", b"https://[fd00::1]:8443");
     assert_eq!(url(http, https), Some(("http://a.example/x?y=z".into(), "option 67")));
+    assert_eq!(url(b"HTTPS://a/x", b"").unwrap().0, "HTTPS://a/x");
     assert_eq!(url(b"http://a/x.efi", https), url(b"pxelinux.0", https));
     assert_eq!(url(b"pxelinux.0", https), Some(("https://[fd00::1]:8443".into(), "option 66")));
     for none in [
@@ -230,7 +231,6 @@ fn a_url_is_taken_from_67_then_from_66() {
         b"http://a/\xff",
         b"http://a/\x1b[2J",
         b"\0http://a/x",
-        b"HTTPS://a/x",
         b"http://a/EFI/BOOTX64.EFI",
         b"http://user:secret@a/x",
         b"http://127.0.0.1/x",

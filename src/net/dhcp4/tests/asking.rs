@@ -233,7 +233,7 @@ fn an_offer_with_a_boot_url_is_preferred_within_the_window() {
     assert!(matches!(offer(&mut client, now, 7, &[URL]), Reaction::Send(_)), "nothing better can come");
 
     // Servers for firmware answer our vendor class, too: what they name is no provider.
-    for useless in [&EFI[..], b"http://root:secret@10.0.2.2/", b"http://127.0.0.1/", b"HTTP://10.0.2.2/"] {
+    for useless in [&EFI[..], b"http://root:secret@10.0.2.2/", b"http://127.0.0.1/", b"tftp://10.0.2.2/"] {
         let mut client = wishful();
         assert!(matches!(offer(&mut client, now, 7, &[(67, useless)]), Reaction::Nothing));
         let Reaction::Send(request) = offer(&mut client, now + millis(150), 9, &[URL]) else {
