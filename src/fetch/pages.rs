@@ -12,24 +12,22 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::fetch::pace;
 use crate::sys::memfd;
 
 const LARGE: u64 = memfd::LARGE_PAGE as u64;
-/// What pages of 4 KiB take for as many bytes: measured 1.2 ms, and 0.3 ms more when they are read.
-const SMALL_PAGES: Duration = Duration::from_millis(1);
-/// So much longer may all of them take.
-const MOST_LOSS: Duration = Duration::from_millis(20);
-/// The share of waiting that counts: on a busy machine most of it is not theirs.
-const WAITING: u32 = 16;
+/// Pages of 4 KiB take 1.2 ms for as many bytes, and 0.3 ms more when they are read. A large page that
+/// takes longer than this is a loss.
+const SLOW: Duration = Duration::from_millis(2);
+/// It is over when so many more were slow than quick.
+const MOST_SLOW: u32 = 3;
 
 /// Whether a file gets large pages.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    /// How much longer they have taken than small ones would have.
-    loss: Duration,
+    /// How many of the last ones were slow; each that was quick takes one off.
+    slow: u32,
     is_over: bool,
 }
 
@@ -41,27 +39,23 @@ impl Pages {
             return;
         }
         let Some(start) = reached(from, count, size) else { return };
-        let (began, busy) = (Instant::now(), busy());
+        let began = Instant::now();
         let result = memfd::enlarge_page(file, start);
-        let busy = self::busy().saturating_sub(busy);
-        self.note(result, busy.max(began.elapsed() / WAITING));
+        self.note(result, began.elapsed());
     }
 
+    /// `took` is the clock's time and not the thread's, which is without what a host takes to give
+    /// memory. A busy machine makes some slow, but hardly most.
     fn note(&mut self, result: Result<(), Errno>, took: Duration) {
-        self.loss = (self.loss + took).saturating_sub(SMALL_PAGES);
+        self.slow = if took > SLOW { self.slow + 1 } else { self.slow.saturating_sub(1) };
         // Something else was at one of the small pages: the next one may do.
         let is_to_be_had = matches!(result, Ok(()) | Err(Errno::AGAIN | Errno::BUSY));
-        self.is_over = !is_to_be_had || self.loss > MOST_LOSS;
+        self.is_over = !is_to_be_had || self.slow >= MOST_SLOW;
         if self.is_over {
-            let why = result.err().map_or(String::new(), |errno| format!("{errno}, "));
-            debug!("no more large pages for this file: {why}{} ms lost", self.loss.as_millis());
+            let why = result.err().map_or_else(|| "they take too long".to_owned(), |errno| errno.to_string());
+            debug!("no more large pages for this file: {why}");
         }
     }
-}
-
-/// The time that a CPU has spent on this thread.
-fn busy() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// The large page whose first byte is among `count` bytes from `from` on, of a file of `size` bytes. What is
@@ -84,18 +78,19 @@ mod tests {
             pages.note(Ok(()), quick);
             pages.note(Err(Errno::AGAIN), quick);
         }
-        // One that took long is made up for by those that did not.
+        // Those that took long are made up for by those that did not.
+        let slow = Duration::from_millis(4);
         for _ in 0..10 {
-            pages.note(Ok(()), Duration::from_millis(19));
-            (0..20).for_each(|_| pages.note(Ok(()), quick));
+            (0..2).for_each(|_| pages.note(Ok(()), slow));
+            (0..2).for_each(|_| pages.note(Ok(()), quick));
         }
         assert!(!pages.is_over);
         // Memory that a host has taken back: 4 ms each.
-        let slow = (1..).find(|_| {
-            pages.note(Ok(()), Duration::from_millis(4));
+        let last = (1..).find(|_| {
+            pages.note(Ok(()), slow);
             pages.is_over
         });
-        assert_eq!(slow, Some(7));
+        assert_eq!(last, Some(3));
         for errno in [Errno::INVAL, Errno::NOMEM] {
             let mut pages = Pages::default();
             pages.note(Err(errno), quick);
