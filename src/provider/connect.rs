@@ -9,7 +9,7 @@ mod dial;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) use dial::dial;
 
 /// More addresses of a name than that are not tried.
 const MOST_ADDRESSES: usize = 8;
+/// After so long without a byte it is looked whether one can still come.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The way to servers that one client uses.
 #[derive(Clone, Debug)]
@@ -327,20 +329,39 @@ impl Transport for Tcp {
 impl Tcp {
     fn receive(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = in_time(timeout.for_read())?;
-        let limit = timeout.not_zero().map(|limit| *limit);
-        if limit != self.read_timeout {
-            self.stream.set_read_timeout(limit)?;
-            self.read_timeout = limit;
-        }
+        let by = timeout.not_zero().map(|limit| Deadline::after(*limit));
         let amount = loop {
+            let left = by.map_or(LOOK, |by| by.remaining());
+            if left.is_zero() {
+                return Err(ureq::Error::Timeout(timeout.reason));
+            }
+            let limit = Some(left.min(LOOK));
+            if limit != self.read_timeout {
+                self.stream.set_read_timeout(limit)?;
+                self.read_timeout = limit;
+            }
             match (&*self.stream).read(self.buffers.input_append_buf()) {
                 // No handler is installed anywhere; a debugger may interrupt all the same.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|error| timed_out(error, timeout))?,
+                Err(error) if is_timeout(&error) => self.has_address()?,
+                other => break other?,
             }
         };
         self.buffers.input_appended(amount);
         Ok(amount > 0)
+    }
+
+    /// Nobody can be heard at an address that is this machine's no more: a lease that was lost takes it away.
+    fn has_address(&self) -> io::Result<()> {
+        let mut address = self.stream.local_addr()?;
+        address.set_port(0);
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                let text = format!("{} is no address of this machine any more", address.ip());
+                Err(io::Error::new(error.kind(), text))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -351,10 +372,11 @@ fn in_time(timeout: NextTimeout) -> Result<NextTimeout, ureq::Error> {
 }
 
 fn timed_out(error: io::Error, timeout: NextTimeout) -> ureq::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
-        _ => ureq::Error::Io(error),
-    }
+    if is_timeout(&error) { ureq::Error::Timeout(timeout.reason) } else { ureq::Error::Io(error) }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 impl fmt::Debug for Tcp {

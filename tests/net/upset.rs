@@ -1,15 +1,19 @@
 //! What goes wrong while a network is up: links that go, come back or are called otherwise, processes that
 //! are killed, servers and routers that disappear.
 
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use phaseboot::config::network::Given;
+use phaseboot::config::tls::TlsTrust;
 use phaseboot::net::{self, Caller, Error, Event, Settings};
 use phaseboot::paths::Paths;
+use phaseboot::provider::access::Access;
+use phaseboot::provider::http::{Client, Wanted, broken_body};
 use serde_json::Value;
 
 use crate::lab::{INSIDE, Lab, Watched, after, has, in_namespaces, ip, read, show};
@@ -384,5 +388,43 @@ fn ipv6_that_is_switched_off_stops_no_other_link() {
             lab.serve(1, &[]);
             lab.run(name, |_| {});
         },
+    );
+}
+
+/// What a lost lease does to a download: no byte can come any more, and the server's silence tells nobody.
+#[test]
+fn a_download_to_an_address_that_is_gone_ends_at_once() {
+    let name = "upset::a_download_to_an_address_that_is_gone_ends_at_once";
+    in_namespaces(
+        name,
+        |_| {
+            ip("link set lo up");
+            ip("addr add 192.0.2.7/32 dev lo");
+            let listener = TcpListener::bind("192.0.2.7:0").unwrap();
+            let url = format!("http://{}/kernel", listener.local_addr().unwrap());
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nthe first bytes").unwrap();
+                // Silent for longer than a server that has nothing to say for a moment.
+                thread::sleep(Duration::from_millis(2500));
+                stream.write_all(b", and more").unwrap();
+                thread::sleep(Duration::from_millis(500));
+                ip("addr del 192.0.2.7/32 dev lo");
+                stream
+            });
+            let client = Client::new(after(60), &TlsTrust::default(), &Access::default());
+            let mut download = client.download(&url, Wanted::WHOLE).unwrap();
+            let mut reader = download.reader();
+            let mut bytes = vec![0; 25];
+            reader.read_exact(&mut bytes).unwrap();
+            assert_eq!(bytes, b"the first bytes, and more");
+            let started = Instant::now();
+            let error = broken_body(&reader.read(&mut bytes).unwrap_err());
+            assert_eq!(error, "192.0.2.7 is no address of this machine any more");
+            assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+            drop(server.join().unwrap());
+        },
+        || Lab::new(0).run(name, |_| {}),
     );
 }
