@@ -20,6 +20,8 @@ const ARM: Id = Id::Debian61(Aarch64);
 enum Call {
     File,
     Load,
+    /// Either could, and kexec_load does better.
+    Better,
 }
 
 impl Call {
@@ -27,6 +29,7 @@ impl Call {
         match self {
             Self::File => "file",
             Self::Load => "load",
+            Self::Better => "auto",
         }
     }
 
@@ -34,13 +37,14 @@ impl Call {
         match self {
             Self::File => "phase.kexec=file",
             Self::Load => "phase.kexec=load",
+            Self::Better => "phase.kexec=auto",
         }
     }
 
     fn check(self) -> Check {
         match self {
             Self::File => Check::Says("loaded by kexec_file_load"),
-            Self::Load => Check::Says("loaded by kexec_load"),
+            Self::Load | Self::Better => Check::Says("loaded by kexec_load"),
         }
     }
 }
@@ -152,7 +156,11 @@ fn screens() -> Vec<Scenario> {
     let mut none = boots("no-screen", ARM, Call::Load);
     under_uefi(&mut none);
     none.also.push(Check::NoFramebuffer);
-    vec![tree, none]
+    let mut better = boots("screen-kept-by-auto", Id::LabArm64, Call::Better);
+    better.machine.firmware = Uefi;
+    better.also.push(Check::Says("the next kernel keeps the screen"));
+    has_screen(&mut better);
+    vec![tree, none, better]
 }
 
 /// Little of it, much of it, and much to put into it.
@@ -168,8 +176,10 @@ fn memory() -> Vec<Scenario> {
     let large = |name, kernel, call| {
         let mut scenario = with(name, kernel, call, 2 * 1024);
         scenario.ballast = 200_000_000;
-        if call == Call::File {
-            scenario.also.push(Check::Says("once more before it jumps"));
+        match call {
+            Call::File => scenario.also.push(Check::Says("once more before it jumps")),
+            Call::Load => {}
+            Call::Better => scenario.also.push(Check::Says("kexec_file_load takes the kernel, and")),
         }
         scenario
     };
@@ -177,7 +187,7 @@ fn memory() -> Vec<Scenario> {
         with("load-160-mb", X86, Call::Load, 160),
         above,
         with("load-5-gb", ARM, Call::Load, 5 * 1024),
-        large("load-200-mb-initramfs", X86, Call::Load),
+        large("auto-200-mb-initramfs", X86, Call::Better),
         large("file-200-mb-initramfs", X86, Call::File),
         large("load-200-mb-initramfs", ARM, Call::Load),
     ]
@@ -408,6 +418,17 @@ exec 8>/disk/cached
 echo to-the-last >&8
 phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline"
 "#;
+    // IMA is to know of the ramdisk, too.
+    const MEASURED: &str = r#"
+mount -t securityfs securityfs /sys/kernel/security || true
+{ echo measure func=KEXEC_KERNEL_CHECK; echo measure func=KEXEC_INITRAMFS_CHECK; } >/sys/kernel/security/ima/policy
+phaseboot fetch --out /run/files
+cd /run/files
+busybox dd if=/dev/zero bs=1M count=128 >>initramfs
+phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" --load-only
+[ "$(busybox grep -c memfd:initrd /sys/kernel/security/ima/ascii_runtime_measurements)" = 1 ]
+phaseboot kexec --exec
+"#;
     let shell = |name, kernel: Id, commands, also: Vec<Check>| {
         let step = Step { publish: RELEASE, ..Step::new(Expect::Boots(&[])) };
         let mut scenario = Scenario::new(name, kernel, vec![step]);
@@ -424,6 +445,7 @@ phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline"
         shell("broken-kernel-after-good-one", X86, BROKEN, vec![]),
         shell("broken-kernel-after-good-one", ARM, BROKEN, vec![]),
         refused,
+        shell("file-if-ima-measures", X86, MEASURED, vec![Check::Says("IMA measures"), Call::File.check()]),
         shell("several-initrds", X86, SEVERAL, vec![Check::Parts(&UKI_PARTS)]),
         wrapped,
     ]

@@ -380,7 +380,12 @@ fn boots() -> Vec<Scenario> {
         Scenario { dtb: true, ..boots("own-tree", ARM, &[Check::OwnTree, Check::FreshSeeds]) },
         Scenario {
             dtb: true,
-            ..boots("own-tree-of-no-use", Id::LabArm64, &[Check::Says("device trees are of no use")])
+            ..boots_with(
+                "phase.kexec=file",
+                "own-tree-of-no-use",
+                Id::LabArm64,
+                &[Check::Says("device trees are of no use")],
+            )
         },
         // A CPU with the RNDR instruction would give the kernel a seed of its own.
         with(boots_with("phase.kaslr=zero", "no-seeds", ARM, &[Check::NoSeeds]), |machine| {

@@ -108,6 +108,8 @@ fn flags() -> Vec<String> {
         "-Cforce-unwind-tables=no".to_owned(),
         "-Clink-arg=-Wl,--sort-section=alignment".to_owned(),
         "-Clink-arg=-Wl,-z,noseparate-code".to_owned(),
+        "-Clink-arg=-Wl,--no-eh-frame-hdr".to_owned(),
+        "-Clink-arg=-Wl,-T,qemu-fixtures/payload.ld".to_owned(),
         "-Clink-arg=-Wl,--wrap=pthread_setname_np".to_owned(),
     ];
     flags.extend(REPLACED.map(|name| format!("-Clink-arg=-Wl,--wrap=ring_core_0_17_14__{name}")));

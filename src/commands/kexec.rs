@@ -166,6 +166,9 @@ fn as_json(plan: &Plan, mut about: Value) -> Value {
         let untried =
             |untried: &Untried| json!({ "call": untried.call.to_string(), "reason": untried.reason });
         fields.insert("calls".to_owned(), plan.attempts().iter().map(call).collect());
+        if let Some(preference) = plan.preference() {
+            fields.insert("preference".to_owned(), preference.into());
+        }
         fields.insert("untried".to_owned(), plan.untried().iter().map(untried).collect());
     }
     about

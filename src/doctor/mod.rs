@@ -78,7 +78,8 @@ impl Report {
         match plan {
             Ok(plan) => {
                 let calls: Vec<String> = plan.attempts().iter().map(|one| one.call().to_string()).collect();
-                self.add("plan", State::Ok, calls.join(", then "), "");
+                let preference = plan.preference().map_or(String::new(), |text| format!("; {text}"));
+                self.add("plan", State::Ok, calls.join(", then ") + &preference, "");
             }
             Err(error) => self.add("plan", State::Blocker(error.exit()), error.to_string(), error.hint()),
         }

@@ -1,6 +1,7 @@
 //! How the next kernel is going to be loaded: pure data, shown by `--dry-run`.
 
 mod exposed;
+mod preference;
 mod show;
 
 use std::ffi::CString;
@@ -24,6 +25,7 @@ use crate::paths::Paths;
 use crate::sys;
 use crate::sys::arch::loads;
 use exposed::{Exposed, exposed_tables};
+use preference::Gain;
 
 /// What to boot.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct LoadPlan {
     /// Physical.
     pub entry: u64,
     pub segments: Vec<Segment>,
+    /// It tells the next kernel of a screen that kexec_file_load would not tell it of.
+    pub hands_on_screen: bool,
 }
 
 /// One call that is going to be tried.
@@ -101,6 +105,10 @@ pub struct Plan {
     target: Target,
     attempts: Vec<Attempt>,
     untried: Vec<Untried>,
+    /// Why the second call is tried first if the first one would do it.
+    gain: Option<Gain>,
+    /// The bytes that kexec_file_load has hashed before the jump, if they are many.
+    long_hash: Option<u64>,
     lockdown: Lockdown,
     paths: Paths,
 }
@@ -149,12 +157,19 @@ impl Plan {
         if attempts.is_empty() {
             return Err(obstacle);
         }
-        Ok(Self { target, attempts, untried, lockdown: preflight.lockdown, paths: paths.clone() })
+        let gain = preference::gain(&attempts, &needs, preflight);
+        let (long_hash, lockdown) = (preference::long_hash(&needs), preflight.lockdown);
+        Ok(Self { target, attempts, untried, gain, long_hash, lockdown, paths: paths.clone() })
     }
 
     /// The calls, in the order they are tried.
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
+    }
+
+    /// Whether kexec_load is tried before kexec_file_load if that one would load the kernel, and why.
+    pub fn preference(&self) -> Option<String> {
+        self.gain.map(|gain| format!("kexec_load goes first if kexec_file_load takes the kernel: {gain}"))
     }
 
     /// Those that were wanted and are not tried, each with the reason.
@@ -165,7 +180,8 @@ impl Plan {
     /// Loads the kernel by the first call that does it. Until then, and if none does, a kernel that was
     /// loaded before stays as it was: do_kexec_load() of kernel/kexec.c and its twin in
     /// kernel/kexec_file.c exchange the two when the new one is whole.
-    pub fn load(self) -> Result<Loaded, Error> {
+    pub fn load(mut self) -> Result<Loaded, Error> {
+        self.prefer();
         let calls: Vec<Call> = self.attempts.iter().map(Attempt::call).collect();
         let ask = |index| match self.attempts.get(index) {
             Some(Attempt::FileLoad { cmdline }) => {
@@ -186,15 +202,22 @@ impl Plan {
         }
     }
 
-    /// Says why nothing will be seen for seconds: verify_sha256_digest() of arch/x86/purgatory/purgatory.c.
+    /// Puts kexec_load first where it does better and the running kernel has nothing against this kernel.
+    fn prefer(&mut self) {
+        let (Some(gain), Some(Attempt::FileLoad { cmdline })) = (self.gain, self.attempts.first()) else {
+            return;
+        };
+        if preference::is_approved(&self.target.kernel, cmdline, &self.paths) {
+            log::info!("kexec_file_load takes the kernel, and kexec_load goes first: {gain}");
+            self.attempts.reverse();
+        }
+    }
+
+    /// Says why nothing will be seen for seconds.
     fn tell_of_hashing(&self, call: Call) {
-        let files =
-            self.target.kernel.size().saturating_add(self.target.ramdisk.as_ref().map_or(0, Ramdisk::size));
-        if loads(Arch::X86_64) && call == Call::FileLoad && files >= LONG_HASH {
-            log::info!(
-                "the kernel hashes these {} once more before it jumps; kexec_load goes without",
-                bytes(files)
-            );
+        if let (Call::FileLoad, Some(size)) = (call, self.long_hash) {
+            let size = bytes(size);
+            log::info!("the kernel hashes {size} once more before it jumps; kexec_load goes without");
         }
     }
 
@@ -340,9 +363,6 @@ fn load_arm64(target: &Target, kernel: &Arm64Image, paths: &Paths, kaslr: Kaslr)
     )?;
     Ok(Attempt::Load(plan))
 }
-
-/// 64 MiB: from here on it takes a good part of a second.
-const LONG_HASH: u64 = 64 << 20;
 
 /// 4 GiB: how much memory is looked at beyond a few times what is placed.
 const SPARE: u64 = 4 << 30;

@@ -140,7 +140,8 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
     let (tree_size, code_size) = (tree.len() as u64, code.len() as u64);
     segments.push(segment(Content::DeviceTree(tree), tree_size, &layout.tree));
     segments.push(segment(Content::Trampoline(code), code_size, &layout.trampoline));
-    Ok(LoadPlan { entry: layout.trampoline.start, segments })
+    let hands_on_screen = edits.system_table.is_some();
+    Ok(LoadPlan { entry: layout.trampoline.start, segments, hands_on_screen })
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ impl fmt::Display for Plan {
                 Attempt::Load(plan) => plan.fmt(f)?,
             }
         }
+        if let Some(preference) = self.preference() {
+            writeln!(f, "{preference}")?;
+        }
         for untried in &self.untried {
             writeln!(f, "{untried}")?;
         }
