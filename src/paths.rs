@@ -142,6 +142,10 @@ paths! {
     config_gz = "proc/config.gz";
     /// IMA's policy, with CONFIG_IMA_READ_POLICY: Documentation/ABI/testing/ima_policy.
     ima_policy = "sys/kernel/security/ima/policy";
+    /// The security modules' file system: securityfs.
+    security = "sys/kernel/security";
+    /// The kernel's symbols, their addresses zero for whoever may not see them: proc(5).
+    kallsyms = "proc/kallsyms";
     /// How many entries the list of IMA has: security/integrity/ima/ima_fs.c.
     ima_measurements = "sys/kernel/security/ima/runtime_measurements_count";
     /// `1` when SELinux does more than to write a log.

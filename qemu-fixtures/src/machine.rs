@@ -14,7 +14,7 @@ use crate::debugger::{self, Debugger};
 use crate::disk::{Disk, Format};
 use crate::qmp::{self, Event, Script};
 use crate::run;
-use crate::serial::{HANDING_OVER, Line, Splitter, Transcript};
+use crate::serial::{FIRST_WORDS, HANDING_OVER, Line, Splitter, Transcript};
 use crate::wire::{self, Port};
 
 /// What the machine starts with.
@@ -204,6 +204,7 @@ impl Machine {
         std::thread::spawn(move || pump(serial, &sender));
         let mut splitter = Splitter::default();
         let mut transcript = Transcript::default();
+        let mut has_jumped = false;
         let end = loop {
             let left = limit.saturating_sub(started.elapsed());
             let next = script.as_ref().and_then(Script::next).unwrap_or(left);
@@ -219,8 +220,11 @@ impl Machine {
                         if let Some(script) = &mut script {
                             script.heard(&line.text)?;
                         }
-                        if let Some(debugger) = debugger.as_mut().filter(|_| line.text.contains(HANDING_OVER))
-                        {
+                        let is_jump = line.text.contains(HANDING_OVER);
+                        has_jumped |= is_jump;
+                        // The last of the one kernel is translated after its last words.
+                        let is_over = has_jumped && line.text.contains(FIRST_WORDS);
+                        if let Some(debugger) = debugger.as_mut().filter(|_| is_jump || is_over) {
                             debugger.forget_translations()?;
                         }
                         transcript.lines.push(line);

@@ -179,7 +179,9 @@ fn memory() -> Vec<Scenario> {
         match call {
             Call::File => scenario.also.push(Check::Says("once more before it jumps")),
             Call::Load => {}
-            Call::Better => scenario.also.push(Check::Says("kexec_file_load takes the kernel, and")),
+            Call::Better => {
+                scenario.also.push(Check::Says("kexec_load goes first: with it the kernel does not hash"))
+            }
         }
         scenario
     };
@@ -421,7 +423,7 @@ phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline"
     // IMA is to know of the ramdisk, too.
     const MEASURED: &str = r#"
 mount -t securityfs securityfs /sys/kernel/security || true
-{ echo measure func=KEXEC_KERNEL_CHECK; echo measure func=KEXEC_INITRAMFS_CHECK; } >/sys/kernel/security/ima/policy
+echo measure func=KEXEC_INITRAMFS_CHECK >/sys/kernel/security/ima/policy
 phaseboot fetch --out /run/files
 cd /run/files
 busybox dd if=/dev/zero bs=1M count=128 >>initramfs
@@ -429,6 +431,27 @@ phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" --load-o
 [ "$(busybox grep -c memfd:initrd /sys/kernel/security/ima/ascii_runtime_measurements)" = 1 ]
 phaseboot kexec --exec
 "#;
+    // IMA is to have the last word on the ramdisk, too: kexec_load would ask for none.
+    const APPRAISED: &str = r#"
+mount -t securityfs securityfs /sys/kernel/security || true
+echo appraise func=KEXEC_INITRAMFS_CHECK >/sys/kernel/security/ima/policy
+phaseboot fetch --out /run/files
+cd /run/files
+busybox dd if=/dev/zero bs=1M count=128 >>initramfs
+phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" --dry-run
+phaseboot kexec --kernel kernel --initrd initramfs --cmdline "$cmdline" || echo "kexec: exit code $?"
+"#;
+    let refused_by_ima = Expect::Stops(&[
+        Check::Prints("kexec_load goes first if kexec_file_load takes the files"),
+        Check::Prints("kexec_file_load answered EACCES"),
+        Check::Prints("kexec: exit code 21"),
+    ]);
+    let mut appraised = Scenario::new(
+        "ima-appraises-ramdisk",
+        X86,
+        vec![Step { publish: RELEASE, ..Step::new(refused_by_ima) }],
+    );
+    appraised.initramfs = Initramfs::Commands(APPRAISED);
     let shell = |name, kernel: Id, commands, also: Vec<Check>| {
         let step = Step { publish: RELEASE, ..Step::new(Expect::Boots(&[])) };
         let mut scenario = Scenario::new(name, kernel, vec![step]);
@@ -445,6 +468,7 @@ phaseboot kexec --exec
         shell("broken-kernel-after-good-one", X86, BROKEN, vec![]),
         shell("broken-kernel-after-good-one", ARM, BROKEN, vec![]),
         refused,
+        appraised,
         shell("file-if-ima-measures", X86, MEASURED, vec![Check::Says("IMA measures"), Call::File.check()]),
         shell("several-initrds", X86, SEVERAL, vec![Check::Parts(&UKI_PARTS)]),
         wrapped,

@@ -11,6 +11,8 @@ const TARGET: &str = "PHASEBOOT-TARGET ";
 const STARTED: &str = "PHASEBOOT-TARGET-STARTED";
 /// The last words before the jump, in the kernel's log.
 pub(crate) const HANDING_OVER: &str = "phaseboot: handing over to the next kernel";
+/// Of every kernel.
+pub(crate) const FIRST_WORDS: &str = "] Linux version ";
 /// Serial noise without an end is cut here (bytes).
 const LONGEST_LINE: usize = 64 * 1024;
 

@@ -17,17 +17,18 @@ use crate::fetch::pace;
 use crate::sys::memfd;
 
 const LARGE: u64 = memfd::LARGE_PAGE as u64;
-/// Pages of 4 KiB take 1.2 ms for as many bytes, and 0.3 ms more when they are read. A large page that
-/// takes longer than this is a loss.
-const SLOW: Duration = Duration::from_millis(2);
-/// It is over when so many more were slow than quick.
-const MOST_SLOW: u32 = 3;
+/// What pages of 4 KiB take for as many bytes: measured 1.2 ms, and 0.3 ms more when they are read.
+const SMALL_PAGES: Duration = Duration::from_millis(1);
+/// So much longer may all of them take.
+const MOST_LOSS: Duration = Duration::from_millis(20);
+/// More than this counts for none: on a busy machine it is waiting as a rule.
+const MOST_OF_ONE: Duration = Duration::from_millis(8);
 
 /// Whether a file gets large pages.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    /// How many of the last ones were slow; each that was quick takes one off.
-    slow: u32,
+    /// How much longer they have taken than small ones would have.
+    loss: Duration,
     is_over: bool,
 }
 
@@ -44,16 +45,16 @@ impl Pages {
         self.note(result, began.elapsed());
     }
 
-    /// `took` is the clock's time and not the thread's, which is without what a host takes to give
-    /// memory. A busy machine makes some slow, but hardly most.
+    /// `took` is the clock's time and not the thread's, which is without what a host takes to give memory.
     fn note(&mut self, result: Result<(), Errno>, took: Duration) {
-        self.slow = if took > SLOW { self.slow + 1 } else { self.slow.saturating_sub(1) };
+        let saved = if result.is_ok() { SMALL_PAGES } else { Duration::ZERO };
+        self.loss = (self.loss + took.min(MOST_OF_ONE)).saturating_sub(saved);
         // Something else was at one of the small pages: the next one may do.
         let is_to_be_had = matches!(result, Ok(()) | Err(Errno::AGAIN | Errno::BUSY));
-        self.is_over = !is_to_be_had || self.slow >= MOST_SLOW;
+        self.is_over = !is_to_be_had || self.loss > MOST_LOSS;
         if self.is_over {
-            let why = result.err().map_or_else(|| "they take too long".to_owned(), |errno| errno.to_string());
-            debug!("no more large pages for this file: {why}");
+            let why = result.err().map_or(String::new(), |errno| format!("{errno}, "));
+            debug!("no more large pages for this file: {why}{} ms lost", self.loss.as_millis());
         }
     }
 }
@@ -72,25 +73,32 @@ mod tests {
 
     #[test]
     fn they_are_given_up_when_they_cost_more_than_they_save() {
-        let quick = Duration::from_micros(100);
+        let quick = Duration::from_micros(300);
         let mut pages = Pages::default();
         for _ in 0..1000 {
             pages.note(Ok(()), quick);
-            pages.note(Err(Errno::AGAIN), quick);
         }
-        // Those that took long are made up for by those that did not.
-        let slow = Duration::from_millis(4);
+        // One that took long is made up for by those that did not.
         for _ in 0..10 {
-            (0..2).for_each(|_| pages.note(Ok(()), slow));
-            (0..2).for_each(|_| pages.note(Ok(()), quick));
+            pages.note(Ok(()), Duration::from_millis(90));
+            (0..12).for_each(|_| pages.note(Ok(()), quick));
         }
         assert!(!pages.is_over);
-        // Memory that a host has taken back: 4 ms each.
-        let last = (1..).find(|_| {
-            pages.note(Ok(()), slow);
-            pages.is_over
-        });
-        assert_eq!(last, Some(3));
+        // Memory that a host has taken back: 4 ms each. And a wait for room with each third one.
+        let often = [Duration::from_millis(100), quick, quick];
+        for (times, expected) in [(&[Duration::from_millis(4)][..], 7), (&often, 10)] {
+            let mut pages = Pages::default();
+            let mut times = times.iter().cycle();
+            let last = (1..).find(|_| {
+                pages.note(Ok(()), *times.next().unwrap());
+                pages.is_over
+            });
+            assert_eq!(last, Some(expected));
+        }
+        // What is not to be had saves nothing.
+        let mut pages = Pages::default();
+        (0..100).for_each(|_| pages.note(Err(Errno::AGAIN), quick));
+        assert!(pages.is_over);
         for errno in [Errno::INVAL, Errno::NOMEM] {
             let mut pages = Pages::default();
             pages.note(Err(errno), quick);

@@ -70,8 +70,10 @@ pub struct LoadPlan {
     /// Physical.
     pub entry: u64,
     pub segments: Vec<Segment>,
-    /// It tells the next kernel of a screen that kexec_file_load would not tell it of.
+    /// It tells the next kernel of a screen, which kexec_file_load cannot.
     pub hands_on_screen: bool,
+    /// What the kernel log alone tells (tables to keep clear of, encrypted memory) could all be read.
+    pub log_was_whole: bool,
 }
 
 /// One call that is going to be tried.
@@ -157,19 +159,19 @@ impl Plan {
         if attempts.is_empty() {
             return Err(obstacle);
         }
-        let gain = preference::gain(&attempts, &needs, preflight);
+        let gain = preference::gain(&attempts, &needs, preflight, paths);
         let (long_hash, lockdown) = (preference::long_hash(&needs), preflight.lockdown);
         Ok(Self { target, attempts, untried, gain, long_hash, lockdown, paths: paths.clone() })
     }
 
-    /// The calls, in the order they are tried.
+    /// The calls, in the order they are tried unless there is a [preference](Self::preference).
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    /// Whether kexec_load is tried before kexec_file_load if that one would load the kernel, and why.
+    /// Whether kexec_load is tried before kexec_file_load if that one would load the files, and why.
     pub fn preference(&self) -> Option<String> {
-        self.gain.map(|gain| format!("kexec_load goes first if kexec_file_load takes the kernel: {gain}"))
+        self.gain.map(|gain| format!("kexec_load goes first if kexec_file_load takes the files: {gain}"))
     }
 
     /// Those that were wanted and are not tried, each with the reason.
@@ -202,13 +204,12 @@ impl Plan {
         }
     }
 
-    /// Puts kexec_load first where it does better and the running kernel has nothing against this kernel.
+    /// Puts kexec_load first where it does better and the running kernel has nothing against these files.
     fn prefer(&mut self) {
-        let (Some(gain), Some(Attempt::FileLoad { cmdline })) = (self.gain, self.attempts.first()) else {
-            return;
-        };
-        if preference::is_approved(&self.target.kernel, cmdline, &self.paths) {
-            log::info!("kexec_file_load takes the kernel, and kexec_load goes first: {gain}");
+        if let Some(gain) = self.gain
+            && preference::is_approved(&self.target, &self.paths)
+        {
+            log::info!("kexec_load goes first: {gain}");
             self.attempts.reverse();
         }
     }

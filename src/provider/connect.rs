@@ -9,7 +9,7 @@ mod dial;
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +30,14 @@ use crate::provider::access::Access;
 use crate::sys::names::{Failure, Family, addresses as by_libc};
 use crate::time::Deadline;
 pub(super) use dial::dial;
+use dial::is_ours;
 
 /// More addresses of a name than that are not tried.
 const MOST_ADDRESSES: usize = 8;
 /// After so long without a byte it is looked whether one can still come.
 const LOOK: Duration = Duration::from_secs(1);
+/// So many looks in a row have to say no: an address that comes back keeps its connections.
+const LOOKS: u32 = 5;
 
 /// The way to servers that one client uses.
 #[derive(Clone, Debug)]
@@ -213,13 +216,23 @@ impl<In: Transport> Connector<In> for Way {
         }
         let by = Deadline::after(*details.timeout.after);
         let absolute = self.proxy_for(details.uri).map(|proxy| Absolute::new(details.uri, proxy));
-        let stream = Arc::new(dial(&details.addrs, self.device(), *details.timeout.after)?);
+        let device = self.device().map(str::to_owned);
+        let stream = Arc::new(dial(&details.addrs, device.as_deref(), *details.timeout.after)?);
         let handle: Arc<dyn ShutdownHandle> = Arc::clone(&stream) as _;
         (details.register_shutdown)(Arc::downgrade(&handle))?;
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         let (read_timeout, write_timeout, tunnel) = (None, None, Tunnel::None);
-        Ok(Some(Either::B(Tcp { stream, buffers, read_timeout, write_timeout, absolute, by, tunnel })))
+        Ok(Some(Either::B(Tcp {
+            stream,
+            device,
+            buffers,
+            read_timeout,
+            write_timeout,
+            absolute,
+            by,
+            tunnel,
+        })))
     }
 }
 
@@ -259,6 +272,8 @@ impl Absolute {
 /// A TCP connection, as ureq reads and writes it.
 pub(super) struct Tcp {
     stream: Arc<TcpStream>,
+    /// The one that it is bound to.
+    device: Option<String>,
     buffers: LazyBuffers,
     /// What the socket is set to, so that it is set again only when it changes.
     read_timeout: Option<Duration>,
@@ -330,6 +345,7 @@ impl Tcp {
     fn receive(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = in_time(timeout.for_read())?;
         let by = timeout.not_zero().map(|limit| Deadline::after(*limit));
+        let mut without_address = 0;
         let amount = loop {
             let left = by.map_or(LOOK, |by| by.remaining());
             if left.is_zero() {
@@ -343,25 +359,21 @@ impl Tcp {
             match (&*self.stream).read(self.buffers.input_append_buf()) {
                 // No handler is installed anywhere; a debugger may interrupt all the same.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => self.has_address()?,
-                other => break other?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Nobody can be heard at an address that is not ours: a lease that was lost took it away.
+                    let address = self.stream.local_addr()?;
+                    without_address =
+                        if is_ours(address, self.device.as_deref()) { 0 } else { without_address + 1 };
+                    if without_address == LOOKS {
+                        let text = format!("{} is no address of this machine any more", address.ip());
+                        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text).into());
+                    }
+                }
+                other => break other.map_err(|error| timed_out(error, timeout))?,
             }
         };
         self.buffers.input_appended(amount);
         Ok(amount > 0)
-    }
-
-    /// Nobody can be heard at an address that is this machine's no more: a lease that was lost takes it away.
-    fn has_address(&self) -> io::Result<()> {
-        let mut address = self.stream.local_addr()?;
-        address.set_port(0);
-        match UdpSocket::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                let text = format!("{} is no address of this machine any more", address.ip());
-                Err(io::Error::new(error.kind(), text))
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -372,11 +384,10 @@ fn in_time(timeout: NextTimeout) -> Result<NextTimeout, ureq::Error> {
 }
 
 fn timed_out(error: io::Error, timeout: NextTimeout) -> ureq::Error {
-    if is_timeout(&error) { ureq::Error::Timeout(timeout.reason) } else { ureq::Error::Io(error) }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
+        _ => ureq::Error::Io(error),
+    }
 }
 
 impl fmt::Debug for Tcp {

@@ -106,6 +106,20 @@ pub(crate) fn file_load(
     })
 }
 
+/// Has the running kernel read and judge a kernel and its ramdisk as kexec_file_load(2) would, and load neither:
+/// there is no command line where it looks for one next. EFAULT if it has nothing against them, else what it
+/// has: kimage_file_prepare_segments() of kernel/kexec_file.c. Counts against `kexec_load_limit_reboot`.
+pub(crate) fn judge_files(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>) -> Errno {
+    let flags = if initrd.is_some() { 0 } else { FILE_NO_INITRAMFS };
+    let initrd = initrd.map_or(-1, |fd| fd.as_raw_fd());
+    let nowhere = std::ptr::null::<libc::c_char>();
+    // SAFETY: the kernel takes null for any other address that cannot be read; the descriptors are borrowed.
+    let result = unsafe {
+        libc::syscall(SYS_KEXEC_FILE_LOAD, kernel.as_fd().as_raw_fd(), initrd, 1usize, nowhere, flags)
+    };
+    check(result).err().unwrap_or(Errno::INVAL)
+}
+
 /// Asks whether kexec_file_load exists and is allowed: a descriptor that is not open is refused
 /// with EBADF, but only after the permission checks. Counts against `kexec_load_limit_reboot` too.
 pub(crate) fn probe_file_load() -> Errno {

@@ -141,7 +141,7 @@ pub(super) fn plan(memory: &MemoryMap, parts: Parts<'_>) -> Result<LoadPlan, Err
     segments.push(segment(Content::DeviceTree(tree), tree_size, &layout.tree));
     segments.push(segment(Content::Trampoline(code), code_size, &layout.trampoline));
     let hands_on_screen = edits.system_table.is_some();
-    Ok(LoadPlan { entry: layout.trampoline.start, segments, hands_on_screen })
+    Ok(LoadPlan { entry: layout.trampoline.start, segments, hands_on_screen, log_was_whole: true })
 }
 
 #[cfg(test)]

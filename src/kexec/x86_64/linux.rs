@@ -36,7 +36,8 @@ impl Machine {
         let mut e820 = e820(paths, &boot_params)?;
         let cpu = text(&paths.cpuinfo(), PROC_FILE).unwrap_or_default();
         let log = Told::read(&paths.kmsg());
-        if log.has_gaps && (paths.efi().exists() || has_flag(&cpu, "hypervisor")) {
+        let log_is_whole = !log.has_gaps || !(paths.efi().exists() || has_flag(&cpu, "hypervisor"));
+        if !log_is_whole {
             log::warn!("{GAPS}");
         }
         for table in &log.tables {
@@ -64,6 +65,7 @@ impl Machine {
             boot_params,
             five_level: has_flag(&cpu, "la57"),
             confidential: if has_flag(&cpu, "tdx_guest") { Some("TDX") } else { log.encryption },
+            log_is_whole,
             seed: drawn.then_some(seed),
         })
     }
@@ -389,6 +391,12 @@ mod tests {
             write(root.path(), "dev/kmsg", record);
             assert_eq!(Told::read(&paths.kmsg()).has_gaps, has_gaps);
         }
+        // Without firmware that tells there, or a hypervisor, nothing is missed.
+        assert!(Machine::read(&paths).unwrap().log_is_whole);
+        with_efi(root.path());
+        assert!(!Machine::read(&paths).unwrap().log_is_whole);
+        write(root.path(), "dev/kmsg", "6,0,0,-;a\n");
+        assert!(Machine::read(&paths).unwrap().log_is_whole);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(in crate::kexec) struct Machine {
     pub(super) five_level: bool,
     /// What encrypts this guest's memory.
     pub(super) confidential: Option<&'static str>,
+    /// Nothing that the kernel log alone tells has been lost.
+    pub(super) log_is_whole: bool,
     pub(super) seed: Option<Seed>,
 }
 

@@ -112,7 +112,8 @@ pub(super) fn plan(machine: &Machine, parts: Parts<'_>) -> Result<LoadPlan, Kexe
     let (params_file, code_file) = (params.len() as u64, code.len() as u64);
     segments.push(segment(Content::BootParams(params), params_file, &layout.params));
     segments.push(segment(Content::Trampoline(code), code_file, &layout.trampoline));
-    Ok(LoadPlan { entry: layout.trampoline.start, segments, hands_on_screen: false })
+    let (entry, log_was_whole) = (layout.trampoline.start, machine.log_is_whole);
+    Ok(LoadPlan { entry, segments, hands_on_screen: false, log_was_whole })
 }
 
 /// What kexec_file_load is sure to refuse: bzImage64_probe() and bzImage64_load() of

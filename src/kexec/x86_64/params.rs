@@ -183,6 +183,7 @@ mod tests {
             efi: Handover::None,
             five_level: false,
             confidential: None,
+            log_is_whole: true,
             seed: None,
         }
     }

@@ -35,6 +35,7 @@ fn machine(end: u64) -> Machine {
         efi: Handover::None,
         five_level: false,
         confidential: None,
+        log_is_whole: true,
         seed: Some(Seed([0x5a; SEED])),
     }
 }

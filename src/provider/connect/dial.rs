@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
 use crate::sys::packet;
 use crate::time::Deadline;
@@ -95,11 +95,27 @@ fn words(errno: Errno) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-/// Begins to connect, without waiting. An address of this machine is never bound to a device.
+/// Begins to connect, without waiting.
 pub(super) fn begin(address: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
+    let socket = socket(SocketType::STREAM, address, device)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a socket of `device` could have `address`.
+pub(super) fn is_ours(mut address: SocketAddr, device: Option<&str>) -> bool {
+    address.set_port(0);
+    let bound = socket(SocketType::DGRAM, address, device).and_then(|socket| bind(&socket, &address));
+    !matches!(bound, Err(Errno::ADDRNOTAVAIL | Errno::NODEV))
+}
+
+/// One for `address` that is bound to `device`, if it is allowed to. Addresses of this machine have none.
+fn socket(kind: SocketType, address: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    let socket = socket_with(family, kind, flags, None)?;
     if let Some(device) = device.filter(|_| !address.ip().to_canonical().is_loopback()) {
         match packet::bind_to_device(socket.as_fd(), device) {
             Err(errno @ (Errno::PERM | Errno::NOPROTOOPT)) => {
@@ -108,10 +124,7 @@ pub(super) fn begin(address: SocketAddr, device: Option<&str>) -> Result<OwnedFd
             other => other?,
         }
     }
-    match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(errno) => Err(errno),
-    }
+    Ok(socket)
 }
 
 /// A connected socket, made ready for use.
