@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
-use std::ops::Not as _;
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
@@ -90,12 +89,15 @@ fn loses(paths: &Paths) -> bool {
         return true;
     }
     let Ok(symbols) = File::open(paths.kallsyms()) else { return true };
-    let mut lines = BufReader::new(symbols).lines().map_while(Result::ok);
-    let has = lines.any(|line| HANDS_ON.iter().any(|function| line.ends_with(function)));
-    if has {
+    let mut is_empty = true;
+    let has = BufReader::new(symbols).lines().any(|line| {
+        is_empty = false;
+        !line.is_ok_and(|line| !HANDS_ON.iter().any(|function| line.ends_with(function)))
+    });
+    if has || is_empty {
         log::info!("kexec_file_load stays first: it may hand on more");
     }
-    has
+    has || is_empty
 }
 
 /// Whether IMA keeps a list, or nobody can tell. Without a policy its one entry is the firmware's:
@@ -103,7 +105,7 @@ fn loses(paths: &Paths) -> bool {
 fn measures(paths: &Paths) -> bool {
     let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let measures = match fs::read_to_string(paths.ima_measurements()) {
-        Ok(text) => text.trim().parse().is_ok_and(|count: u64| count <= 1).not(),
+        Ok(text) => !text.trim().parse().is_ok_and(|count: u64| count <= 1),
         Err(error) if is_missing(&error) => match fs::read_dir(paths.security()) {
             // An empty one is not mounted.
             Ok(mut entries) => entries.next().is_none(),
@@ -159,16 +161,18 @@ mod tests {
         // Where loads are counted, each question is one.
         let attempts = [file(), load(true, true)];
         assert_eq!(gain(&attempts, &large, &found(Availability::Unknown), &paths), None);
-        let with = |symbols: &str| {
+        let with = |symbols: &[u8]| {
             fs::write(paths.kallsyms(), symbols).unwrap();
             gain(&attempts, &large, &free, &paths)
         };
-        assert_eq!(with("0000000000000000 T kimage_free\n"), Some(Gain::Screen));
-        assert_eq!(with("0000000000000000 T kimage_free\n0000000000000000 T ima_add_kexec_buffer\n"), None);
-        assert_eq!(with("ffffffff8118c1d0 T kho_fill_kimage\n"), None);
-        assert_eq!(with("ffffffff8118c1d0 T kho_fill_kimages\nx\n\n"), Some(Gain::Screen));
+        assert_eq!(with(b"0000000000000000 T kimage_free\n"), Some(Gain::Screen));
+        assert_eq!(with(b"0000000000000000 T kimage_free\n0000000000000000 T ima_add_kexec_buffer\n"), None);
+        assert_eq!(with(b"ffffffff8118c1d0 T kho_fill_kimage\n"), None);
+        assert_eq!(with(b"ffffffff8118c1d0 T kho_fill_kimages\nx\n\n"), Some(Gain::Screen));
+        assert_eq!(with(b""), None, "nobody knows");
+        assert_eq!(with(b"0000000000000000 T kimage_free\n\xff\n"), None, "nobody knows the rest");
         fs::create_dir_all(paths.security()).unwrap();
-        assert_eq!(with(""), None);
+        assert_eq!(with(b"0000000000000000 T kimage_free\n"), None, "IMA may measure");
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) fn is_ours(mut address: SocketAddr, device: Option<&str>) -> bool {
     !matches!(bound, Err(Errno::ADDRNOTAVAIL | Errno::NODEV))
 }
 
-/// One for `address` that is bound to `device`, if it is allowed to. Addresses of this machine have none.
+/// One for `address` that is bound to `device`, if it is allowed to. A loopback address has none.
 fn socket(kind: SocketType, address: SocketAddr, device: Option<&str>) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
