@@ -47,28 +47,38 @@ pub(crate) fn framebuffers() -> Vec<Value> {
     let framebuffer = |device: &String| {
         let folder = Path::new("/sys/class/graphics").join(device);
         let text = |name| Some(fs::read_to_string(folder.join(name)).ok()?.trim_end().to_owned());
+        let (size, stride) = (text("virtual_size"), text("stride"));
+        let drawn = draw(&Path::new("/dev").join(device), size.as_deref(), stride.as_deref());
         Some(json!({
             "name": text("name")?,
-            "size": text("virtual_size"),
+            "size": size,
             "bits": text("bits_per_pixel"),
-            "stride": text("stride"),
-            "drawn": draw(&Path::new("/dev").join(device)).is_ok(),
+            "stride": stride,
+            "drawn": drawn.is_ok(),
+            "why_not": drawn.err().map(|error| error.to_string()),
         }))
     };
     devices.iter().filter_map(framebuffer).collect()
 }
 
-/// Draws into the first line and looks whether it is there.
-fn draw(device: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(device)?;
+/// Draws into the end of the last line and looks whether it is there. In the first one the
+/// kernel's own cursor blinks.
+fn draw(device: &Path, size: Option<&str>, stride: Option<&str>) -> io::Result<()> {
+    let number = |text: Option<&str>| text?.parse::<u64>().ok();
+    let lines = number(size.and_then(|size| Some(size.split_once(',')?.1)));
+    let bytes = lines.zip(number(stride)).and_then(|(lines, stride)| lines.checked_mul(stride));
     let drawn = [0x5a, 0xa5].repeat(256);
+    let at = bytes.and_then(|bytes| bytes.checked_sub(drawn.len() as u64));
+    let at = at.ok_or_else(|| io::Error::other("neither size nor stride are known"))?;
+    let file = OpenOptions::new().read(true).write(true).open(device)?;
     let mut seen = vec![0; drawn.len()];
-    file.write_all_at(&drawn, 0)?;
-    file.read_exact_at(&mut seen, 0)?;
-    if seen != drawn {
-        return Err(io::ErrorKind::InvalidData.into());
+    file.write_all_at(&drawn, at)?;
+    file.read_exact_at(&mut seen, at)?;
+    let lost = drawn.iter().zip(&seen).filter(|(drawn, seen)| drawn != seen).count();
+    match lost {
+        0 => Ok(()),
+        _ => Err(io::Error::other(format!("{lost} of {} bytes are others", drawn.len()))),
     }
-    Ok(())
 }
 
 /// The names in a folder, in order.
