@@ -14,6 +14,8 @@ mod hostile;
 mod nginx;
 mod parallel;
 mod peer;
+#[path = "../common/proxy.rs"]
+mod proxies;
 mod proxy;
 mod resume;
 #[path = "../common/signed.rs"]
