@@ -4,6 +4,8 @@
 //! was verified, from the server's certificate to the authority. Certificates that a server merely
 //! presents prove nothing: anybody can append the certificate of somebody else's authority.
 
+mod crypto;
+
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -12,11 +14,10 @@ use std::time;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{self, CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{self, CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
-use rustls::sign::SigningKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError};
 use rustls::{RootCertStore, SignatureScheme, StreamOwned};
@@ -205,16 +206,6 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// No machine presents a certificate of its own, so private keys are never read.
-#[derive(Debug)]
-struct NoKeys;
-
-impl KeyProvider for NoKeys {
-    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
-        Err(rustls::Error::General("private keys are not used here".to_owned()))
-    }
-}
-
 /// The DER encoding of a SEQUENCE with this content: an authority's key is kept without its outer
 /// tag and length. Empty if there is too much of it, which is no key that anybody pinned.
 fn sequence(content: &[u8]) -> Vec<u8> {
@@ -263,7 +254,7 @@ impl TlsConnector {
 }
 
 fn client_config(trust: &TlsTrust) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() });
+    let provider = Arc::new(crypto::provider());
     let public = || Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     let roots = trust.roots().map_or_else(public, Arc::clone);
     let algorithms = provider.signature_verification_algorithms;

@@ -16,6 +16,7 @@ use phaseboot::provider::http::{self, Client, HttpError};
 use phaseboot::provider::tls::TlsError;
 use phaseboot::sys::arch::NATIVE;
 use phaseboot::time::{Deadline, UnixTime};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
@@ -245,8 +246,17 @@ fn the_pin_may_be_on_any_of_two_paths() {
 /// A TLS server that answers every request with `answer`, whose records have NUL between them; at most 10
 /// connections.
 fn answering(pki: &Pki, versions: &[&'static SupportedProtocolVersion], answer: String) -> String {
+    serving(pki, rustls::crypto::ring::default_provider(), versions, answer)
+}
+
+fn serving(
+    pki: &Pki,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+    answer: String,
+) -> String {
     let read = |name: &str| fs::read(pki.folder().join(name)).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
@@ -300,6 +310,29 @@ fn what_follows_an_answer_is_not_the_next_answer() {
     let client = Client::new(Deadline::after(Duration::from_secs(20)), &ca, &Access::default());
     for _ in 0..3 {
         assert_eq!(client.get_small(&url, 1000).unwrap().0, b"hello");
+    }
+}
+
+#[test]
+fn every_suite_that_is_offered_works_and_no_other_is() {
+    let Some((_folder, pki)) = site() else { return };
+    let ca = trust(&pki, &["ca.pem"], &[]);
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    for suite in rustls::crypto::ring::ALL_CIPHER_SUITES {
+        let name = format!("{:?}", suite.suite());
+        // The server's key is one of an elliptic curve.
+        if name.contains("ECDHE_RSA") {
+            continue;
+        }
+        let default = rustls::crypto::ring::default_provider();
+        let only = CryptoProvider { cipher_suites: vec![*suite], ..default };
+        let found = ask(&serving(&pki, only, &[suite.version()], answer.to_owned()), &ca);
+        if name.contains("CHACHA20") && cfg!(target_arch = "x86_64") {
+            let line = found.unwrap_err().to_string();
+            assert!(line.contains("HandshakeFailure"), "{name}: {line}");
+        } else {
+            assert_eq!(found.unwrap(), b"hello", "{name}");
+        }
     }
 }
 
