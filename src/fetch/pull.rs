@@ -121,31 +121,30 @@ impl Pull<'_> {
         if let Some(total) = download.total.filter(|&total| total != job.size) {
             return other_size(total, job.size);
         }
+        // Some send a part of another version with it, in spite of If-Range: RFC 9110, section 15.3.7.3.
+        let has_changed = match (&job.validator, &download.validator) {
+            (Some(before), Some(now)) => !whole && is_other(before, now),
+            _ => false,
+        };
+        if has_changed {
+            return End::Changed;
+        }
         let skip = job.from.saturating_sub(download.offset);
-        if skip > 0 {
-            let has_changed = match (&job.validator, &download.validator) {
-                (Some(before), Some(now)) => !whole && before != now,
-                _ => false,
-            };
-            if has_changed {
-                return End::Changed;
-            }
-            if !job.may_skip {
-                return End::NoRanges("the server sends all of it when asked for a part".to_owned());
-            }
+        if skip > 0 && !job.may_skip {
+            return End::NoRanges("the server sends all of it when asked for a part".to_owned());
         }
         self.validator = download.validator.take();
         self.receive(&mut download, skip, client)
     }
 
     fn receive(&mut self, download: &mut Download, mut skip: u64, client: &Client) -> End {
-        let (job, end) = (self.job, download.end);
+        let (job, end, is_delimited) = (self.job, download.end, download.is_delimited);
         let mut reader = download.reader();
         let mut buffer = vec![0u8; BUFFER];
         let mut floor = Floor::new(Instant::now());
         loop {
             let count = match reader.read(&mut buffer) {
-                Ok(0) => return self.ended(end),
+                Ok(0) => return self.ended(end, is_delimited.then_some(skip)),
                 Ok(count) => count,
                 Err(error) => return End::broken(format!("the connection broke: {}", broken_body(&error))),
             };
@@ -176,15 +175,22 @@ impl Pull<'_> {
         }
     }
 
-    /// The body is over, and the piece is not complete.
-    fn ended(&self, end: Option<u64>) -> End {
+    /// The body is over, and the piece is not complete. `unskipped`: it is over as the server wants it,
+    /// whatever its size, and so many bytes before the piece are missing, too.
+    fn ended(&self, end: Option<u64>, unskipped: Option<u64>) -> End {
         let at = self.job.from.saturating_add(self.brought);
-        match self.store.pieces(|pieces| pieces.of(self.job.owner)) {
-            None => End::Done,
-            Some(_) if end == Some(at) && self.brought > 0 => End::Short,
-            Some(_) => End::broken("the connection was closed"),
+        match (self.store.pieces(|pieces| pieces.of(self.job.owner)), unskipped) {
+            (None, _) => End::Done,
+            (Some(_), _) if end == Some(at) && self.brought > 0 => End::Short,
+            (Some(_), Some(unskipped)) => other_size(at.saturating_sub(unskipped), self.job.size),
+            (Some(_), None) => End::broken("the connection was closed"),
         }
     }
+}
+
+/// Whether these validators, entity tags or dates, tell two versions apart.
+fn is_other(before: &str, now: &str) -> bool {
+    before != now && before.starts_with('"') == now.starts_with('"')
 }
 
 fn other_size(total: u64, size: u64) -> End {

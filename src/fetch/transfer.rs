@@ -240,9 +240,17 @@ impl Transfer<'_> {
             self.client.mirrors().delivered(&url, pace::per_second(brought, took));
         }
         self.pace.again(self.received, Instant::now());
-        // Where others go on, one that does not is only one too many.
         let is_extra = !self.active.is_empty();
+        let is_foreign = brought > 0 && matches!(end, End::Mismatch(_));
         match end {
+            // Where others go on, one that does not is only one too many; unless it brought what is not
+            // the file's.
+            End::NoRanges(reason) | End::Mismatch(reason) | End::Broken { reason, .. }
+                if is_extra && !is_foreign =>
+            {
+                debug!("{name}: a further connection to {}: {reason}", printable(&url));
+                self.pace.settle(self.active.len());
+            }
             End::Done => self.current = Some(source),
             End::Short => {
                 self.current = Some(source);
@@ -250,10 +258,6 @@ impl Transfer<'_> {
                     self.sources.pass_over(source);
                     self.current = None;
                 }
-            }
-            End::NoRanges(reason) if is_extra => {
-                debug!("{name} from {}: {reason}", printable(&url));
-                self.pace.settle(self.active.len());
             }
             End::NoRanges(reason) => {
                 self.current = None;
@@ -281,10 +285,6 @@ impl Transfer<'_> {
                 }
             }
             End::MemoryFile(errno) => return Err(Error::MemoryFile { name, errno }),
-            End::Broken { reason, .. } if is_extra => {
-                debug!("{name}: a further connection to {}: {reason}", printable(&url));
-                self.pace.settle(self.active.len());
-            }
             End::Broken { reason, hint, lasting, after } => {
                 self.current = None;
                 self.client.mirrors().failed(&url);

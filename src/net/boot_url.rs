@@ -35,21 +35,24 @@ fn judge(text: &str, is_own: &dyn Fn(IpAddr) -> bool) -> Result<(), &'static str
     if authority.contains('@') {
         return Err("holds credentials");
     }
-    if is_this_machine(authority, is_own) {
-        return Err("is this machine itself");
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => authority.split(':').next().unwrap_or(authority).trim_end_matches('.'),
+    };
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(address) if address.is_loopback() || address.is_unspecified() || is_own(address) => {
+            return Err("is this machine itself");
+        }
+        Err(_) if host.eq_ignore_ascii_case("localhost") => return Err("is this machine itself"),
+        // getaddrinfo(3) takes 127.1, 0x7f000001 and 2130706433 for addresses.
+        Err(_) if host.rsplit('.').next().is_some_and(is_number) => return Err("has an odd address"),
+        _ => {}
     }
     if is_for_others(text) { Err("is a file for a boot loader") } else { Ok(()) }
 }
 
-fn is_this_machine(authority: &str, is_own: &dyn Fn(IpAddr) -> bool) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => authority.split(':').next().unwrap_or(authority),
-    };
-    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(address) => address.is_loopback() || address.is_unspecified() || is_own(address),
-        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
-    }
+fn is_number(label: &str) -> bool {
+    label.starts_with("0x") || label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_for_others(text: &str) -> bool {
@@ -80,6 +83,7 @@ mod tests {
             "https://[2001:db8::1]/a/manifest.json?token=1",
             "http://host.img",
             "http://host/v1.0",
+            "http://3host/",
         ] {
             assert_eq!(check(text, &Uplink::default()), Ok(()), "{text}");
         }
@@ -94,6 +98,10 @@ mod tests {
             "http://[::ffff:127.0.0.1]/",
             "http://0.0.0.0/",
             "http://LOCALHOST:80/",
+            "http://127.1:631/",
+            "http://2130706433/",
+            "http://0x7f000001./",
+            "http://:80/",
             "http://[fd00::7]:80/",
             "pxelinux.0",
             "tftp://10.0.2.2/a",

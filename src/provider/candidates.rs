@@ -8,17 +8,18 @@ pub struct Candidates(Vec<String>);
 
 impl Candidates {
     /// The provider URL itself if it names a `.json`; else the signed manifest of the channel and
-    /// architecture, the one `plasmd` keeps there, and one at the top.
+    /// architecture, the one `plasmd` keeps there, and one at the top, each with the provider's query.
     pub fn new(provider: &str, channel: &str, arch: Arch) -> Self {
-        let path = provider.split(['?', '#']).next().unwrap_or(provider);
+        let (path, query) = provider.split_at(provider.find(['?', '#']).unwrap_or(provider.len()));
         if path.ends_with(".json") {
             return Self(vec![provider.to_owned()]);
         }
         let top = path.trim_end_matches('/');
+        let below = format!("{top}/{channel}/{arch}/manifest");
         Self(vec![
-            format!("{top}/{channel}/{arch}/manifest.signed.json"),
-            format!("{top}/{channel}/{arch}/manifest.json"),
-            format!("{top}/manifest.json"),
+            format!("{below}.signed.json{query}"),
+            format!("{below}.json{query}"),
+            format!("{top}/manifest.json{query}"),
         ])
     }
 
@@ -44,5 +45,6 @@ mod tests {
             ]
         );
         assert_eq!(urls("https://b/x.json?token=1"), ["https://b/x.json?token=1"]);
+        assert_eq!(urls("https://b/x?token=1")[2], "https://b/x/manifest.json?token=1");
     }
 }

@@ -95,6 +95,14 @@ impl Way {
         if reachable.is_empty() { others } else { reachable }
     }
 
+    /// Where there is a proxy, it is the one that is not to be reached.
+    fn unreached(&self, error: io::Error) -> ureq::Error {
+        match self.proxy() {
+            Some(_) => ureq::Error::ConnectProxyFailed(error.to_string()),
+            None => error.into(),
+        }
+    }
+
     fn device(&self) -> Option<&str> {
         let uplink = self.0.access.uplink.as_deref()?;
         (uplink.bound && !uplink.interface.is_empty()).then_some(uplink.interface.as_str())
@@ -164,7 +172,8 @@ impl Resolver for Way {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(default)),
         };
-        let addresses = self.reachable(self.look_up(host, port, *timeout.after)?);
+        let found = self.look_up(host, port, *timeout.after).map_err(|error| self.unreached(error))?;
+        let addresses = self.reachable(found);
         let mut resolved = self.empty();
         for address in interleaved(addresses).into_iter().take(MOST_ADDRESSES) {
             resolved.push(address);
@@ -217,7 +226,8 @@ impl<In: Transport> Connector<In> for Way {
         let by = Deadline::after(*details.timeout.after);
         let absolute = self.proxy_for(details.uri).map(|proxy| Absolute::new(details.uri, proxy));
         let device = self.device().map(str::to_owned);
-        let stream = Arc::new(dial(&details.addrs, device.as_deref(), *details.timeout.after)?);
+        let stream = dial(&details.addrs, device.as_deref(), *details.timeout.after);
+        let stream = Arc::new(stream.map_err(|error| self.unreached(error))?);
         let handle: Arc<dyn ShutdownHandle> = Arc::clone(&stream) as _;
         (details.register_shutdown)(Arc::downgrade(&handle))?;
         let buffers =

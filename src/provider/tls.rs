@@ -349,8 +349,11 @@ impl Transport for TlsTransport {
         Ok(amount > 0)
     }
 
+    /// Whether nothing is left of what came: on the connection, before rustls, or behind it.
     fn is_open(&mut self) -> bool {
-        self.stream.sock.get_mut().is_open()
+        let has_none = self.stream.conn.wants_read();
+        let tcp = self.stream.sock.get_mut();
+        has_none && tcp.buffers().input().is_empty() && tcp.is_open()
     }
 
     fn is_tls(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The few things phaseboot does with URLs: RFC 3986, section 5.2, for http and https.
 
+use percent_encoding::percent_decode_str;
+
 /// Resolves `reference` against the absolute URL `base`. The result is absolute; `None` if the
 /// reference has another scheme, or `base` is no http(s) URL. Spaces, which no URL has, become `%20`.
 pub fn resolve(base: &str, reference: &str) -> Option<String> {
@@ -51,9 +53,20 @@ fn after_scheme<'a>(url: &'a str, scheme: &str) -> Option<&'a str> {
 
 /// The host and port of an absolute URL; nothing of what is none.
 pub fn host(url: &str) -> &str {
-    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
-    let authority = authority.split(['/', '?', '#']).next().unwrap_or(authority);
+    let authority = authority(url);
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// `USER:PASSWORD` of an absolute URL, decoded: sections 2.1 and 3.2.1.
+pub fn credentials(url: &str) -> Option<Vec<u8>> {
+    let (given, _) = authority(url).rsplit_once('@')?;
+    let colon = if given.contains(':') { "" } else { ":" };
+    Some(percent_decode_str(&format!("{given}{colon}")).collect())
+}
+
+fn authority(url: &str) -> &str {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    authority.split(['/', '?', '#']).next().unwrap_or(authority)
 }
 
 fn has_scheme(reference: &str) -> bool {
@@ -133,6 +146,18 @@ mod tests {
             ("a", ""),
         ] {
             assert_eq!(host(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_decoded() {
+        for (url, expected) in [
+            ("http://a/@b", None),
+            ("http://u@a/", Some("u:")),
+            ("https://us%40er:p%2Fs%3as%@a:1/b@c", Some("us@er:p/s:s%")),
+            ("http://:p@[::1]/", Some(":p")),
+        ] {
+            assert_eq!(credentials(url).as_deref(), expected.map(str::as_bytes), "{url}");
         }
     }
 

@@ -230,6 +230,18 @@ fn every_framing_of_http_is_read() {
     });
     result.unwrap();
     assert!(took < Duration::from_secs(4), "{took:?}");
+    // What ends as it should is another file; what breaks off is not.
+    for (end, exit, words) in [
+        (&b"0\r\n\r\n"[..], Exit::ArtifactMismatch, "it has 299999 bytes, signed were 300000"),
+        (b"", Exit::NoProvider, "the connection broke: peer disconnected"),
+    ] {
+        let (result, ..) = kernel_from(20, move |request, file| {
+            chunked(request, &file[..299_999], end);
+            false
+        });
+        let (ended, line) = result.unwrap_err();
+        assert!(ended == exit && line.contains(words), "{line}");
+    }
 }
 
 #[test]

@@ -123,6 +123,44 @@ fn a_long_entity_tag_does_not_keep_a_transfer_from_going_on() {
     assert_eq!(peer.requests(), 2);
 }
 
+#[test]
+fn a_page_that_drips_is_not_waited_for() {
+    let kernel = file(3, 300_000);
+    let content = kernel.clone();
+    let peer = Peer::start(move |request| {
+        if request.path == "/b" {
+            return request.part(&content, None, "");
+        }
+        request.head("HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 100\r\n");
+        (0..100).all(|_| {
+            thread::sleep(Duration::from_millis(300));
+            request.body(b"x")
+        })
+    });
+    let started = Instant::now();
+    published_of(kernel, &[&peer.url("/a")]).fetch(20).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[test]
+fn credentials_are_decoded_and_for_nobody_else() {
+    let kernel = file(3, 300_000);
+    let content = kernel.clone();
+    let other = Peer::start(move |request| request.part(&content, None, ""));
+    let url = other.url("/b");
+    let peer = Peer::start(move |request| {
+        match request.header("authorization") {
+            // us@er:p/ss
+            Some("Basic dXNAZXI6cC9zcw==") => request.answer(&format!("302 Found\r\nLocation: {url}"), b""),
+            _ => request.answer("401 Unauthorized", b""),
+        }
+    });
+    let with = peer.url("/a").replace("://", "://us%40er:p%2Fss@");
+    published_of(kernel, &[&with]).fetch(20).unwrap();
+    let heads = other.counts.lines.lock().unwrap();
+    assert!(!heads.is_empty() && heads.iter().all(|head| !head.to_lowercase().contains("authorization")));
+}
+
 pub(crate) fn a_head_that_drips_is_given_up() {
     let kernel = file(3, 300_000);
     let content = kernel.clone();

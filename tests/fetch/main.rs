@@ -16,6 +16,8 @@ mod parallel;
 mod peer;
 #[path = "../common/port.rs"]
 mod port;
+#[path = "../common/proxy.rs"]
+mod proxies;
 mod proxy;
 mod resume;
 #[path = "../common/signed.rs"]

@@ -50,7 +50,7 @@ fn connections_that_are_limited_each_are_joined() {
 }
 
 fn a_server_that_refuses_a_second_connection_loses_nothing() {
-    each(["503 Busy", "reset", "200 OK"], |refusal| {
+    each(["503 Busy", "reset", "200 OK", "another file", "a part of another file", "416"], |refusal| {
         let kernel = file(3, SIZE);
         let content = kernel.clone();
         let peer = Peer::start(move |request| {
@@ -66,6 +66,12 @@ fn a_server_that_refuses_a_second_connection_loses_nothing() {
                     thread::sleep(Duration::from_secs(1));
                     false
                 }
+                "another file" => request.answer("200 OK", b"not this one"),
+                "a part of another file" => {
+                    let range = request.range(content.len()).unwrap();
+                    request.part_head(content.len() + 1, Some(&range), "") && request.body(&content[range])
+                }
+                "416" => request.answer("416 Range Not Satisfiable\r\nContent-Range: bytes */7", b""),
                 status => request.answer(status, b""),
             }
         });

@@ -1,6 +1,6 @@
 //! Through a proxy: a small one that counts, and tinyproxy.
 
-use std::io::{Read, Write, copy};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use phaseboot::paths::Paths;
 use phaseboot::provider::access::Access;
 
 use crate::port::Port;
+use crate::proxies::proxy_on;
 use crate::{published, published_of};
 
 fn access(proxy: String) -> Access {
@@ -20,56 +21,6 @@ fn access(proxy: String) -> Access {
 /// A proxy that serves at most 50 connections; the head of each request it got.
 fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
     proxy_on("127.0.0.1:0", true)
-}
-
-/// Where it makes no tunnels, its answer to who wants one does not end.
-fn proxy_on(address: &str, tunnels: bool) -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind(address).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let heads = Arc::<Mutex<Vec<String>>>::default();
-    let kept = heads.clone();
-    thread::spawn(move || {
-        for mut client in listener.incoming().take(50).flatten() {
-            let kept = kept.clone();
-            thread::spawn(move || {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    if client.read(&mut byte).unwrap_or(0) == 0 {
-                        return;
-                    }
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8(head).unwrap();
-                kept.lock().unwrap().push(head.clone());
-                let target = head.split(' ').nth(1).unwrap();
-                if head.starts_with("CONNECT ") && !tunnels {
-                    let mut answer = b"HTTP/1.1 200 OK\r\nX: ".iter().chain([b'x'; 100].iter());
-                    answer.all(|&byte| {
-                        thread::sleep(Duration::from_millis(200));
-                        client.write_all(&[byte]).is_ok()
-                    });
-                    return;
-                }
-                let (authority, path) = match target.strip_prefix("http://") {
-                    Some(rest) => rest.split_at(rest.find('/').unwrap()),
-                    None => (target, ""),
-                };
-                let mut server = TcpStream::connect(authority).unwrap();
-                if head.starts_with("CONNECT ") {
-                    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
-                } else {
-                    let (_, rest) = head.split_once("\r\n").unwrap();
-                    write!(server, "GET {path} HTTP/1.1\r\n{rest}").unwrap();
-                }
-                let (mut there, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || copy(&mut there, &mut server));
-                let _ = copy(&mut back, &mut client);
-                let _ = client.shutdown(std::net::Shutdown::Both);
-            });
-        }
-    });
-    (port, heads)
 }
 
 #[test]
@@ -133,14 +84,14 @@ fn a_proxy_that_makes_no_tunnel_is_not_waited_for() {
     // What it answers to CONNECT, and after how many milliseconds each byte comes.
     let drips = b"HTTP/1.1 200 OK\r\nX: xxxxxxxxxxxxxxxxxxx";
     let cases: [Case; 5] = [
-        ("makes no tunnel: it does not answer in time", drips, 300),
-        ("makes no tunnel: it does not answer in time", b"", 0),
+        ("the proxy (phase.proxy) fails: it does not answer in time", drips, 300),
+        ("the proxy (phase.proxy) fails: it does not answer in time", b"", 0),
         (
-            "makes no tunnel: proxy server responded 407",
+            "the proxy (phase.proxy) fails: proxy server responded 407",
             b"HTTP/1.1 407 Auth\r\nContent-Length: 1\r\n\r\nx",
             0,
         ),
-        ("makes no tunnel: proxy server responded 403", b"HTTP/1.1 403 Forbidden\r\n\r\n", 0),
+        ("the proxy (phase.proxy) fails: proxy server responded 403", b"HTTP/1.1 403 Forbidden\r\n\r\n", 0),
         ("it took too long", b"HTTP/1.1 200 OK\r\n\r\n", 0),
     ];
     crate::each(cases, |(words, answer, pause)| {
@@ -179,7 +130,7 @@ fn a_tunnel_stands_within_ten_seconds() {
         .fetch_over(&access(format!("http://127.0.0.1:{port}")), Duration::from_secs(14))
         .unwrap_err();
     let line = error.line().to_string();
-    assert!(line.contains("the proxy makes no tunnel: it does not answer in time"), "{line}");
+    assert!(line.contains("the proxy (phase.proxy) fails: it does not answer in time"), "{line}");
     let heads = heads.lock().unwrap();
     assert_eq!(heads.iter().filter(|head| head.starts_with("CONNECT ")).count(), 2, "asked again after 10 s");
 }
@@ -190,7 +141,12 @@ fn a_proxy_that_is_not_there_is_not_passed_by() {
     let nobody = Port::on(Ipv4Addr::LOCALHOST);
     let unused = nobody.address;
     for (proxy, words) in [
-        (format!("http://{unused}"), format!("no connection to {unused}: connection refused")),
+        (
+            format!("http://{unused}"),
+            format!(
+                "the proxy (phase.proxy) fails: no connection to {unused}: connection refused; check phase.proxy"
+            ),
+        ),
         ("socks5://127.0.0.1:9".to_owned(), "phase.proxy is no http:// URL".to_owned()),
     ] {
         let error = published.fetch_over(&access(proxy), Duration::from_secs(3)).unwrap_err();

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use phaseboot::error::Exit;
@@ -194,6 +195,38 @@ fn a_file_that_changes_in_between_is_fetched_afresh() {
     });
     published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
     assert_eq!(peer.requests(), 3);
+}
+
+#[test]
+fn a_part_of_another_version_is_not_read() {
+    let kernel = file(3, 1_000_000);
+    let content = kernel.clone();
+    let peer = breaks_once(&file(8, 1_000_000), move |request| {
+        // If-Range is not looked at.
+        let Some(range) = request.range(content.len()) else {
+            return request.part(&content, None, "ETag: \"v2\"\r\n");
+        };
+        request.part_head(content.len(), Some(&range), "ETag: \"v2\"\r\n");
+        content[range].chunks(10_000).all(|chunk| {
+            thread::sleep(Duration::from_millis(10));
+            request.body(chunk)
+        })
+    });
+    published_of(kernel, &[&peer.url("/kernel")]).fetch(30).unwrap();
+    assert_eq!(peer.requests(), 3);
+    assert!(peer.sent() < 1_700_000, "{}", peer.sent());
+}
+
+#[test]
+fn a_file_that_has_become_shorter_is_another() {
+    let kernel = file(3, 1_000_000);
+    let peer = breaks_once(&kernel, |request| {
+        request.head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n");
+        request.body(&[b"61a80\r\n".to_vec(), vec![b'x'; 400_000], b"\r\n0\r\n\r\n".to_vec()].concat())
+    });
+    let (exit, line) = published_of(kernel, &[&peer.url("/kernel")]).fetch_exit(30);
+    assert_eq!(exit, Exit::ArtifactMismatch);
+    assert!(line.contains("it has 400000 bytes, signed were 1000000"), "{line}");
 }
 
 #[test]

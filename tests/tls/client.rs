@@ -22,6 +22,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersi
 use serde_json::json;
 
 use crate::pki::{AUTHORITY, Pki, SERVER, Wanted};
+use crate::proxies::proxy_on;
 use crate::{Server, phasectl, run, site};
 
 fn trust(pki: &Pki, roots: &[&str], pins: &[String]) -> TlsTrust {
@@ -241,7 +242,8 @@ fn the_pin_may_be_on_any_of_two_paths() {
     assert!(matches!(error, TlsError::NotPinned { .. }), "{error}");
 }
 
-/// A TLS server that answers every request with `answer`; at most 10 connections.
+/// A TLS server that answers every request with `answer`, whose records have NUL between them; at most 10
+/// connections.
 fn answering(pki: &Pki, versions: &[&'static SupportedProtocolVersion], answer: String) -> String {
     let read = |name: &str| fs::read(pki.folder().join(name)).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -260,8 +262,13 @@ fn answering(pki: &Pki, versions: &[&'static SupportedProtocolVersion], answer: 
         for stream in listener.incoming().take(10).flatten() {
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
-            if stream.read(&mut [0; 4096]).is_ok() {
-                let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+            while stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                for record in answer.split('\0') {
+                    stream.conn.writer().write_all(record.as_bytes()).unwrap();
+                }
+                if stream.flush().is_err() {
+                    break;
+                }
             }
         }
     });
@@ -278,6 +285,36 @@ fn tls_1_2_is_verified_as_well() {
     assert!(matches!(error, TlsError::NotPinned { .. }), "{error}");
     let error = refused(&url, &TlsTrust::default());
     assert!(matches!(error, TlsError::UnknownIssuer), "{error}");
+}
+
+#[test]
+fn what_follows_an_answer_is_not_the_next_answer() {
+    let Some((_folder, pki)) = site() else { return };
+    // More than rustls takes at once of what has come.
+    let page = "x".repeat(15_000);
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\0HTTP/1.1 200 OK\r\nContent-Length: 15000\r\n\r\n{page}"
+    );
+    let url = answering(&pki, rustls::ALL_VERSIONS, answer);
+    let ca = trust(&pki, &["ca.pem"], &[]);
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), &ca, &Access::default());
+    for _ in 0..3 {
+        assert_eq!(client.get_small(&url, 1000).unwrap().0, b"hello");
+    }
+}
+
+#[test]
+fn https_comes_through_a_proxy() {
+    let Some((_folder, pki)) = site() else { return };
+    let server = Server::start(&pki, "server.pem", "server", &[]);
+    let (port, heads) = proxy_on("127.0.0.1:0", true);
+    let access = Access { proxy: Some(format!("http://127.0.0.1:{port}")), ..Access::default() };
+    let ca = trust(&pki, &["ca.pem"], &[]);
+    let client = Client::new(Deadline::after(Duration::from_secs(20)), &ca, &access);
+    assert_eq!(client.get_small(&server.url("/file"), 1000).unwrap().0, b"hello");
+    let heads = heads.lock().unwrap();
+    let wanted = format!("CONNECT 127.0.0.1:{} ", server.port());
+    assert!(heads.len() == 1 && heads[0].starts_with(&wanted), "{heads:?}");
 }
 
 #[test]

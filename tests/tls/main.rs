@@ -11,6 +11,8 @@
 
 mod client;
 mod pki;
+#[path = "../common/proxy.rs"]
+mod proxies;
 mod serve;
 
 use std::io::{BufRead, BufReader, Read};

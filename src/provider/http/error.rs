@@ -131,7 +131,7 @@ fn transport(error: &ureq::Error) -> String {
             format!("the server's headers have more than {} kB", MOST_HEADER_BYTES / 1024)
         }
         ureq::Error::Protocol(error) => format!("the server does not speak HTTP: {error}"),
-        ureq::Error::ConnectProxyFailed(reason) => format!("the proxy makes no tunnel: {reason}"),
+        ureq::Error::ConnectProxyFailed(reason) => format!("the proxy (phase.proxy) fails: {reason}"),
         other => other.to_string(),
     }
 }

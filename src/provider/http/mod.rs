@@ -4,14 +4,15 @@ mod answer;
 mod error;
 mod mirrors;
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use log::info;
 use ureq::http::{Response, StatusCode, header};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Timeout};
 
 pub use error::{HttpError, body as broken_body};
 pub use mirrors::Mirrors;
@@ -33,6 +34,8 @@ const MOST_REDIRECTS: usize = 5;
 const MOST_URL_BYTES: usize = 2048;
 const MOST_HEADER_BYTES: usize = 16 * 1024;
 const MOST_PAGE_BYTES: u64 = 4 * 1024;
+/// How long such a page may come in pieces.
+const PAGE: Duration = Duration::from_secs(1);
 /// What is read from a connection at once, in bytes: few system calls, and it stays in the CPU's cache.
 pub const BUFFER: usize = 128 * 1024;
 /// Requests have no bodies.
@@ -89,6 +92,8 @@ pub struct Download {
     pub end: Option<u64>,
     /// How large the whole file is, if the server says so, in bytes.
     pub total: Option<u64>,
+    /// The body says itself where it ends, and that is all of the file: chunks (RFC 9112, section 7.1).
+    pub is_delimited: bool,
     /// With what the transfer can be resumed.
     pub validator: Option<String>,
     response: Response<Body>,
@@ -189,7 +194,8 @@ impl Client {
         let validator = answer::validator(response.headers());
         let length = response.body().content_length();
         if response.status() == StatusCode::OK {
-            return Ok(Download { offset: 0, end: length, total: length, validator, response });
+            let is_delimited = length.is_none() && response.headers().contains_key(header::TRANSFER_ENCODING);
+            return Ok(Download { offset: 0, end: length, total: length, is_delimited, validator, response });
         }
         let range = answer::text(response.headers(), header::CONTENT_RANGE).unwrap_or("none").to_owned();
         let (first, end, total) =
@@ -199,7 +205,8 @@ impl Client {
         if !is_asked_for || length.is_some_and(|length| length != end - first) {
             return Err(HttpError::Range(range));
         }
-        Ok(Download { offset: first, end: Some(end), total, validator, response })
+        let is_delimited = false;
+        Ok(Download { offset: first, end: Some(end), total, is_delimited, validator, response })
     }
 
     /// Asks for `url` and whatever it redirects to; the answer, its body included, has to be here by
@@ -218,7 +225,9 @@ impl Client {
         for _ in 0..=MOST_REDIRECTS {
             let remaining = deadline.remaining();
             if remaining.is_zero() {
-                return Err(HttpError::Deadline);
+                let is_over = self.deadline.passed();
+                let late = || HttpError::Transport(ureq::Error::Timeout(Timeout::Global));
+                return Err(if is_over { HttpError::Deadline } else { late() });
             }
             let is_https = url::is_https(&url);
             if is_https {
@@ -227,6 +236,10 @@ impl Client {
             // For http URLs the connector sees to the proxy.
             let proxy = self.way.proxy().filter(|_| is_https).cloned();
             let mut request = agent.get(&url).config().timeout_global(Some(remaining)).proxy(proxy).build();
+            if let Some(credentials) = url::credentials(&url) {
+                let value = format!("Basic {}", BASE64_STANDARD.encode(credentials));
+                request = request.header(header::AUTHORIZATION, value);
+            }
             if !wanted.whole {
                 let last = wanted.to.map(|to| to.saturating_sub(1).to_string()).unwrap_or_default();
                 request = request.header(header::RANGE, format!("bytes={}-{last}", wanted.from));
@@ -267,11 +280,13 @@ impl Client {
     }
 }
 
-/// Reads the page that comes with an error or a redirect, if it is short: the connection can be used
-/// again only if nothing is left on it.
+/// Reads the page that comes with an error or a redirect, if it is short and does not drip: the
+/// connection can be used again only if nothing is left on it.
 fn drain(response: &mut Response<Body>) {
     if response.body().content_length().is_some_and(|length| length <= MOST_PAGE_BYTES) {
-        let _ = io::copy(&mut response.body_mut().as_reader(), &mut io::sink());
+        let until = Deadline::after(PAGE);
+        let mut reader = response.body_mut().as_reader();
+        while !until.passed() && reader.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
     }
 }
 
