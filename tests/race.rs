@@ -8,6 +8,8 @@
     reason = "a test may fail in any way"
 )]
 
+#[path = "common/port.rs"]
+mod port;
 #[path = "common/provider.rs"]
 mod provider;
 
@@ -26,6 +28,7 @@ use phaseboot::provider::{Found, Search, Uplinks, race};
 use phaseboot::rollback::Purpose;
 use phaseboot::sys::arch::NATIVE;
 use phaseboot::time::Deadline;
+use port::Port;
 use provider::{Manner, OURS, Server, after, content, good, key_list, trust_folder};
 
 /// Set inside a namespace of the test's own, where servers have an address that is not loopback's: no
@@ -72,8 +75,10 @@ fn in_namespace(test: &str, inside: impl FnOnce()) {
 }
 
 /// A port on which nobody listens.
-fn dead() -> String {
-    format!("http://{}/", TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap())
+fn dead() -> (Port, String) {
+    let port = Port::on(host().parse().unwrap());
+    let url = format!("http://{}/", port.address);
+    (port, url)
 }
 
 /// A server that accepts and never says a word.
@@ -147,9 +152,12 @@ fn failure(providers: &[&str]) -> (Exit, String, Duration) {
 
 #[test]
 fn the_preferred_provider_wins_if_it_answers_in_time() {
-    let (slow, quick) = (serve(after(60, good(1, OURS))), serve(good(2, OURS)));
-    assert_eq!(winner(&[&slow.url, &quick.url]).0, 1);
-    assert_eq!(quick.requests(), 0);
+    let wins = |_| {
+        let (slow, quick) = (serve(after(60, good(1, OURS))), serve(good(2, OURS)));
+        winner(&[&slow.url, &quick.url]).0 == 1 && quick.requests() == 0
+    };
+    // A busy machine may need longer than its head start.
+    assert!((0..3).any(wins));
 }
 
 #[test]
@@ -166,11 +174,16 @@ fn one_that_is_dead_or_hangs_or_has_nothing_that_boots_holds_nobody_up() {
     let stranger = serve(good(9, 8));
     let empty = serve(Manner { manifest: None, ..good(9, OURS) });
     let quick = serve(good(2, OURS));
-    let dead = dead();
+    let (_dead, dead) = dead();
     for first in [&dead, &stranger.url, &empty.url] {
-        let (version, time) = winner(&[first, &quick.url]);
-        assert_eq!(version, 2);
-        assert!(time < Duration::from_millis(280), "{first}: the next one is asked at once: {time:?}");
+        let time = |_| {
+            let (version, time) = winner(&[first, &quick.url]);
+            assert_eq!(version, 2);
+            time
+        };
+        // A busy machine may need longer than its head start.
+        let is_at_once = (0..3).map(time).any(|time| time < Duration::from_millis(280));
+        assert!(is_at_once, "{first}: the next one is asked at once");
     }
     let (version, time) = winner(&[&hanging, &dead, &stranger.url, &hanging, &quick.url]);
     assert_eq!(version, 2);
@@ -212,7 +225,7 @@ fn half_a_minute_is_waited_for_whoever_says_so() {
 #[test]
 fn a_refusal_explains_more_than_silence() {
     let stranger = serve(good(9, 8));
-    let dead = dead();
+    let (_dead, dead) = dead();
     for providers in [[dead.as_str(), &stranger.url], [&stranger.url, &dead]] {
         let (exit, line, _) = failure(&providers);
         assert_eq!(exit, Exit::NotTrusted, "{line}");
@@ -222,7 +235,7 @@ fn a_refusal_explains_more_than_silence() {
 
 #[test]
 fn everybody_who_failed_is_named_once() {
-    let (one, other) = (dead(), dead());
+    let ((_one, one), (_other, other)) = (dead(), dead());
     let (exit, line, time) = failure(&[&one, &other]);
     assert_eq!(exit, Exit::NoProvider, "{line}");
     assert_eq!((line.matches(&one).count(), line.matches(&other).count()), (1, 1), "{line}");
@@ -244,7 +257,8 @@ fn who_names_nobody_is_told_how() {
 fn what_is_given_is_final() {
     in_namespace("what_is_given_is_final", || {
         let rogue = serve(good(2, OURS));
-        let (found, ..) = Race::new(&[&dead()]).run(vec![Event::Up(uplink(Some(&rogue.url))), exhausted()]);
+        let (_dead, dead) = dead();
+        let (found, ..) = Race::new(&[&dead]).run(vec![Event::Up(uplink(Some(&rogue.url))), exhausted()]);
         assert_eq!(found.unwrap_err().exit(), Exit::NoProvider);
         assert_eq!(rogue.requests(), 0);
     });
@@ -294,9 +308,9 @@ fn the_policy_decides_whether_a_network_may_name_providers() {
 #[test]
 fn the_second_uplink_wins_where_the_first_leads_nowhere() {
     in_namespace("the_second_uplink_wins_where_the_first_leads_nowhere", || {
-        let (_listener, hanging) = hanging();
+        let ((_dead, dead), (_listener, hanging)) = (dead(), hanging());
         let good = serve(good(5, OURS));
-        for first in [dead(), hanging] {
+        for first in [dead, hanging] {
             let race = Race::new(&[]);
             let tell = race.uplinks.sink();
             let other = Uplink { interface: "lo".to_owned(), ..uplink(Some(&good.url)) };
@@ -316,8 +330,9 @@ fn the_second_uplink_wins_where_the_first_leads_nowhere() {
 fn an_uplink_that_changes_is_tried_again() {
     in_namespace("an_uplink_that_changes_is_tried_again", || {
         let good = serve(good(5, OURS));
+        let (_dead, dead) = dead();
         // While everybody pauses, and while one is asked.
-        for first in [uplink(None), uplink(Some(&dead()))] {
+        for first in [uplink(None), uplink(Some(&dead))] {
             let race = Race::new(&[]);
             let tell = race.uplinks.sink();
             let changed = uplink(Some(&good.url));

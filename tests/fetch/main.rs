@@ -14,6 +14,8 @@ mod hostile;
 mod nginx;
 mod parallel;
 mod peer;
+#[path = "../common/port.rs"]
+mod port;
 #[path = "../common/proxy.rs"]
 mod proxies;
 mod proxy;
@@ -23,7 +25,7 @@ mod signing;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +48,7 @@ use phaseboot::time::Deadline;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use port::Port;
 use signing::{key, signed};
 
 /// A root that is not there and that nobody can make: nothing is kept between fetches.
@@ -455,11 +458,11 @@ fn no_manifest_anywhere_names_every_url() {
 #[test]
 fn a_provider_that_is_not_there_ends_within_the_deadline() {
     let published = published(&["kernel"]);
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = Port::on(Ipv4Addr::LOCALHOST);
     let client =
         Client::new(Deadline::after(Duration::from_secs(2)), published.trust.tls(), &Access::default());
     let started = std::time::Instant::now();
-    let error = published.find(&[format!("http://127.0.0.1:{unused}/")], &client).unwrap_err();
+    let error = published.find(&[format!("http://{}/", nobody.address)], &client).unwrap_err();
     assert_eq!(error.exit(), Exit::NoProvider, "{}", error.line());
     assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -1,17 +1,18 @@
 //! The client against nginx, as it is packaged.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::port::Port;
 use crate::{MANIFEST, Published, file, published_of};
 
 struct Nginx {
     child: Child,
     folder: tempfile::TempDir,
-    port: u16,
+    port: Port,
 }
 
 impl Nginx {
@@ -25,7 +26,7 @@ impl Nginx {
         };
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::on(Ipv4Addr::LOCALHOST);
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {at}/{name};\n"))
             .concat();
@@ -36,9 +37,10 @@ impl Nginx {
              events {{ worker_connections 64; }}\n\
              http {{ log_format short '$connection $status $http_range';\naccess_log {at}/access.log short;\n\
              sendfile on;\n{temporary}\n\
-             server {{ listen 127.0.0.1:{port};\nroot {at}/www;\n\
+             server {{ listen {};\nroot {at}/www;\n\
              location /moved/ {{ return 302 /$uri/../../stable/x86_64/kernel; }}\n\
-             location /slow/ {{ alias {at}/www/stable/x86_64/; limit_rate 4m; }} }} }}\n"
+             location /slow/ {{ alias {at}/www/stable/x86_64/; limit_rate 4m; }} }} }}\n",
+            port.address
         );
         std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
         std::fs::create_dir_all(folder.path().join("www/stable/x86_64")).unwrap();
@@ -58,7 +60,7 @@ impl Nginx {
         let nginx = Self { child, folder, port };
         let is_ready = (0..100).any(|_| {
             thread::sleep(Duration::from_millis(50));
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            TcpStream::connect(nginx.port.address).is_ok()
         });
         assert!(is_ready, "{}", nginx.log("error.log"));
         Some(nginx)
@@ -72,7 +74,7 @@ impl Nginx {
     }
 
     fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.port.address)
     }
 
     fn log(&self, name: &str) -> String {

@@ -1,7 +1,7 @@
 //! Through a proxy: a small one that counts, and tinyproxy.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use phaseboot::paths::Paths;
 use phaseboot::provider::access::Access;
 
+use crate::port::Port;
 use crate::proxies::proxy_on;
 use crate::{published, published_of};
 
@@ -43,8 +44,8 @@ fn a_proxy_may_have_an_ipv6_address() {
         println!("skipped: no IPv6");
         return;
     }
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let published = published(&[&format!("https://{nobody}/kernel"), "kernel"]);
+    let nobody = Port::on(Ipv4Addr::LOCALHOST);
+    let published = published(&[&format!("https://{}/kernel", nobody.address), "kernel"]);
     let (port, heads) = proxy_on("[::1]:0", true);
     let access = access(format!("http://user:p%40ss%3aword@[::1]:{port}/"));
     published.fetch_over(&access, Duration::from_secs(20)).unwrap();
@@ -137,7 +138,8 @@ fn a_tunnel_stands_within_ten_seconds() {
 #[test]
 fn a_proxy_that_is_not_there_is_not_passed_by() {
     let published = published(&["kernel"]);
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = Port::on(Ipv4Addr::LOCALHOST);
+    let unused = nobody.address;
     for (proxy, words) in [
         (
             format!("http://{unused}"),
@@ -156,7 +158,8 @@ fn a_proxy_that_is_not_there_is_not_passed_by() {
 #[test]
 fn tinyproxy_serves_us() {
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let held = Port::on(Ipv4Addr::LOCALHOST);
+    let port = held.address.port();
     let config = format!("Port {port}\nListen 127.0.0.1\nTimeout 30\nMaxClients 20\nBasicAuth user secret\n");
     std::fs::write(folder.path().join("conf"), config).unwrap();
     let started = Command::new("tinyproxy")

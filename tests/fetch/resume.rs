@@ -1,6 +1,6 @@
 //! What breaks is taken up where it broke: with a validator, without, elsewhere.
 
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use phaseboot::provider::access::Access;
 use phaseboot::time::Deadline;
 
 use crate::peer::{Peer, Request};
+use crate::port::Port;
 use crate::{Answer, each, file, published, published_of};
 
 /// What may be fetched twice: what lay in a buffer when a connection broke.
@@ -270,8 +271,8 @@ fn bytes_of_two_mirrors_that_do_not_match_are_fetched_from_one() {
 #[test]
 fn a_provider_whose_files_are_not_to_be_had_comes_last_the_next_time() {
     // Its files are missing, or wrong, or elsewhere and not to be had.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let elsewhere = format!("http://{nobody}/kernel");
+    let nobody = Port::on(Ipv4Addr::LOCALHOST);
+    let elsewhere = format!("http://{}/kernel", nobody.address);
     each(
         [
             ("kernel", Answer::Status(404)),

@@ -75,7 +75,7 @@ fn stateful_addresses_are_set_and_given_back() {
             let url = "--dhcp-option=option6:59,http://[fd99::1]/boot.json";
             lab.serve6(0, &["--dhcp-range=fd99:0::100,fd99:0::1ff,64,1h", DNS, url]);
             lab.run(name, |_| {});
-            assert!(lab.logs().contains("DHCPRELEASE(server0)"), "{}", lab.logs());
+            lab.wait_for_log("DHCPRELEASE(server0)", 1);
         },
     );
 }

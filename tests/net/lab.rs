@@ -281,9 +281,14 @@ impl Lab {
 
     /// Waits until so many dnsmasq hear clients: one that is still starting takes no part in a race.
     pub(crate) fn wait_for_servers(&self, count: usize) {
+        self.wait_for_log("sockets bound exclusively", count);
+    }
+
+    /// Waits until servers have said this so many times: who sends them the last word does not wait for them.
+    pub(crate) fn wait_for_log(&self, words: &str, count: usize) {
         let given_up = Instant::now() + Duration::from_secs(20);
-        while self.logs().matches("sockets bound exclusively").count() < count {
-            assert!(Instant::now() < given_up, "{}", self.logs());
+        while self.logs().matches(words).count() < count {
+            assert!(Instant::now() < given_up, "no {words:?}:\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

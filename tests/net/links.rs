@@ -34,6 +34,7 @@ fn a_lease_with_a_router_wins() {
             let mut lab = Lab::new(3);
             lab.serve(0, &["--dhcp-option=3"]);
             lab.serve(1, &[]);
+            lab.wait_for_servers(2);
             lab.run(name, |_| {});
         },
     );
@@ -84,12 +85,23 @@ fn only_attempts_of_pid_1_distrust_their_own_lease() {
             let within = || Deadline::after(Duration::from_secs(10));
             let lease = net::up(paths, Some("eth1"), within()).unwrap();
             let written = || std::fs::metadata(paths.lease()).unwrap().ino();
-            let (set, before) = (show("-4 addr show"), written());
+            // Not whether there is carrier: what is left of it the kernel tells up to a second later.
+            let set = || {
+                let links = show("-4 addr show");
+                let links = links.as_array().unwrap().iter().filter(|link| link["ifname"].is_string());
+                let of = |link: &Value| {
+                    let is_up = link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
+                    (link["ifname"].clone(), is_up, link["addr_info"].clone())
+                };
+                links.map(of).collect::<Vec<_>>()
+            };
+            let (was_set, before) = (set(), written());
+            assert!(was_set.iter().any(|(name, ..)| name == "eth1"), "{was_set:?}");
             let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 10);
             watched.exhausted();
             drop(watched);
             assert_eq!(written(), before);
-            assert_eq!(show("-4 addr show"), set);
+            assert_eq!(set(), was_set);
             assert_eq!(show("route show default")[0]["prefsrc"], lease.ipv4.unwrap().address.to_string());
 
             net::up_with(paths, Settings::default(), Caller::Init, within()).unwrap();
@@ -119,6 +131,7 @@ fn silent_link_delays_nothing() {
         || {
             let mut lab = Lab::new(2);
             lab.serve(1, &[]);
+            lab.wait_for_servers(1);
             lab.run("links::silent_link_delays_nothing", |_| {});
         },
     );

@@ -109,6 +109,7 @@ fn two_links_are_up_at_once_each_with_routes_of_its_own() {
             lab.serve(1, &["--dhcp-option=6,192.0.2.1,192.0.2.9"]);
             lab.run(name, |_| {});
             // The loser's lease was given back, the winner's was kept.
+            lab.wait_for_log("DHCPRELEASE(server0)", 1);
             let logs = lab.logs();
             assert!(
                 logs.contains("DHCPRELEASE(server0)") && !logs.contains("DHCPRELEASE(server1)"),
@@ -252,8 +253,10 @@ fn two_links_in_one_network_are_both_of_use() {
             lab.serve(0, &[]);
             // Something to connect to.
             let names = "--keep-in-foreground --conf-file=/dev/null --pid-file= --user=root --bind-interfaces \
-                         --port=5300 --no-resolv --listen-address=10.99.0.1";
+                         --log-facility=- --port=5300 --no-resolv --listen-address=10.99.0.1";
             lab.spawn("names", "dnsmasq", &names.split(' ').collect::<Vec<_>>());
+            // It says how many names it keeps when it listens; the one that serves DHCP keeps none.
+            lab.wait_for_log(" cachesize ", 1);
             lab.run(name, |_| {});
         },
     );

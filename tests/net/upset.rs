@@ -78,9 +78,9 @@ fn a_lease_is_given_back_before_a_slow_link_is_put_down() {
             lab.serve(0, &[]);
             lab.serve(1, &[]);
             lab.run(name, |_| {});
-            thread::sleep(Duration::from_millis(100));
-            let was_slow = lab.folder.path().join("run/phaseboot/slow").exists();
-            assert!(!was_slow || lab.logs().contains("DHCPRELEASE(server0)"), "{}", lab.logs());
+            if lab.folder.path().join("run/phaseboot/slow").exists() {
+                lab.wait_for_log("DHCPRELEASE(server0)", 1);
+            }
         },
     );
 }
@@ -101,7 +101,8 @@ fn handing_over_waits_for_no_server_that_is_dead() {
             let started = Instant::now();
             watched.network.hand_over();
             let took = started.elapsed();
-            assert!(took < Duration::from_millis(500), "{took:?}");
+            // Whoever waits for the dead server is left behind after one second and a half.
+            assert!(took < Duration::from_millis(1500), "{took:?}");
         },
         || {
             let mut lab = Lab::new(1);

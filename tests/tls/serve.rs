@@ -120,10 +120,15 @@ fn a_transfer_is_finished_before_the_end() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    thread::sleep(Duration::from_millis(700));
+    let got = || fs::metadata(at.join("got")).map_or(0, |got| got.len());
+    let since = Instant::now();
+    while got() == 0 && since.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_ne!(got(), 0);
     let log = server.stop();
     assert!(transfer.wait().unwrap().success(), "{log}");
-    assert_eq!(fs::metadata(at.join("got")).unwrap().len(), 32 << 20);
+    assert_eq!(got(), 32 << 20);
     assert!(log.contains(" GET /large 200 33554432 bytes in "), "{log}");
 }
 

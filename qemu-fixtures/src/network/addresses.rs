@@ -107,6 +107,7 @@ fn named() -> Vec<Scenario> {
         // dnsmasq has nobody to ask for an IPv6 address of this name, and says so with REFUSED.
         Scenario {
             provider: Some("http://provider.test:{port}"),
+            timed: true,
             ..wired(
                 "dns-refuses-ipv6",
                 X86,
@@ -188,7 +189,7 @@ fn dhcp() -> Vec<Scenario> {
         // The second offer is the better one.
         unnamed(leased(
             "dhcp-two-servers",
-            vec![Manners::GOOD, Manners { boot_url: URL, delay: 150, ..Manners::GOOD }],
+            vec![Manners::GOOD, Manners { boot_url: URL, delay: 50, ..Manners::GOOD }],
             boots(&[Check::Log(wire::JOURNAL, "dhcp 10.77.0.3: ACK"), Check::TriedAgain(0)]),
         )),
         // A router is needed neither for the provider nor for the server that renews.

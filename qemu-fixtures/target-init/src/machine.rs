@@ -41,6 +41,13 @@ pub(crate) fn ramdisk() -> Option<u64> {
     Some(u64::from(word(0x0c0)?) << 32 | u64::from(word(0x218)?))
 }
 
+/// Whether an x86 kernel has drawn its addresses at random: KASLR_FLAG in `loadflags` of
+/// Documentation/arch/x86/boot.rst, which its decompressor clears, and sets where it draws.
+pub(crate) fn kaslr() -> Option<bool> {
+    let page = fs::read("/sys/kernel/boot_params/data").ok()?;
+    Some(page.get(0x211)? & 1 << 1 != 0)
+}
+
 /// What each framebuffer says it is, and whether it keeps what is drawn.
 pub(crate) fn framebuffers() -> Vec<Value> {
     let devices = names("/sys/class/graphics").unwrap_or_default();

@@ -80,6 +80,7 @@ fn report() -> Value {
         "kernel_said": kernel_log(&["KASLR", "crng init done", "EFI v", "Machine model"]),
         "kernel_code": machine::kernel_code(),
         "kernel_text": machine::kernel_text(),
+        "kaslr": machine::kaslr(),
         "ramdisk_at": machine::ramdisk(),
         "framebuffers": machine::framebuffers(),
         "lockdown": text("/sys/kernel/security/lockdown"),

@@ -215,6 +215,8 @@ fn all_of_a_lease(wire: &Wire, wish: bool, exchange: &[u8]) {
     wire.send(&client.release().unwrap());
     let (mut next, mut sent) = (self::client(Need::Stateful, wish), Vec::new());
     let Reaction6::Bound(lease) = wire.run(&mut next, Duration::ZERO, &mut sent) else { panic!() };
+    // A server that is slow to write down the release hears the same again.
+    sent.dedup();
     assert_eq!((lease.addresses.len(), &*sent), (1, exchange));
 }
 

@@ -33,11 +33,20 @@ fn deaf() -> (TcpListener, Vec<OwnedFd>, SocketAddr) {
     (listener, fill, address)
 }
 
+/// A port that is given to nobody else while the socket is kept, which does not listen.
+fn refusing() -> (OwnedFd, SocketAddr) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = getsockname(&socket).unwrap().try_into().unwrap();
+    (socket, address)
+}
+
 #[test]
 fn an_address_without_an_answer_costs_a_moment() {
     let (_deaf, _fill, dead) = deaf();
     let alive = TcpListener::bind("127.0.0.1:0").unwrap();
-    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_socket, refused) = refusing();
     let started = Instant::now();
     let stream = dial(&[refused, dead, alive.local_addr().unwrap()], None, Duration::from_secs(10)).unwrap();
     assert_eq!(stream.peer_addr().unwrap(), alive.local_addr().unwrap());
@@ -48,7 +57,7 @@ fn an_address_without_an_answer_costs_a_moment() {
 #[test]
 fn every_address_that_failed_is_named() {
     let (_deaf, _fill, dead) = deaf();
-    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_socket, refused) = refusing();
     let started = Instant::now();
     let error = dial(&[dead, refused], None, Duration::from_millis(600)).unwrap_err().to_string();
     assert!(started.elapsed() < Duration::from_secs(3));

@@ -125,7 +125,8 @@ fn a_disk_that_hangs_keeps_nobody_waiting_for_ever() {
     // Opening a FIFO waits for somebody who writes to it.
     fs::remove_file(paths.device("vda2")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, paths.device("vda2"), 0o600.into()).unwrap();
-    let patience = Duration::from_millis(300);
+    // The disk that is well has no longer either.
+    let patience = Duration::from_secs(2);
     let (policy, line) = (Cache::On, Cache::PartLabel("hangs".to_owned()));
     for (line, names) in [(&Cache::Off, ["vda1"].as_slice()), (&line, &["vda1", "vda2"])] {
         let started = Instant::now();
@@ -134,7 +135,7 @@ fn a_disk_that_hangs_keeps_nobody_waiting_for_ever() {
         let mut devices: Vec<_> = found.iter().map(|found| found.device.clone()).collect();
         devices.sort();
         assert_eq!(devices, names.iter().map(|name| paths.device(name)).collect::<Vec<_>>());
-        assert!((300..5000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+        assert!((patience..Duration::from_secs(7)).contains(&started.elapsed()), "{:?}", started.elapsed());
         assert!(scanner.complained.iter().any(|name| *name == paths.device("vda2").to_str().unwrap()));
         let damaged = found.iter().find(|found| found.superblock.is_err());
         assert_eq!(damaged.is_some(), names.len() == 2, "damage only where it is named");
