@@ -37,6 +37,9 @@ fn check_applied(paths: &Paths, transport: Transport) {
     assert_eq!(addresses[0]["local"], lease.address.to_string());
     assert_eq!(addresses[0]["prefixlen"], 24);
     assert_eq!(addresses[0]["broadcast"], "10.99.0.255");
+    // Nobody renews it: the kernel ends it with the lease.
+    let valid = addresses[0]["valid_life_time"].as_u64().unwrap();
+    assert!((3590..=3600).contains(&valid), "{valid}");
     let default = show("route show default");
     assert_eq!(default.as_array().unwrap().len(), 1, "{default}");
     assert_eq!(default[0]["gateway"], "10.99.0.1");

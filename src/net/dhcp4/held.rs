@@ -62,6 +62,11 @@ impl Held {
         match self.times {
             Some(times) if now >= times.end => None,
             Some(times) if now >= times.t2 => Some(Phase::Rebinding),
+    /// When it is over, if it ever is.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.times.map(|times| times.end)
+    }
+
             Some(times) if now >= times.t1 => Some(Phase::Renewing),
             _ => Some(Phase::Bound),
         }

@@ -201,27 +201,31 @@ impl Ipv4 {
         });
     }
 
-    /// Sets what the lease says, in place of an earlier one.
+    /// Sets what the lease says, in place of an earlier one. The kernel forgets the address when the lease
+    /// ends: whoever has renewed it until then may be gone.
     fn set(&mut self, context: &mut Context<'_>, lease: Lease, peer: Option<IpAddr>) -> Result<(), Errno> {
-        if self.lease.as_ref() == Some(&lease) {
-            return Ok(());
-        }
         let before = self.lease.take();
+        let changes = before.as_ref() != Some(&lease);
         if let Some(before) =
             before.filter(|before| (before.address, before.prefix) != (lease.address, lease.prefix))
         {
             remove(context, &before);
         }
-        if let Some(mtu) = context.plan.mtu.or(lease.mtu) {
+        if changes && let Some(mtu) = context.plan.mtu.or(lease.mtu) {
             context.kernel.set_mtu(context.link, u32::from(mtu));
         }
-        if let Err(errno) = context.kernel.add_address(context.link, &address(&lease, peer, context.metric)) {
+        let mut address = address(&lease, peer, context.metric);
+        let left = self.client.as_ref().and_then(|client| client.left(Instant::now()));
+        address.lifetimes = left.map(|left| (left, left));
+        if let Err(errno) = context.kernel.add_address(context.link, &address) {
             return self.fault(context, &format!("set address {}/{} on", lease.address, lease.prefix), errno);
         }
-        let routes = routes(context, &lease);
-        context.kernel.remove_routes(context.link, false, &routes);
-        for route in &routes {
-            context.kernel.add_route(context.link, route);
+        if changes {
+            let routes = routes(context, &lease);
+            context.kernel.remove_routes(context.link, false, &routes);
+            for route in &routes {
+                context.kernel.add_route(context.link, route);
+            }
         }
         self.lease = Some(lease);
         Ok(())
