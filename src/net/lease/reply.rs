@@ -18,9 +18,6 @@ const MOST_DOMAINS: usize = 16;
 /// The smallest MTU that option 26 may name less 8: RFC 791, section 3.1 (every host takes 576 bytes).
 const LEAST_MTU: u16 = 576;
 
-/// In seconds. A server that grants less is asked as if it had granted this much.
-const LEAST_LEASE: u32 = 16;
-
 /// A server's message: the header and the options this client understands.
 #[derive(Debug)]
 pub(in crate::net) struct Reply {
@@ -155,11 +152,11 @@ impl Reply {
     }
 }
 
-/// Makes `0 < t1 < t2 < lease_seconds`, whatever the server says; what it says counts if it can.
+/// Makes the times such as [`Lease::t1`] has them, whatever the server says; what it says counts if it can.
 fn bound_times(lease: &mut Lease) {
     // All ones is for ever: RFC 2131, section 3.3.
     let granted = lease.lease_seconds.filter(|&seconds| seconds != u32::MAX);
-    let Some(seconds) = granted.map(|seconds| seconds.max(LEAST_LEASE)) else {
+    let Some(seconds) = granted.map(|seconds| seconds.max(1)) else {
         (lease.lease_seconds, lease.t1, lease.t2) = (None, None, None);
         return;
     };

@@ -176,8 +176,13 @@ fn times_are_the_servers_if_they_can_be() {
         ((3600, Some(1000), Some(3600)), (3600, 1800, 3150)),
         ((3600, Some(u32::MAX), Some(u32::MAX)), (3600, 1800, 3150)),
         ((30, None, None), (30, 15, 27)),
-        ((1, None, None), (16, 8, 14)),
-        ((0, Some(1), Some(2)), (16, 1, 2)),
+        ((16, Some(4), Some(15)), (16, 4, 15)),
+        ((10, None, None), (10, 5, 9)),
+        ((8, None, None), (8, 4, 7)),
+        ((4, Some(1), Some(3)), (4, 1, 3)),
+        ((4, None, None), (4, 2, 4)),
+        ((1, None, None), (1, 0, 1)),
+        ((0, Some(1), Some(2)), (1, 0, 1)),
         ((u32::MAX - 1, None, None), (u32::MAX - 1, 0x7fff_ffff, 0xe000_0000 - 1)),
     ] {
         assert_eq!(all(said.0, said.1, said.2), counts, "{said:?}");
@@ -276,7 +281,9 @@ proptest! {
         value in proptest::collection::vec(any::<u8>(), 0..255),
     ) {
         if let Ok(lease) = granted(OURS, &[(code.into(), value.as_slice()), MASK, (51, &[0, 0, 1, 0])]) {
-            prop_assert!(lease.t1 < lease.t2 && lease.t2 < lease.lease_seconds && lease.t1 > Some(0));
+            let short = lease.lease_seconds < Some(8);
+            prop_assert!(lease.t1 < lease.t2 && (lease.t2 < lease.lease_seconds || short));
+            prop_assert!(lease.t1 > Some(0) || short);
             prop_assert!(lease.boot_file.iter().chain(&lease.boot_server).all(|text| text.len() <= 2048));
             prop_assert!(lease.ntp.len() <= 8 && lease.hostname.is_none_or(|name| name.len() <= 253));
         }
