@@ -95,6 +95,34 @@ fn links_get_the_names_and_addresses_that_are_given() {
     );
 }
 
+/// The kernel takes IPv6 off a link with less than 1280 bytes.
+#[test]
+fn an_mtu_of_a_lease_takes_no_ipv6_away() {
+    let name = "given::an_mtu_of_a_lease_takes_no_ipv6_away";
+    in_namespaces(
+        name,
+        |paths| {
+            let mtu = || show("link show dev eth0")[0]["mtu"].as_u64();
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 15);
+            let uplink = watched.until(|uplink| uplink.ipv4.is_some() && uplink.ipv6.is_some());
+            assert_eq!((uplink.ipv4.unwrap().mtu, mtu()), (Some(1000), Some(1500)));
+            let own = show("-6 addr show dev eth0 scope global").to_string();
+            assert!(own.contains("fd99:"), "{own}");
+            drop(watched);
+            // Where there is none it counts.
+            let mut watched = Watched::start(paths, given("ip=eth0:dhcp"), Caller::Init, 15);
+            watched.until(|uplink| uplink.ipv4.is_some());
+            assert_eq!(mtu(), Some(1000));
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(0, &["--dhcp-option=26,1000"]);
+            lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
 /// This kernel may have VLANs or not: either it is used, or its story says why not.
 #[test]
 fn a_vlan_is_made_or_its_story_told() {
