@@ -139,10 +139,14 @@ impl Reply {
         let network = |other: Ipv4Addr| u32::from(other) >> (32 - u32::from(lease.prefix.clamp(1, 32)));
         let on_link = |other: &Ipv4Addr| *other != address && network(*other) == network(address);
         lease.broadcast = lease.broadcast.filter(on_link);
-        // RFC 3442: with option 121 the routers of option 3 do not count.
+        // RFC 3442: with option 121 the routers of option 3 do not count. Where nothing of it can be set they
+        // are better than no way out.
         if lease.routes.is_empty() {
             let default =
                 lease.routers.iter().find_map(|&router| route(Ipv4Addr::UNSPECIFIED, 0, router, address));
+            if default.is_some() && self.content.classless {
+                log::warn!("{interface}: no route of DHCP option 121 is of use: option 3 counts");
+            }
             lease.routes.extend(default);
         }
         // A gateway may be reachable only through another route of the same list.

@@ -74,6 +74,19 @@ fn classless_routes_replace_routers() {
     assert_eq!(lease.routes, [route([172, 16, 240, 0], 20, Some([10, 0, 2, 1]))]);
     let lease = granted(OURS, &[MASK, ROUTER, (121, &[0, 255, 255, 255, 255])]).unwrap();
     assert_eq!(lease.routes, [route([0, 0, 0, 0], 0, Some([10, 0, 2, 2]))]);
+    // What stands before something broken counts, and routers do not: a stray byte, a prefix or a gateway that is
+    // cut off, one that is too long. Only if there is nothing before it they do.
+    for broken in
+        [&[0][..], &[24], &[32, 192, 0, 2], &[24, 192, 0, 2, 10, 0, 2], &[33, 1, 2, 3, 4, 5, 6, 7, 8]]
+    {
+        let routes = |value: &[u8]| granted(OURS, &[MASK, ROUTER, (121, value)]).unwrap().routes;
+        let whole = [0, 10, 0, 2, 1, 24, 192, 0, 2, 10, 0, 2, 9];
+        let (default, net) =
+            (route([0, 0, 0, 0], 0, Some([10, 0, 2, 1])), route([192, 0, 2, 0], 24, Some([10, 0, 2, 9])));
+        assert_eq!(routes(&[&whole, broken].concat()), [default, net], "{broken:?}");
+        assert_eq!(routes(&[&whole[5..], broken].concat()), [net], "{broken:?}");
+        assert_eq!(routes(broken), [route([0, 0, 0, 0], 0, Some([10, 0, 2, 2]))], "{broken:?}");
+    }
 }
 
 #[test]
