@@ -1,5 +1,8 @@
 //! What the kernel command line gives: addresses, names, routes.
 
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use phaseboot::config::network::Given;
 use phaseboot::net::{Caller, Event, Origin, Origin6, Settings};
 
@@ -118,6 +121,40 @@ fn an_mtu_of_a_lease_takes_no_ipv6_away() {
             let mut lab = Lab::new(1);
             lab.serve(0, &["--dhcp-option=26,1000"]);
             lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// An ifb takes no other hardware address. With its own it would ask for the lease of another machine.
+#[test]
+fn a_link_that_cannot_have_its_hardware_address_takes_no_part() {
+    let name = "given::a_link_that_cannot_have_its_hardware_address_takes_no_part";
+    in_namespaces(
+        name,
+        |paths| {
+            let line = "ip=ifb7:dhcp:1500:02:00:00:00:00:07 ip=eth0:dhcp";
+            let started = Instant::now();
+            let mut watched = Watched::start(paths, given(line), Caller::Command, 25);
+            let error = watched.exhausted().to_string();
+            let story = "ifb7: kernel refused to set its hardware address: ";
+            assert!(error.contains(story), "{error}");
+            // Not waited for.
+            let took = started.elapsed();
+            assert!((Duration::from_secs(14)..Duration::from_secs(20)).contains(&took), "{took:?}");
+            assert!(show("link show dev ifb7")[0]["flags"].to_string().contains("UP"), "left as it was");
+        },
+        || {
+            let lab = &mut Lab::new(1);
+            lab.cable(0, "down");
+            let made = Command::new("ip")
+                .args(["-n", &lab.client, "link", "add", "ifb7", "type", "ifb"])
+                .stderr(Stdio::null())
+                .status();
+            if !made.unwrap().success() {
+                return println!("{name} skipped: no ifb in this kernel");
+            }
+            ip(&format!("-n {} link set ifb7 up", lab.client));
             lab.run(name, |_| {});
         },
     );
