@@ -137,7 +137,7 @@ fn a_link_that_cannot_have_its_hardware_address_takes_no_part() {
             let started = Instant::now();
             let mut watched = Watched::start(paths, given(line), Caller::Command, 25);
             let error = watched.exhausted().to_string();
-            let story = "ifb7: kernel refused to set its hardware address: ";
+            let story = "ifb7: kernel refused to set the hardware address of it: ";
             assert!(error.contains(story), "{error}");
             // Not waited for.
             let took = started.elapsed();

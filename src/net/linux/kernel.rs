@@ -118,10 +118,11 @@ impl Kernel {
     /// Sets the hardware address. True if the link was taken down for it.
     pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<bool, Errno> {
         let before = self.journal.find(link.name()).and_then(|record| record.mac);
-        self.journal.change(link.name(), |record| record.mac = before.or(link.mac));
+        let noted = |mac| move |record: &mut Record| record.mac = mac;
+        self.journal.change(link.name(), noted(before.or(link.mac)));
         let set = self.change_mac(link, mac);
         if set.is_err() {
-            self.journal.change(link.name(), |record| record.mac = before);
+            self.journal.change(link.name(), noted(before));
         }
         set
     }

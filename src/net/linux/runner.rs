@@ -166,9 +166,9 @@ impl Runner {
                     self.link.flags.running &= !lowered;
                 }
                 Err(errno) => {
-                    log::warn!("{}: the hardware address cannot be set: {errno}", self.link.name());
-                    self.trouble = Some(format!("kernel refused to set its hardware address: {errno}"));
-                    return false;
+                    // Without permission the link cannot be raised either, and that ends the race.
+                    return fault(&self.link, "set the hardware address of", errno, &mut self.trouble)
+                        .is_err();
                 }
             }
         }
