@@ -173,6 +173,13 @@ impl Client {
         matches!(&self.state, State::Held(held) if self.has_wished(&held.lease)) && !self.has_proxy_url()
     }
 
+    /// Seconds that the lease has left, at least one; None if there is none, or it does not end.
+    pub(super) fn left(&self, now: Instant) -> Option<u32> {
+        let State::Held(held) = &self.state else { return None };
+        let left = held.end()?.saturating_duration_since(now);
+        Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
     /// When [`Self::tick`] has something to do.
     pub(super) fn due(&self) -> Instant {
         self.due

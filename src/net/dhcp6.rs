@@ -248,6 +248,15 @@ impl Client6 {
         self.message(MessageType::Release, Some(&held.server), Some(addresses(&held.lease)?), 0)
     }
 
+    /// The message that says that somebody else has an address: RFC 8415, section 18.2.8. All that was granted
+    /// is forgotten, and asked for anew; sent once: who is granted the same again says so again.
+    pub(super) fn decline(&mut self, now: Instant, address: Ipv6Addr) -> Option<Vec<u8>> {
+        let held = self.held.take()?;
+        let message = self.message(MessageType::Decline, Some(&held.server), Some(vec![address]), 0);
+        self.begin(Step::Discover(None), now + FIRST_WAIT);
+        message
+    }
+
     /// What has been tried until `now`, without the name of the link.
     pub(super) fn story(&self, now: Instant) -> String {
         let seconds = now.saturating_duration_since(self.started).as_secs_f64();

@@ -48,7 +48,8 @@ pub struct Lease {
     /// None if the lease does not end.
     pub lease_seconds: Option<u32>,
     /// Seconds after which the server is asked to extend the lease, and then any server: T1 and T2 of
-    /// RFC 2131, section 4.4.5. Always `0 < t1 < t2 < lease_seconds`; None if the lease does not end.
+    /// RFC 2131, section 4.4.5. Always `t1 < t2 < lease_seconds`; of less than 8 s, `t2` is all of them where the
+    /// server has not said otherwise, since whole seconds are too coarse. None if the lease does not end.
     pub t1: Option<u32>,
     pub t2: Option<u32>,
 }

@@ -1,6 +1,7 @@
 //! DHCPv4 servers as they should not be, played by these tests on server0: each ends in a lease or in one
 //! clear line, never in anything that was not meant for this machine.
 
+use std::cell::Cell;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -110,7 +111,7 @@ fn against(
     answer: impl Fn(&Asked<'_>) -> Vec<Vec<u8>>,
     inside: impl FnOnce(&mut Watched),
 ) {
-    against_with(name, silence, Settings::default(), answer, |_, watched| inside(watched));
+    against_with(name, silence, Settings::default(), answer, |_, mut watched| inside(&mut watched));
 }
 
 /// The same, with settings, and for one that looks at what is left behind.
@@ -119,14 +120,14 @@ fn against_with(
     silence: u64,
     settings: Settings,
     answer: impl Fn(&Asked<'_>) -> Vec<Vec<u8>>,
-    inside: impl FnOnce(&Paths, &mut Watched),
+    inside: impl FnOnce(&Paths, Watched),
 ) {
     if std::env::var_os(SERVER).is_some() {
         return serve(silence, answer);
     }
     in_namespaces(
         name,
-        |paths| inside(paths, &mut Watched::start(paths, settings, Caller::Command, 12)),
+        |paths| inside(paths, Watched::start(paths, settings, Caller::Command, 12)),
         || {
             let mut lab = Lab::new(1);
             lab.play(name);
@@ -297,14 +298,14 @@ fn a_short_lease_is_renewed_and_one_that_nobody_extends_is_lost() {
             if asked.since > Duration::from_secs(12) {
                 return Vec::new();
             }
-            // 16 s, T1 after 4, T2 after 8: the shortest that is believed.
+            // 16 s, T1 after 4, T2 after 8.
             let options =
                 [&USUAL[..12], &[51, 4, 0, 0, 0, 16, 58, 4, 0, 0, 0, 4, 59, 4, 0, 0, 0, 8]].concat();
             vec![asked.usual(&options).bytes()]
         },
-        |paths, watched| {
+        |paths, mut watched| {
             let started = Instant::now();
-            let first = leased(watched);
+            let first = leased(&mut watched);
             watched.exhausted();
             assert!(paths.lease().exists());
             watched.network.settle("eth0");
@@ -315,6 +316,49 @@ fn a_short_lease_is_renewed_and_one_that_nobody_extends_is_lost() {
             assert!((20..30).contains(&took), "{took} s, {:?}", first.t1);
             assert!(!show("-4 addr show dev eth0").to_string().contains("10.99.0."));
             assert_eq!(show("route show").as_array().unwrap().len(), 0);
+        },
+    );
+}
+
+/// A server that takes its times for what they are: what comes after the end of a lease is refused.
+#[test]
+fn a_lease_of_a_few_seconds_is_renewed_before_it_ends() {
+    const SECONDS: u64 = 4;
+    let (started, granted) = (Instant::now(), Cell::new(0));
+    against_with(
+        "faulty::a_lease_of_a_few_seconds_is_renewed_before_it_ends",
+        10,
+        Settings::default(),
+        |asked| {
+            let options = [&USUAL[..12], &[51, 4, 0, 0, 0, u8::try_from(SECONDS).unwrap()]].concat();
+            let now = u64::try_from(started.elapsed().as_millis()).unwrap();
+            let over = asked.kind == 3 && asked.count > 1 && now > granted.get() + 1000 * SECONDS;
+            if asked.kind == 3 {
+                granted.set(now);
+            }
+            if over {
+                return vec![asked.reply(NAK, 0, &options).bytes()];
+            }
+            vec![asked.usual(&options).bytes()]
+        },
+        |_, mut watched| {
+            let lease = leased(&mut watched);
+            assert_eq!((lease.lease_seconds, lease.t1), (Some(4), Some(2)));
+            watched.exhausted();
+            // Nothing changes for more than two leases.
+            watched.quiet(9500);
+            let address = &show("-4 addr show dev eth0")[0]["addr_info"][0];
+            assert_eq!(address["local"], "10.99.0.100");
+            // Nobody renews it from now on.
+            watched.network.settle("eth0");
+            watched.network.hand_over();
+            let is_set = || show("-4 addr show dev eth0").to_string().contains("10.99.0.100");
+            assert!(is_set());
+            let since = Instant::now();
+            while is_set() && since.elapsed() < Duration::from_secs(8) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert!(since.elapsed() < Duration::from_secs(6), "it is used past its end");
         },
     );
 }
@@ -350,8 +394,8 @@ fn boot_loaders_for_firmware_hide_no_provider() {
                 _ => vec![asked.reply(ACK, 120, &good).bytes()],
             }
         },
-        |_, watched| {
-            let lease = leased(watched);
+        |_, mut watched| {
+            let lease = leased(&mut watched);
             assert_eq!(lease.address.octets(), [10, 99, 0, 120]);
             assert_eq!(lease.boot_url().unwrap().0, "http://10.99.0.2/");
         },

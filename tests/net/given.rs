@@ -1,5 +1,8 @@
 //! What the kernel command line gives: addresses, names, routes.
 
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use phaseboot::config::network::Given;
 use phaseboot::net::{Caller, Event, Origin, Origin6, Settings};
 
@@ -90,6 +93,68 @@ fn links_get_the_names_and_addresses_that_are_given() {
             let mut lab = Lab::new(2);
             lab.serve(0, &[]);
             lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// The kernel takes IPv6 off a link with less than 1280 bytes.
+#[test]
+fn an_mtu_of_a_lease_takes_no_ipv6_away() {
+    let name = "given::an_mtu_of_a_lease_takes_no_ipv6_away";
+    in_namespaces(
+        name,
+        |paths| {
+            let mtu = || show("link show dev eth0")[0]["mtu"].as_u64();
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 15);
+            let uplink = watched.until(|uplink| uplink.ipv4.is_some() && uplink.ipv6.is_some());
+            assert_eq!((uplink.ipv4.unwrap().mtu, mtu()), (Some(1000), Some(1500)));
+            let own = show("-6 addr show dev eth0 scope global").to_string();
+            assert!(own.contains("fd99:"), "{own}");
+            drop(watched);
+            // Where there is none it counts.
+            let mut watched = Watched::start(paths, given("ip=eth0:dhcp"), Caller::Init, 15);
+            watched.until(|uplink| uplink.ipv4.is_some());
+            assert_eq!(mtu(), Some(1000));
+        },
+        || {
+            let mut lab = Lab::new(1);
+            lab.serve(0, &["--dhcp-option=26,1000"]);
+            lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// An ifb takes no other hardware address. With its own it would ask for the lease of another machine.
+#[test]
+fn a_link_that_cannot_have_its_hardware_address_takes_no_part() {
+    let name = "given::a_link_that_cannot_have_its_hardware_address_takes_no_part";
+    in_namespaces(
+        name,
+        |paths| {
+            let line = "ip=ifb7:dhcp:1500:02:00:00:00:00:07 ip=eth0:dhcp";
+            let started = Instant::now();
+            let mut watched = Watched::start(paths, given(line), Caller::Command, 25);
+            let error = watched.exhausted().to_string();
+            let story = "ifb7: kernel refused to set the hardware address of it: ";
+            assert!(error.contains(story), "{error}");
+            // Not waited for.
+            let took = started.elapsed();
+            assert!((Duration::from_secs(14)..Duration::from_secs(20)).contains(&took), "{took:?}");
+            assert!(show("link show dev ifb7")[0]["flags"].to_string().contains("UP"), "left as it was");
+        },
+        || {
+            let lab = &mut Lab::new(1);
+            lab.cable(0, "down");
+            let made = Command::new("ip")
+                .args(["-n", &lab.client, "link", "add", "ifb7", "type", "ifb"])
+                .stderr(Stdio::null())
+                .status();
+            if !made.unwrap().success() {
+                return println!("{name} skipped: no ifb in this kernel");
+            }
+            ip(&format!("-n {} link set ifb7 up", lab.client));
             lab.run(name, |_| {});
         },
     );

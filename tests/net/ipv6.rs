@@ -80,6 +80,43 @@ fn stateful_addresses_are_set_and_given_back() {
     );
 }
 
+/// A command waits for duplicate address detection: what somebody else has is declined, and the server grants
+/// another.
+#[test]
+fn an_address_that_somebody_else_has_is_declined() {
+    let name = "ipv6::an_address_that_somebody_else_has_is_declined";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 20);
+            let leased = |uplink: &Uplink| addresses(uplink, Origin6::Dhcp);
+            watched.until(|uplink| {
+                let own = if uplink.ipv6.is_some() { leased(uplink) } else { Vec::new() };
+                own.len() == 1 && own != ["fd99::101"]
+            });
+            assert!(!show("-6 addr show dev eth0").to_string().contains("fd99::101"));
+        },
+        || {
+            let mut lab = Lab::new(0);
+            // A neighbour behind the same switch.
+            lab.server_ip("link add switch type bridge forward_delay 0 mcast_snooping 0");
+            lab.server_ip("link set switch up");
+            lab.server_ip(&format!("link add port0 type veth peer name eth0 netns {}", lab.client));
+            lab.server_ip("link add port1 type veth peer name server0");
+            lab.server_ip("link add port2 type veth peer name neighbour");
+            for link in ["port0 master switch", "port1 master switch", "port2 master switch"] {
+                lab.server_ip(&format!("link set {link} up"));
+            }
+            lab.server_ip("link set server0 up");
+            lab.server_ip("link set neighbour up");
+            lab.server_ip("addr add fd99:0::101/128 dev neighbour nodad");
+            lab.serve6(0, &["--dhcp-range=fd99:0::100,fd99:0::1ff,64,1h", "--dhcp-sequential-ip"]);
+            lab.run(name, |_| {});
+            assert!(lab.logs().contains("DHCPDECLINE"), "{}", lab.logs());
+        },
+    );
+}
+
 #[test]
 fn names_come_from_the_router_alone() {
     let name = "ipv6::names_come_from_the_router_alone";

@@ -37,6 +37,9 @@ fn check_applied(paths: &Paths, transport: Transport) {
     assert_eq!(addresses[0]["local"], lease.address.to_string());
     assert_eq!(addresses[0]["prefixlen"], 24);
     assert_eq!(addresses[0]["broadcast"], "10.99.0.255");
+    // Nobody renews it: the kernel ends it with the lease.
+    let valid = addresses[0]["valid_life_time"].as_u64().unwrap();
+    assert!((3590..=3600).contains(&valid), "{valid}");
     let default = show("route show default");
     assert_eq!(default.as_array().unwrap().len(), 1, "{default}");
     assert_eq!(default[0]["gateway"], "10.99.0.1");
@@ -126,7 +129,7 @@ fn nothing_of_a_rogue_lease_outlives_it() {
             let link = show("addr show dev eth0");
             if rogue {
                 assert_eq!(routes, ["0.0.0.0/1", "10.99.0.0/24", "128.0.0.0/1", "192.0.2.9"]);
-                assert_eq!(link[0]["mtu"], 600);
+                assert_eq!(link[0]["mtu"], 1300);
                 assert!(resolv_conf.contains("nameserver 10.99.0.66\n"), "{resolv_conf}");
                 // Not ours, and not to be touched.
                 ip("route add 198.51.100.0/24 dev eth0");
@@ -150,7 +153,7 @@ fn nothing_of_a_rogue_lease_outlives_it() {
                     "--dhcp-host=*:*:*:*:*:*,10.99.0.66",
                     "--dhcp-option=121,0.0.0.0/1,10.99.0.67,128.0.0.0/1,203.0.113.9,192.0.2.9/32,0.0.0.0",
                     "--dhcp-option=6,10.99.0.66",
-                    "--dhcp-option=26,600",
+                    "--dhcp-option=26,1300",
                 ],
             );
             lab.run(name, |_| {});

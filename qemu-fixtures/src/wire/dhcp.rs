@@ -81,6 +81,8 @@ pub(super) struct Server {
     offered: Ipv4Addr,
     discovers: u32,
     requests: u32,
+    /// When the lease that it has granted is over: from then on nobody extends it.
+    end: Option<Instant>,
     /// Offers that wait for their time.
     waiting: Vec<(Instant, Vec<u8>)>,
     /// What it has to tell, a line each.
@@ -138,6 +140,7 @@ impl Server {
             offered: Ipv4Addr::new(10, 77, 0, 100 + 20 * index),
             discovers: 0,
             requests: 0,
+            end: None,
             waiting: Vec::new(),
             said: Vec::new(),
         }
@@ -213,7 +216,8 @@ impl Server {
     fn acknowledge(&mut self, now: Instant, message: &Message<'_>) {
         let wanted = message.requested.unwrap_or_else(|| message.client_address());
         let naks = self.manners.misdeed == Misdeed::Naks && self.requests <= self.manners.times;
-        if naks || wanted != self.offered {
+        let extends = !message.client_address().is_unspecified();
+        if naks || wanted != self.offered || (extends && self.end.is_none_or(|end| end < now)) {
             self.said.push(format!("NAK for {wanted}"));
             let mut nak = self.reply(NAK, message, Misdeed::None);
             nak[16..20].fill(0);
@@ -229,6 +233,7 @@ impl Server {
             _ => Misdeed::None,
         };
         self.said.push(format!("ACK of {wanted} for {} s", self.manners.lease));
+        self.end = Some(now + Duration::from_secs(self.manners.lease.into()));
         let ack = self.reply(ACK, message, misdeed);
         for _ in 0..if misdeed == Misdeed::Duplicates { 3 } else { 1 } {
             self.send(now, message, &ack);
@@ -349,6 +354,23 @@ mod tests {
         assert_eq!(kinds, [NAK, ACK]);
         let others = message(REQUEST, &[50, 4, 10, 77, 0, 120, 54, 4, 10, 77, 0, 3]);
         assert!(answers(&mut naks, &others).is_empty());
+    }
+
+    #[test]
+    fn what_is_over_is_not_extended() {
+        let mut server = Server::new(Manners { lease: 6, ..Manners::GOOD }, 0, 80);
+        let request = message(REQUEST, &[50, 4, 10, 77, 0, 100, 54, 4, 10, 77, 0, 2]);
+        let mut extension = message(REQUEST, &[]);
+        // Behind the headers of Ethernet, IPv4 and UDP.
+        extension[42 + 12..42 + 16].copy_from_slice(&[10, 77, 0, 100]);
+        let start = Instant::now();
+        let kinds = [(&extension, 0), (&request, 0), (&extension, 5), (&extension, 10), (&extension, 17)]
+            .map(|(frame, seconds)| {
+                let now = start + Duration::from_secs(seconds);
+                server.receive(now, frame);
+                Datagram::of(&server.due(now)[0]).unwrap().payload[OPTIONS + 2]
+            });
+        assert_eq!(kinds, [NAK, ACK, ACK, ACK, NAK]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::field::{MOST, fault};
 use super::{Assignment, Device, Error, Given, Ipv6Mode, Parameter, StaticAddress};
 
 /// IPv6 works on no link with less: RFC 8200, section 5.
-const LEAST_MTU_IPV6: u16 = 1280;
+pub(crate) const LEAST_MTU_IPV6: u16 = 1280;
 
 /// Puts each `ip=` to the link it is for. What says the same as one before says nothing: boot loaders
 /// and firmware each append their own.

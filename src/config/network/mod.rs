@@ -18,6 +18,7 @@ use super::cmdline::{self, Parameter};
 use crate::error::printable;
 use field::{Fault, add, fault};
 
+pub(crate) use check::LEAST_MTU_IPV6;
 pub use plan::LinkPlan;
 
 /// Everything that is given. The default is nothing: every Ethernet link is raced, over IPv4 and IPv6.

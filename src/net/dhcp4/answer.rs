@@ -148,9 +148,9 @@ impl Client {
             State::Held(held) => Some(&held.lease),
             State::Selecting | State::Choosing(_) | State::Rebooting(_) => None,
         };
-        if let (Some(before), None, None) = (before, &lease.boot_file, &lease.boot_server) {
-            lease.boot_file.clone_from(&before.boot_file);
-            lease.boot_server.clone_from(&before.boot_server);
+        if let Some(before) = before.filter(|_| !self.has_wished(&lease)) {
+            lease.boot_file = lease.boot_file.or_else(|| before.boot_file.clone());
+            lease.boot_server = lease.boot_server.or_else(|| before.boot_server.clone());
         }
         if !self.has_wished(&lease) && (self.has_proxy_url() || lease.boot_file.is_none()) {
             lease.boot_file = self.proxy_text.clone().or(lease.boot_file);

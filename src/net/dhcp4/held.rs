@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::FIRST_WAIT;
 use crate::net::lease::Lease;
 use crate::net::random::Random;
 
@@ -43,18 +44,27 @@ struct Times {
 impl Held {
     /// The lease that was asked for at `asked` and granted at `now`.
     pub(super) fn new(lease: Box<Lease>, asked: Instant, now: Instant, random: &mut Random) -> Self {
-        let seconds = |value: u32| Duration::from_secs(value.into());
-        let times = match (lease.t1, lease.t2, lease.lease_seconds) {
-            (Some(t1), Some(t2), Some(all)) => Some(Times {
-                // Up to a 32nd earlier, so that machines powered on together do not stay in step.
-                t1: asked + seconds(t1) - random.part_of(seconds(t1) / 32),
-                t2: asked + seconds(t2),
-                end: asked + seconds(all),
-                least_wait: LEAST_WAIT.min(seconds(all) / 16),
-            }),
+        let seconds = |value: Option<u32>| value.map(|value| Duration::from_secs(value.into()));
+        let times = match (seconds(lease.t1), seconds(lease.t2), seconds(lease.lease_seconds)) {
+            (Some(t1), Some(t2), Some(all)) => {
+                // Half and seven eighths, where whole seconds cannot say so.
+                let (t1, t2) = if t2 < all { (t1, t2) } else { (all / 2, all / 8 * 7) };
+                Some(Times {
+                    // Up to a 32nd earlier, so that machines powered on together do not stay in step.
+                    t1: asked + t1 - random.part_of(t1 / 32),
+                    t2: asked + t2,
+                    end: asked + all,
+                    least_wait: LEAST_WAIT.min(all / 16).max(FIRST_WAIT),
+                })
+            }
             _ => None,
         };
         Self { lease, phase: Phase::Bound, since: now, times }
+    }
+
+    /// When it is over, if it ever is.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.times.map(|times| times.end)
     }
 
     /// The phase that `now` lies in; None when the lease is over.

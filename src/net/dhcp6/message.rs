@@ -73,7 +73,7 @@ impl Message<'_> {
         if self.rapid_commit {
             options.insert(DhcpOption::RapidCommit);
         }
-        if self.kind != MessageType::Release {
+        if !matches!(self.kind, MessageType::Release | MessageType::Decline) {
             let mut opts = WANTED.to_vec();
             if self.kind == MessageType::InformationRequest {
                 opts.extend(WANTED_ALONE);

@@ -17,6 +17,8 @@ pub(super) struct Content {
     pub(super) options: Vec<DhcpOption>,
     /// Option 80, empty as it must be: RFC 4039, section 4.
     pub(super) rapid_commit: bool,
+    /// Option 121 is there, whatever of it can be read.
+    pub(super) classless: bool,
     /// The header's fields of these names, unless they hold options.
     pub(super) file: Option<Vec<u8>>,
     pub(super) sname: Option<Vec<u8>>,
@@ -41,6 +43,7 @@ impl Content {
         content.rapid_commit = value_of(&found, OptionCode::RapidCommit).is_some_and(<[u8]>::is_empty);
         // The decoder asserts that option 80 is empty.
         found.retain(|(code, _)| OptionCode::from(*code) != OptionCode::RapidCommit);
+        content.classless = value_of(&found, OptionCode::ClasslessStaticRoute).is_some();
         content.options = found.iter().filter_map(|(code, value)| decode(*code, value)).collect();
         content
     }
@@ -102,7 +105,25 @@ fn understood(code: OptionCode) -> bool {
         )
 }
 
-fn decode(code: u8, value: &[u8]) -> Option<DhcpOption> {
+/// The entries of option 121 up to the first that is broken, for which the decoder would refuse all:
+/// RFC 3442.
+fn whole_routes(value: &[u8]) -> &[u8] {
+    let mut whole = 0;
+    // The length of a prefix in bits, as many bytes as have these, and a gateway.
+    while let Some(bits) = value.get(whole).filter(|&&bits| bits <= 32) {
+        let next = whole + 5 + usize::from(bits.div_ceil(8));
+        if next > value.len() {
+            break;
+        }
+        whole = next;
+    }
+    value.get(..whole).unwrap_or_default()
+}
+
+fn decode(code: u8, mut value: &[u8]) -> Option<DhcpOption> {
+    if code == u8::from(OptionCode::ClasslessStaticRoute) {
+        value = whole_routes(value);
+    }
     let mut bytes = Vec::with_capacity(value.len() + 2);
     for part in value.chunks(usize::from(u8::MAX)) {
         bytes.extend([code, u8::try_from(part.len()).ok()?]);

@@ -18,9 +18,6 @@ const MOST_DOMAINS: usize = 16;
 /// The smallest MTU that option 26 may name less 8: RFC 791, section 3.1 (every host takes 576 bytes).
 const LEAST_MTU: u16 = 576;
 
-/// In seconds. A server that grants less is asked as if it had granted this much.
-const LEAST_LEASE: u32 = 16;
-
 /// A server's message: the header and the options this client understands.
 #[derive(Debug)]
 pub(in crate::net) struct Reply {
@@ -142,10 +139,14 @@ impl Reply {
         let network = |other: Ipv4Addr| u32::from(other) >> (32 - u32::from(lease.prefix.clamp(1, 32)));
         let on_link = |other: &Ipv4Addr| *other != address && network(*other) == network(address);
         lease.broadcast = lease.broadcast.filter(on_link);
-        // RFC 3442: with option 121 the routers of option 3 do not count.
+        // RFC 3442: with option 121 the routers of option 3 do not count. Where nothing of it can be set they
+        // are better than no way out.
         if lease.routes.is_empty() {
             let default =
                 lease.routers.iter().find_map(|&router| route(Ipv4Addr::UNSPECIFIED, 0, router, address));
+            if default.is_some() && self.content.classless {
+                log::warn!("{interface}: no route of DHCP option 121 is of use: option 3 counts");
+            }
             lease.routes.extend(default);
         }
         // A gateway may be reachable only through another route of the same list.
@@ -155,11 +156,11 @@ impl Reply {
     }
 }
 
-/// Makes `0 < t1 < t2 < lease_seconds`, whatever the server says; what it says counts if it can.
+/// Makes the times such as [`Lease::t1`] has them, whatever the server says; what it says counts if it can.
 fn bound_times(lease: &mut Lease) {
     // All ones is for ever: RFC 2131, section 3.3.
     let granted = lease.lease_seconds.filter(|&seconds| seconds != u32::MAX);
-    let Some(seconds) = granted.map(|seconds| seconds.max(LEAST_LEASE)) else {
+    let Some(seconds) = granted.map(|seconds| seconds.max(1)) else {
         (lease.lease_seconds, lease.t1, lease.t2) = (None, None, None);
         return;
     };

@@ -74,6 +74,19 @@ fn classless_routes_replace_routers() {
     assert_eq!(lease.routes, [route([172, 16, 240, 0], 20, Some([10, 0, 2, 1]))]);
     let lease = granted(OURS, &[MASK, ROUTER, (121, &[0, 255, 255, 255, 255])]).unwrap();
     assert_eq!(lease.routes, [route([0, 0, 0, 0], 0, Some([10, 0, 2, 2]))]);
+    // What stands before something broken counts, and routers do not: a stray byte, a prefix or a gateway that is
+    // cut off, one that is too long. Only if there is nothing before it they do.
+    for broken in
+        [&[0][..], &[24], &[32, 192, 0, 2], &[24, 192, 0, 2, 10, 0, 2], &[33, 1, 2, 3, 4, 5, 6, 7, 8]]
+    {
+        let routes = |value: &[u8]| granted(OURS, &[MASK, ROUTER, (121, value)]).unwrap().routes;
+        let whole = [0, 10, 0, 2, 1, 24, 192, 0, 2, 10, 0, 2, 9];
+        let (default, net) =
+            (route([0, 0, 0, 0], 0, Some([10, 0, 2, 1])), route([192, 0, 2, 0], 24, Some([10, 0, 2, 9])));
+        assert_eq!(routes(&[&whole, broken].concat()), [default, net], "{broken:?}");
+        assert_eq!(routes(&[&whole[5..], broken].concat()), [net], "{broken:?}");
+        assert_eq!(routes(broken), [route([0, 0, 0, 0], 0, Some([10, 0, 2, 2]))], "{broken:?}");
+    }
 }
 
 #[test]
@@ -176,8 +189,13 @@ fn times_are_the_servers_if_they_can_be() {
         ((3600, Some(1000), Some(3600)), (3600, 1800, 3150)),
         ((3600, Some(u32::MAX), Some(u32::MAX)), (3600, 1800, 3150)),
         ((30, None, None), (30, 15, 27)),
-        ((1, None, None), (16, 8, 14)),
-        ((0, Some(1), Some(2)), (16, 1, 2)),
+        ((16, Some(4), Some(15)), (16, 4, 15)),
+        ((10, None, None), (10, 5, 9)),
+        ((8, None, None), (8, 4, 7)),
+        ((4, Some(1), Some(3)), (4, 1, 3)),
+        ((4, None, None), (4, 2, 4)),
+        ((1, None, None), (1, 0, 1)),
+        ((0, Some(1), Some(2)), (1, 0, 1)),
         ((u32::MAX - 1, None, None), (u32::MAX - 1, 0x7fff_ffff, 0xe000_0000 - 1)),
     ] {
         assert_eq!(all(said.0, said.1, said.2), counts, "{said:?}");
@@ -276,7 +294,9 @@ proptest! {
         value in proptest::collection::vec(any::<u8>(), 0..255),
     ) {
         if let Ok(lease) = granted(OURS, &[(code.into(), value.as_slice()), MASK, (51, &[0, 0, 1, 0])]) {
-            prop_assert!(lease.t1 < lease.t2 && lease.t2 < lease.lease_seconds && lease.t1 > Some(0));
+            let short = lease.lease_seconds < Some(8);
+            prop_assert!(lease.t1 < lease.t2 && (lease.t2 < lease.lease_seconds || short));
+            prop_assert!(lease.t1 > Some(0) || short);
             prop_assert!(lease.boot_file.iter().chain(&lease.boot_server).all(|text| text.len() <= 2048));
             prop_assert!(lease.ntp.len() <= 8 && lease.hostname.is_none_or(|name| name.len() <= 253));
         }

@@ -11,7 +11,7 @@ use super::apply::{Address, RouteTo, same_network};
 use super::runner::{Context, routes_given};
 use super::setup::seed;
 use super::transport::Port;
-use crate::config::network::StaticAddress;
+use crate::config::network::{Ipv6Mode, LEAST_MTU_IPV6, StaticAddress};
 use crate::net::dhcp4::{Client, Outgoing, Reaction, Wishes};
 use crate::net::lease::{Lease, Origin, Route};
 use crate::net::state::Family;
@@ -201,27 +201,31 @@ impl Ipv4 {
         });
     }
 
-    /// Sets what the lease says, in place of an earlier one.
+    /// Sets what the lease says, in place of an earlier one. The kernel forgets the address when the lease
+    /// ends: whoever has renewed it until then may be gone.
     fn set(&mut self, context: &mut Context<'_>, lease: Lease, peer: Option<IpAddr>) -> Result<(), Errno> {
-        if self.lease.as_ref() == Some(&lease) {
-            return Ok(());
-        }
         let before = self.lease.take();
+        let changes = before.as_ref() != Some(&lease);
         if let Some(before) =
             before.filter(|before| (before.address, before.prefix) != (lease.address, lease.prefix))
         {
             remove(context, &before);
         }
-        if let Some(mtu) = context.plan.mtu.or(lease.mtu) {
+        if changes && let Some(mtu) = context.plan.mtu.or_else(|| leased_mtu(context, &lease)) {
             context.kernel.set_mtu(context.link, u32::from(mtu));
         }
-        if let Err(errno) = context.kernel.add_address(context.link, &address(&lease, peer, context.metric)) {
+        let mut address = address(&lease, peer, context.metric);
+        let left = self.client.as_ref().and_then(|client| client.left(Instant::now()));
+        address.lifetimes = left.map(|left| (left, left));
+        if let Err(errno) = context.kernel.add_address(context.link, &address) {
             return self.fault(context, &format!("set address {}/{} on", lease.address, lease.prefix), errno);
         }
-        let routes = routes(context, &lease);
-        context.kernel.remove_routes(context.link, false, &routes);
-        for route in &routes {
-            context.kernel.add_route(context.link, route);
+        if changes {
+            let routes = routes(context, &lease);
+            context.kernel.remove_routes(context.link, false, &routes);
+            for route in &routes {
+                context.kernel.add_route(context.link, route);
+            }
         }
         self.lease = Some(lease);
         Ok(())
@@ -291,6 +295,17 @@ impl Ipv4 {
 fn remove(context: &mut Context<'_>, lease: &Lease) {
     context.kernel.remove_routes(context.link, false, &[]);
     context.kernel.remove_address(context.link, lease.address.into(), lease.prefix);
+}
+
+/// The kernel takes IPv6 off a link whose MTU is less than that: RFC 8200, section 5.
+fn leased_mtu(context: &Context<'_>, lease: &Lease) -> Option<u16> {
+    let (mtu, plan) = (lease.mtu?, context.plan);
+    let uses_ipv6 = plan.ipv6 != Ipv6Mode::Off || plan.addresses.iter().any(|given| given.address.is_ipv6());
+    if mtu < LEAST_MTU_IPV6 && uses_ipv6 {
+        log::warn!("{}: an MTU of {mtu} is too small for IPv6, and not set", lease.interface);
+        return None;
+    }
+    Some(mtu)
 }
 
 fn address(lease: &Lease, peer: Option<IpAddr>, metric: u32) -> Address {

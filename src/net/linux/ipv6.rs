@@ -242,6 +242,10 @@ impl Ipv6 {
                     self.ready = true;
                 }
                 self.gathered.address(address, there);
+                // The kernel takes one with a lifetime away at once, and says why.
+                if address.duplicate {
+                    self.decline(context, address.address, now);
+                }
             }
             Word::Route(route, there) => {
                 self.gathered.flags.received |= route.advertised && there;
@@ -424,6 +428,20 @@ impl Ipv6 {
                 context.kernel.add_route(context.link, &route);
             }
         }
+    }
+
+    /// Tells the server of a lease that somebody else has its address.
+    fn decline(&mut self, context: &mut Context<'_>, address: Ipv6Addr, now: Instant) {
+        let Some((client, _)) = &mut self.client else { return };
+        let Some(lease) = self.lease.take_if(|lease| lease.addresses.iter().any(|own| own.0 == address))
+        else {
+            return;
+        };
+        log::warn!("{}: somebody else has the address {address}", context.link.name());
+        if let Some(message) = client.decline(now, address) {
+            self.send(context, &message);
+        }
+        remove(context, &lease);
     }
 
     /// Gives the addresses back.

@@ -115,10 +115,30 @@ impl Kernel {
         }
     }
 
-    /// Sets the hardware address.
-    pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<(), Errno> {
-        self.journal.change(link.name(), |record| record.mac = record.mac.or(link.mac));
-        self.set_attributes(link, &[attribute(libc::IFLA_ADDRESS, &mac)])
+    /// Sets the hardware address. True if the link was taken down for it.
+    pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<bool, Errno> {
+        let before = self.journal.find(link.name()).and_then(|record| record.mac);
+        let noted = |mac| move |record: &mut Record| record.mac = mac;
+        self.journal.change(link.name(), noted(before.or(link.mac)));
+        let set = self.change_mac(link, mac);
+        if set.is_err() {
+            self.journal.change(link.name(), noted(before));
+        }
+        set
+    }
+
+    /// Many drivers take a hardware address only while the link is down: then it is taken down, and raised again.
+    fn change_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<bool, Errno> {
+        let address = [attribute(libc::IFLA_ADDRESS, &mac)];
+        match self.set_attributes(link, &address) {
+            Err(Errno::BUSY) if link.flags.up => {
+                self.lower(link)?;
+                let set = self.set_attributes(link, &address);
+                report(link.name(), "IFF_UP", self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[]));
+                set.and(Ok(true))
+            }
+            set => set.and(Ok(false)),
+        }
     }
 
     pub(super) fn add_address(&mut self, link: &Link, address: &Address) -> Result<(), Errno> {
@@ -243,7 +263,7 @@ impl Kernel {
                 report(name, "IFF_UP", self.lower(link));
             }
             if let Some(mac) = record.mac {
-                let result = self.set_attributes(link, &[attribute(libc::IFLA_ADDRESS, &mac)]);
+                let result = self.change_mac(link, mac).map(drop);
                 report(name, "hardware address", result);
             }
             self.restore_sysctls(name, "");

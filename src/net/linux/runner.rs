@@ -14,7 +14,7 @@ use super::setup::{Setup, is_forbidden};
 use crate::config::network::{GivenRoute, LinkPlan};
 use crate::net::compose;
 use crate::net::link::Link;
-use crate::net::state::{Forwarding, Standing, View};
+use crate::net::state::{CARRIER_WAIT, Forwarding, Standing, View};
 use crate::net::stp::Bpdu;
 use crate::net::uplink::{Address6, Uplink};
 use crate::sys::packet;
@@ -46,6 +46,8 @@ pub(super) struct Runner {
     /// It was taken down since the kernel was told what to set: addresses and routes went with that.
     flushed: bool,
     trouble: Option<String>,
+    /// It cannot be set up as it has to be, and takes no part.
+    refused: bool,
     /// What was last told of it.
     pub(super) told: Option<Uplink>,
 }
@@ -116,9 +118,14 @@ impl Runner {
             news: None,
             flushed: false,
             trouble: None,
+            refused: false,
             told: None,
         };
-        runner.prepare(kernel);
+        if !runner.prepare(kernel) {
+            runner.refused = true;
+            runner.idle_since = now.checked_sub(CARRIER_WAIT).unwrap_or(now);
+            return runner;
+        }
         runner.ipv6.prepare(context!(runner, kernel, setup));
         runner.raising = kernel.raise_soon(&runner.link);
         if !runner.raising {
@@ -148,12 +155,21 @@ impl Runner {
         Ok(())
     }
 
-    /// What has to be set before the link is raised.
-    fn prepare(&mut self, kernel: &mut Kernel) {
+    /// What has to be set before the link is raised. False if the link cannot be what it is to be: with
+    /// another hardware address it would get the lease of another machine.
+    fn prepare(&mut self, kernel: &mut Kernel) -> bool {
         if let Some(mac) = self.plan.mac.filter(|&mac| self.link.mac != Some(mac)) {
             match kernel.set_mac(&self.link, mac) {
-                Ok(()) => self.link.mac = Some(mac),
-                Err(errno) => log::warn!("{}: the hardware address cannot be set: {errno}", self.link.name()),
+                Ok(lowered) => {
+                    self.link.mac = Some(mac);
+                    self.link.flags.carrier &= !lowered;
+                    self.link.flags.running &= !lowered;
+                }
+                Err(errno) => {
+                    // Without permission the link cannot be raised either, and that ends the race.
+                    return fault(&self.link, "set the hardware address of", errno, &mut self.trouble)
+                        .is_err();
+                }
             }
         }
         if let Some(mtu) = self.plan.mtu {
@@ -168,6 +184,7 @@ impl Runner {
             settings.push(("rp_filter", "2"));
         }
         kernel.sysctls("net/ipv4/conf", &self.link, &settings);
+        true
     }
 
     /// A later message about the same device.
@@ -198,7 +215,7 @@ impl Runner {
         now: Instant,
     ) -> Result<(), Errno> {
         let name = self.link.name();
-        match (self.link.flags.carrier, self.forwarding) {
+        match (self.link.flags.carrier && !self.refused, self.forwarding) {
             (true, None) => {
                 self.news = Some(now.saturating_duration_since(started));
                 (self.had_carrier, self.trouble) = (true, None);

@@ -365,6 +365,26 @@ fn what_only_the_offer_says_of_booting_is_kept() {
     let Reaction::Bound(lease) = ack(&mut client, now, 7, &[MASK]) else { panic!("no lease") };
     assert_eq!(lease.boot_url().unwrap().0, "http://10.0.2.2/boot");
     assert_eq!(lease.boot_server.as_deref(), Some("10.0.2.9"));
+
+    // Each of the two, and none of it where the ACK names a URL itself.
+    const OTHER: &[u8] = b"http://10.0.2.4/";
+    let tftp: (u8, &[u8]) = (66, b"tftp1");
+    let lease = |offered: &[(u8, &[u8])], granted: &[(u8, &[u8])]| {
+        let mut client = self::client(now);
+        ticked(&mut client, now);
+        offer(&mut client, now, 7, offered);
+        let Reaction::Bound(lease) = ack(&mut client, now, 7, granted) else { panic!("no lease") };
+        (lease.boot_url(), lease.boot_file, lease.boot_server)
+    };
+    let url = || Some("http://10.0.2.2/boot".to_owned());
+    assert_eq!(
+        lease(&[URL, tftp], &[MASK, tftp]),
+        (url().map(|url| (url, "option 67")), url(), Some("tftp1".into()))
+    );
+    let (found, file, _) = lease(&[(66, URL.1)], &[MASK, (67, b"pxelinux.0")]);
+    assert_eq!((found, file), (url().map(|url| (url, "option 66")), Some("pxelinux.0".into())));
+    let (found, file, _) = lease(&[URL], &[MASK, (66, OTHER)]);
+    assert_eq!((found, file), (Some(("http://10.0.2.4/".into(), "option 66")), None));
 }
 
 #[test]

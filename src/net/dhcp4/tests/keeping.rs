@@ -167,9 +167,9 @@ fn a_machine_that_slept_through_it_all_has_lost_its_lease() {
 #[test]
 fn a_short_lease_is_extended_in_time() {
     let start = Instant::now();
-    for length in [1, 16, 30, 60, 120, 600] {
+    for length in [1, 2, 4, 8, 10, 16, 30, 60, 120, 600] {
         let mut client = bound(start, &[(51, &u32::to_be_bytes(length))]);
-        let end = start + seconds(u64::from(length.max(16)));
+        let end = start + seconds(u64::from(length));
         let (mut to_server, mut to_all) = (0, 0);
         loop {
             let now = client.due();
@@ -179,8 +179,44 @@ fn a_short_lease_is_extended_in_time() {
                 Reaction::Lost(_) => break assert_eq!(now, end),
                 other => panic!("{other:?}"),
             }
+            assert!(to_server > 1 || to_all > 0 || now - start <= (end - start) / 2, "{length}: first then");
         }
-        assert!((3..=8).contains(&to_server) && (1..=4).contains(&to_all), "{length}: {to_server}, {to_all}");
+        let least = if length < 8 { 1 } else { 3 };
+        assert!(
+            (least..=8).contains(&to_server) && (1..=4).contains(&to_all),
+            "{length}: {to_server}, {to_all}"
+        );
+    }
+}
+
+/// Seven eighths of 4 s are no whole seconds, and what a server says counts.
+#[test]
+fn a_lease_of_a_few_seconds_has_its_times() {
+    let start = Instant::now();
+    let four = (51, [0, 0, 0, 4]);
+    let mut client = bound(start, &[(four.0, &four.1)]);
+    assert!((1900..=2000).contains(&(client.due() - start).as_millis()));
+    assert_eq!(outgoing(&mut client, start + millis(3499)).to, Some(SERVER));
+    assert_eq!(client.due(), start + millis(3500));
+    assert_eq!(outgoing(&mut client, start + millis(3500)).to, None, "any server is asked");
+    assert!(matches!(client.tick(start + seconds(4)), Reaction::Lost(_)));
+
+    let mut client = bound(start, &[(four.0, &four.1), (58, &[0, 0, 0, 1]), (59, &[0, 0, 0, 2])]);
+    assert!((960..=1000).contains(&(client.due() - start).as_millis()));
+    assert_eq!(outgoing(&mut client, start + seconds(2)).to, None);
+}
+
+/// What the kernel is told: never less than the lease has left, and never nothing.
+#[test]
+fn what_is_left_of_a_lease_is_told_in_seconds() {
+    let start = Instant::now();
+    assert_eq!(client(start).left(start), None);
+    assert_eq!(bound(start, &[]).left(start), None, "for ever");
+    let client = bound(start, &[HOUR]);
+    for (after, left) in
+        [(3, 3600), (999, 3600), (1001, 3599), (3_599_500, 1), (3_600_000, 1), (9_000_000, 1)]
+    {
+        assert_eq!(client.left(start + millis(after)), Some(left), "{after}");
     }
 }
 

@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// In seconds, of each lease in the simulation.
-const LEASE: u32 = 120;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     Good,
@@ -22,6 +19,8 @@ struct World {
     loss: u32,
     duplication: u32,
     servers: Vec<Manner>,
+    /// In seconds, of each lease.
+    lease: u32,
     under_way: Vec<(Instant, Option<usize>, Vec<u8>)>,
     granted: Vec<(Ipv4Addr, Instant)>,
 }
@@ -78,7 +77,7 @@ impl World {
             (Manner::Fickle, _) if third => (6, Ipv4Addr::UNSPECIFIED),
             _ => (5, own),
         };
-        let lease = LEASE.to_be_bytes();
+        let lease = self.lease.to_be_bytes();
         let mut options: Vec<(u8, &[u8])> = vec![MASK, (51, &lease), (54, &own_id)];
         let rapid = message.opts().contains(OptionCode::RapidCommit) && self.percent(20);
         let said = if rapid && said == 2 && self.servers[number] == Manner::Good { 5 } else { said };
@@ -88,7 +87,7 @@ impl World {
         let kind = [said];
         options.push((53, &kind));
         if said == 5 {
-            self.granted.push((address, now + Duration::from_secs(LEASE.into())));
+            self.granted.push((address, now + Duration::from_secs(self.lease.into())));
         }
         let xid = message.xid() ^ u32::from(self.servers[number] == Manner::Lies && third);
         self.send(now, None, &reply(xid, address, &options));
@@ -180,7 +179,7 @@ proptest! {
     ) {
         servers.insert(place % (servers.len() + 1), Manner::Good);
         let mut world = World {
-            chance: Random(seed), loss, duplication, servers, under_way: vec![], granted: vec![],
+            chance: Random(seed), loss, duplication, servers, lease: 120, under_way: vec![], granted: vec![],
         };
         let wishes = Wishes { boot_url, remembered: remembered.map(server), had_boot_url: seed.is_multiple_of(2), https_only: seed.is_multiple_of(3) };
         let (first, _) = live(&mut world, wishes, Duration::from_secs(900));
@@ -192,10 +191,21 @@ proptest! {
         let servers = vec![Manner::Good];
         let chance = Random(seed);
         let mut world =
-            World { chance, loss: 0, duplication: 0, servers, under_way: vec![], granted: vec![] };
+            World { chance, loss: 0, duplication: 0, servers, lease: 120, under_way: vec![], granted: vec![] };
         let (first, losses) = live(&mut world, Wishes::default(), Duration::from_secs(3600));
         prop_assert!(first.is_some_and(|first| first < Duration::from_secs(2)) && losses == 0);
         prop_assert!((55..200).contains(&world.granted.len()), "{}", world.granted.len());
+    }
+
+    #[test]
+    fn a_lease_of_a_few_seconds_is_kept_too(seed: u64, lease in 2u32..16) {
+        let servers = vec![Manner::Good];
+        let chance = Random(seed);
+        let mut world =
+            World { chance, loss: 0, duplication: 0, servers, lease, under_way: vec![], granted: vec![] };
+        let (first, losses) = live(&mut world, Wishes::default(), Duration::from_secs(240));
+        prop_assert!(first.is_some() && losses == 0);
+        prop_assert!(world.granted.len() < 1000 / usize::try_from(lease).unwrap(), "{}", world.granted.len());
     }
 
     #[test]
@@ -205,7 +215,7 @@ proptest! {
         let servers = vec![manner, manner];
         let chance = Random(seed);
         let mut world =
-            World { chance, loss: 0, duplication: 10, servers, under_way: vec![], granted: vec![] };
+            World { chance, loss: 0, duplication: 10, servers, lease: 120, under_way: vec![], granted: vec![] };
         prop_assert_eq!(live(&mut world, Wishes::default(), Duration::from_secs(300)), (None, 0));
     }
 }

@@ -121,6 +121,19 @@ fn what_was_granted_is_given_back() {
 }
 
 #[test]
+fn an_address_that_somebody_else_has_is_declined_and_another_asked_for() {
+    let (mut client, now) = bound();
+    let decline = sent(Reaction6::Send(client.decline(now, OURS).unwrap()));
+    assert_eq!((decline.msg_type(), named(&decline)), (MessageType::Decline, vec![OURS]));
+    assert_eq!(decline.opts().get(OptionCode::ServerId), Some(&DhcpOption::ServerId(SERVER.to_vec())));
+    assert!(decline.opts().get(OptionCode::ORO).is_none(), "RFC 8415, appendix B");
+    assert!(client.decline(now, OURS).is_none() && client.release().is_none(), "nothing is held");
+    let later = client.due();
+    assert!(later > now && later < now + seconds(2));
+    assert_eq!(kind(client.tick(later)), MessageType::Solicit);
+}
+
+#[test]
 fn what_routers_do_not_tell_is_asked_for_without_an_address() {
     let now = Instant::now();
     let mut client = client(Need::Stateless, false, now);
