@@ -418,6 +418,47 @@ fn nobody_names_a_provider() {
     );
 }
 
+/// dnsmasq refuses what nobody above it could answer.
+#[test]
+fn a_domain_that_is_refused_gives_way_to_the_next() {
+    in_namespaces(
+        "a_domain_that_is_refused_gives_way_to_the_next",
+        &["dnsmasq"],
+        |client| {
+            let started = Instant::now();
+            let _server = client.serve(PROVIDER, 4);
+            assert_eq!(client.find(|_| ()).unwrap(), (4, manifest("boot.lab.test:8080")));
+            assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        },
+        |lab| {
+            lab.dnsmasq(&[
+                "--dhcp-option=option:domain-name,corp.example",
+                "--dhcp-option=option:domain-search,lab.test",
+                "--srv-host=_phase-image._tcp.lab.test,boot.lab.test,8080",
+            ]);
+        },
+    );
+}
+
+#[test]
+fn a_line_says_which_domains_are_refused() {
+    in_namespaces(
+        "a_line_says_which_domains_are_refused",
+        &["dnsmasq"],
+        |client| {
+            let line = client.find(|_| ()).unwrap_err().line().to_string();
+            let words = "DNS names none in corp.example (refused: RCODE 5), lab.test";
+            assert!(line.contains(words), "{line}");
+        },
+        |lab| {
+            lab.dnsmasq(&[
+                "--dhcp-option=option:domain-name,corp.example",
+                "--dhcp-option=option:domain-search,lab.test",
+            ]);
+        },
+    );
+}
+
 /// A line of shell that announces a provider.
 fn publish(name: &str, port: u16, version: &str, channel: &str, arch: &str) -> String {
     format!(

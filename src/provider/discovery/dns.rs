@@ -4,6 +4,7 @@
 //!
 //! libc's resolver could not ask over one link while another is up.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -33,7 +34,7 @@ const MOST_MESSAGES: usize = 100;
 
 pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answer {
     let system = fs::read_to_string(paths.resolv_conf()).unwrap_or_default();
-    let domains = domains(uplink, &system);
+    let mut domains = domains(uplink, &system);
     if domains.is_empty() {
         return Answer::NotAsked("no domain is known");
     }
@@ -41,19 +42,25 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     if servers.is_empty() {
         return Answer::NotAsked("no DNS server is known");
     }
-    for domain in &domains {
+    for domain in &mut domains {
         let Some(name) = Name::parse(&format!("{SERVICE}.{domain}")) else { continue };
-        let Some(mut all) = look_up(&servers, &uplink.interface, (&name, Kind::Srv)) else {
-            return Answer::None(format!("DNS does not answer for {domain}"));
+        let answered = look_up(&servers, &uplink.interface, (&name, Kind::Srv)).and_then(|mut all| {
+            // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
+            if !all.is_empty() {
+                all.extend(look_up(&servers, &uplink.interface, (&name, Kind::Txt))?);
+            }
+            Ok(all)
+        });
+        let all = match answered {
+            Ok(all) if all.is_empty() => continue,
+            Ok(all) => all,
+            Err(Some(code)) => {
+                let _ = write!(domain, " (refused: RCODE {code})");
+                continue;
+            }
+            // Nor for the next one, most likely.
+            Err(None) => return Answer::None(format!("DNS does not answer for {domain}")),
         };
-        if all.is_empty() {
-            continue;
-        }
-        // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
-        let Some(texts) = look_up(&servers, &uplink.interface, (&name, Kind::Txt)) else {
-            return Answer::None(format!("DNS does not answer for {domain}"));
-        };
-        all.extend(texts);
         let providers = offers::of_domain(&all, machine, up_to);
         if providers.is_empty() {
             let Machine { channel, arch } = machine;
@@ -64,15 +71,16 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     Answer::None(format!("DNS names none in {}", domains.join(", ")))
 }
 
-/// The records that answer `question`, which may be none; None if no server answers.
-fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Option<Vec<Record>> {
+/// The records that answer `question`, which may be none. Otherwise the RCODE that a server refuses with; None if
+/// no server answers.
+fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Result<Vec<Record>, Option<u8>> {
     let mut id = [0; 2];
     random::fill_insecure(&mut id);
     let id = u16::from_ne_bytes(id);
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
-    let mut streamed = Vec::new();
+    let (mut streamed, mut refused, mut refusal) = (Vec::new(), Vec::new(), None);
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -95,11 +103,19 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Opti
                 Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
             }
         }
-        if found == Verdict::Settled {
-            return Some(records(&answer));
+        match found {
+            Verdict::Settled => return Ok(records(&answer)),
+            Verdict::Refused(code) if !refused.contains(&server) => {
+                refused.push(server);
+                refusal = Some(code);
+                if refused.len() == servers.len() {
+                    break;
+                }
+            }
+            Verdict::Refused(_) | Verdict::Truncated | Verdict::Foreign => {}
         }
     }
-    None
+    Err(refusal)
 }
 
 /// The message that answers `message` over a connection, where each has its length before it: RFC 7766,
@@ -256,8 +272,27 @@ mod tests {
         client
     }
 
+    /// A server that refuses with this RCODE; None says nothing. The client's end.
+    fn refuser(code: Option<u8>) -> UdpSocket {
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(datagrams.local_addr().unwrap()).unwrap();
+        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+                let Some(code) = code else { continue };
+                buffer[2] |= 0x80;
+                buffer[3] |= code;
+                let _ = datagrams.send_to(&buffer[..length], peer);
+            }
+        });
+        client
+    }
+
     /// How many records these servers answer with, and after how long.
-    fn asked(servers: &[UdpSocket]) -> (Option<usize>, Duration) {
+    fn asked(servers: &[UdpSocket]) -> (Result<usize, Option<u8>>, Duration) {
         let started = Instant::now();
         let name = Name::parse("_phase-image._tcp.lab.test").unwrap();
         let found = look_up(servers, "lo", (&name, Kind::Txt));
@@ -272,7 +307,7 @@ mod tests {
         ];
         for manners in manners {
             let (found, took) = asked(&[server(manners)]);
-            assert_eq!(found, Some(3));
+            assert_eq!(found, Ok(3));
             assert!(took < STREAM, "{took:?}");
         }
     }
@@ -281,8 +316,31 @@ mod tests {
     fn a_server_that_is_silent_over_tcp_keeps_nobody_from_the_next() {
         let (found, took) =
             asked(&[server(|_| None), server(|query| Some(framed(&answer(&query, false, 9))))]);
-        assert_eq!(found, Some(3));
+        assert_eq!(found, Ok(3));
         assert!(took < PATIENCE, "{took:?}");
+    }
+
+    #[test]
+    fn servers_that_all_refuse_are_not_waited_for() {
+        for (code, servers) in [(5, vec![refuser(Some(5))]), (2, vec![refuser(Some(2)), refuser(Some(2))])] {
+            let (found, took) = asked(&servers);
+            assert_eq!(found, Err(Some(code)));
+            assert!(took < PATIENCE / 2, "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_refuses_speaks_for_no_other() {
+        let late: Manners = |query| {
+            thread::sleep(Duration::from_millis(300));
+            Some(framed(&answer(&query, false, 9)))
+        };
+        assert_eq!(asked(&[refuser(Some(5)), server(late)]).0, Ok(3));
+        // It repeats itself: once for each question.
+        let (found, took) = asked(&[refuser(Some(5)), refuser(None)]);
+        assert_eq!(found, Err(Some(5)));
+        assert!(took >= PATIENCE, "{took:?}");
+        assert_eq!(asked(&[refuser(None)]).0, Err(None));
     }
 
     /// Within the patience with one question.
@@ -311,7 +369,7 @@ mod tests {
         let threads = manners.map(|(name, manners)| (name, thread::spawn(move || asked(&[server(manners)]))));
         for (name, thread) in threads {
             let (found, took) = thread.join().unwrap();
-            assert_eq!(found, None, "{name}");
+            assert_eq!(found, Err(None), "{name}");
             assert!(took < PATIENCE + Duration::from_secs(1), "{name}: {took:?}");
         }
     }

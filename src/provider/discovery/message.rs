@@ -155,6 +155,8 @@ pub(super) enum Verdict {
     Settled,
     /// There is more than fits into a datagram: RFC 7766, section 5.
     Truncated,
+    /// A server will not or cannot say, with this RCODE.
+    Refused(u8),
     /// No answer to it.
     Foreign,
 }
@@ -167,13 +169,13 @@ pub(super) fn verdict(message: &[u8], id: u16, question: (&Name, Kind)) -> Verdi
     let flags = message.get(2).copied().unwrap_or(0);
     let answers = word(message, 0) == Some(id)
         && flags & RESPONSE != 0
-        && message.get(3).is_some_and(|flags| matches!(flags & CODE, NO_ERROR | NO_SUCH_NAME))
         && word(message, 4) == Some(1)
         && asked() == Some(true);
-    match answers {
-        true if flags & TRUNCATED != 0 => Verdict::Truncated,
-        true => Verdict::Settled,
-        false => Verdict::Foreign,
+    match message.get(3).map(|flags| flags & CODE) {
+        Some(NO_ERROR | NO_SUCH_NAME) if answers && flags & TRUNCATED != 0 => Verdict::Truncated,
+        Some(NO_ERROR | NO_SUCH_NAME) if answers => Verdict::Settled,
+        Some(code) if answers => Verdict::Refused(code),
+        _ => Verdict::Foreign,
     }
 }
 
@@ -333,14 +335,18 @@ mod tests {
 
     #[test]
     fn only_the_answer_to_a_question_settles_it() {
-        use Verdict::{Foreign, Settled, Truncated};
+        use Verdict::{Foreign, Refused, Settled, Truncated};
         let (asked, other) = (named("_phase-image._tcp.lab"), named("_phase-image._tcp.lob"));
         let mut message = query(7, &[(&asked, Kind::Srv)], Asked::Server);
         assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), Foreign, "the question itself");
         message[2] |= RESPONSE;
-        for (code, expected) in [(0, Settled), (3, Settled), (1, Foreign), (2, Foreign), (5, Foreign)] {
+        for (code, expected) in
+            [(0, Settled), (3, Settled), (1, Refused(1)), (2, Refused(2)), (5, Refused(5))]
+        {
             message[3] = 0x80 | code;
             assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), expected, "{code}");
+            assert_eq!(verdict(&message, 8, (&asked, Kind::Srv)), Foreign);
+            assert_eq!(verdict(&message, 7, (&other, Kind::Srv)), Foreign);
         }
         message[3] = 0;
         for cut in [false, true] {
