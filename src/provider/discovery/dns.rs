@@ -44,10 +44,10 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     }
     for domain in &mut domains {
         let Some(name) = Name::parse(&format!("{SERVICE}.{domain}")) else { continue };
-        let answered = look_up(&servers, &uplink.interface, (&name, Kind::Srv)).and_then(|mut all| {
+        let answered = look_up(&servers, device(uplink), (&name, Kind::Srv)).and_then(|mut all| {
             // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
             if !all.is_empty() {
-                all.extend(look_up(&servers, &uplink.interface, (&name, Kind::Txt))?);
+                all.extend(look_up(&servers, device(uplink), (&name, Kind::Txt))?);
             }
             Ok(all)
         });
@@ -146,28 +146,41 @@ fn over_tcp(server: SocketAddr, device: &str, message: &[u8], limit: Duration) -
     }
 }
 
+/// The one that sockets are bound to. Where another init has brought the network up, its routes count: servers need not
+/// be on the link that the boot goes over.
+fn device(uplink: &Uplink) -> &str {
+    if uplink.bound { &uplink.interface } else { "" }
+}
+
 /// Sockets that hear from one server each.
 fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
-    let mut addresses = uplink.dns.clone();
-    if addresses.is_empty() {
-        let named = words(system, &["nameserver"]).filter_map(|mut words| words.next()?.parse().ok());
-        addresses = named.collect();
+    let mut named: Vec<(IpAddr, &str)> = uplink.dns.iter().map(|&address| (address, "")).collect();
+    if named.is_empty() {
+        named = words(system, &["nameserver"]).filter_map(|mut words| scoped(words.next()?)).collect();
     }
-    let open = |address: &IpAddr| {
+    let open = |&(address, scope): &(IpAddr, &str)| {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let server = match address {
             IpAddr::V6(address) if address.is_unicast_link_local() => {
-                SocketAddrV6::new(*address, PORT, 0, sockets::index(&uplink.interface)).into()
+                let scope = if scope.is_empty() { &uplink.interface } else { scope };
+                let index = scope.parse().unwrap_or_else(|_| sockets::index(scope));
+                SocketAddrV6::new(address, PORT, 0, index).into()
             }
-            address => SocketAddr::new(*address, PORT),
+            address => SocketAddr::new(address, PORT),
         };
         // The server's name for itself must do: a system's own is reached over loopback.
-        let device = if address.is_loopback() { "" } else { &uplink.interface };
+        let device = if address.is_loopback() { "" } else { device(uplink) };
         let opened = sockets::open(family, device).map_err(Into::into);
         let socket = opened.and_then(|socket| socket.connect(server).map(|()| socket));
         socket.inspect_err(|error| debug!("DNS: {server}: {error}")).ok()
     };
-    addresses.iter().filter_map(open).take(MOST_SERVERS).collect()
+    named.iter().filter_map(open).take(MOST_SERVERS).collect()
+}
+
+/// An address, and the link that it holds on: RFC 4007, section 11.
+fn scoped(text: &str) -> Option<(IpAddr, &str)> {
+    let (address, scope) = text.split_once('%').unwrap_or((text, ""));
+    Some((address.parse().ok()?, scope))
 }
 
 /// Those of the uplink, or if another init has brought it up, the system's.
@@ -390,5 +403,25 @@ mod tests {
         assert_eq!(peers(&Uplink::default())[0], "127.0.0.1:53");
         let dns = vec!["127.0.0.53".parse().unwrap()];
         assert_eq!(peers(&Uplink { dns, ..Uplink::default() }), ["127.0.0.53:53"]);
+    }
+
+    #[test]
+    fn sockets_are_bound_where_several_links_are_up() {
+        let opened = |bound: bool| {
+            // An address of this machine that no name for itself is; there is no such link.
+            let dns = vec![IpAddr::from([0; 4])];
+            servers(&Uplink { interface: "absent0".to_owned(), bound, dns, ..Uplink::default() }, "").len()
+        };
+        assert_eq!((opened(false), opened(true)), (1, 0));
+    }
+
+    #[test]
+    fn servers_have_scopes() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(scoped("fe80::1%eth0"), Some((address("fe80::1"), "eth0")));
+        assert_eq!(scoped("10.0.2.3"), Some((address("10.0.2.3"), "")));
+        for text in ["", "%", "%eth0", "x%eth0", "fe80::1/64"] {
+            assert_eq!(scoped(text), None, "{text}");
+        }
     }
 }
