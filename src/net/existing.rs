@@ -44,11 +44,13 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
         Some(interface) if !distrusted => {
             info!("{interface} has a route; the network is used as it is");
             // What `phaseboot net up` has asked for there names providers, too.
-            let told = if caller == Caller::Command { read_lease(paths, interface) } else { None };
-            Some(match told {
-                Some(Uplink { ipv4, ipv6, search, .. }) => Uplink { ipv4, ipv6, search, ..uplink(interface) },
-                None => uplink(interface),
-            })
+            let mut found = uplink(interface);
+            if caller == Caller::Command
+                && let Some(told) = read_lease(paths, interface)
+            {
+                (found.ipv4, found.ipv6, found.search) = (told.ipv4, told.ipv6, told.search);
+            }
+            Some(found)
         }
         other => given.leaves_all().then(|| {
             info!("the network is left as it is: ip=off");

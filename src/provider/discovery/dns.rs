@@ -80,7 +80,8 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Resu
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
-    let (mut streamed, mut refused, mut refusal) = (Vec::new(), Vec::new(), None);
+    // Who was asked over TCP or refuses, how many refuse, and with which RCODE.
+    let (mut done, mut refusals, mut refusal) = (Vec::new(), 0, None);
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -96,23 +97,30 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Resu
         let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
         let Some((mut answer, server)) = sockets::receive(servers.iter(), until) else { continue };
         let mut found = verdict(&answer, id, question);
-        if found == Verdict::Truncated && !streamed.contains(&server) {
-            streamed.push(server);
-            match over_tcp(server, device, &message, STREAM.min(PATIENCE.saturating_sub(started.elapsed()))) {
-                Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
-                Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
+        if matches!(found, Verdict::Truncated | Verdict::Refused(_)) && !done.contains(&server) {
+            done.push(server);
+            if found == Verdict::Truncated {
+                match over_tcp(
+                    server,
+                    device,
+                    &message,
+                    STREAM.min(PATIENCE.saturating_sub(started.elapsed())),
+                ) {
+                    Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
+                    Err(error) => {
+                        info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}")
+                    }
+                }
             }
-        }
-        match found {
-            Verdict::Settled => return Ok(records(&answer)),
-            Verdict::Refused(code) if !refused.contains(&server) => {
-                refused.push(server);
-                refusal = Some(code);
-                if refused.len() == servers.len() {
+            if let Verdict::Refused(code) = found {
+                (refusals, refusal) = (refusals + 1, Some(code));
+                if refusals == servers.len() {
                     break;
                 }
             }
-            Verdict::Refused(_) | Verdict::Truncated | Verdict::Foreign => {}
+        }
+        if found == Verdict::Settled {
+            return Ok(records(&answer));
         }
     }
     Err(refusal)
@@ -154,11 +162,8 @@ fn device(uplink: &Uplink) -> &str {
 
 /// Sockets that hear from one server each.
 fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
-    let mut named: Vec<(IpAddr, &str)> = uplink.dns.iter().map(|&address| (address, "")).collect();
-    if named.is_empty() {
-        named = words(system, &["nameserver"]).filter_map(|mut words| scoped(words.next()?)).collect();
-    }
-    let open = |&(address, scope): &(IpAddr, &str)| {
+    let mut sockets = Vec::new();
+    let mut add = |address: IpAddr, scope: &str| {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let server = match address {
             IpAddr::V6(address) if address.is_unicast_link_local() => {
@@ -171,10 +176,21 @@ fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
         // The server's name for itself must do: a system's own is reached over loopback.
         let device = if address.is_loopback() { "" } else { device(uplink) };
         let opened = sockets::open(family, device).map_err(Into::into);
-        let socket = opened.and_then(|socket| socket.connect(server).map(|()| socket));
-        socket.inspect_err(|error| debug!("DNS: {server}: {error}")).ok()
+        match opened.and_then(|socket| socket.connect(server).map(|()| socket)) {
+            Ok(socket) if sockets.len() < MOST_SERVERS => sockets.push(socket),
+            Ok(_) => {}
+            Err(error) => debug!("DNS: {server}: {error}"),
+        }
     };
-    named.iter().filter_map(open).take(MOST_SERVERS).collect()
+    if uplink.dns.is_empty() {
+        for (address, scope) in words(system, &["nameserver"]).filter_map(|mut words| scoped(words.next()?)) {
+            add(address, scope);
+        }
+    }
+    for &address in &uplink.dns {
+        add(address, "");
+    }
+    sockets
 }
 
 /// An address, and the link that it holds on: RFC 4007, section 11.

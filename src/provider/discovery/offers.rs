@@ -82,15 +82,22 @@ fn in_order(mut servers: Vec<Srv>, mut random: impl FnMut(u32) -> u32) -> Vec<Sr
 
 /// Adds what one message says to what was heard before it, the latest last.
 pub(super) fn hear(known: &mut Vec<Record>, heard: Vec<Record>) {
-    known.retain(|old| {
-        let replaces = |new: &Record| {
-            new.data == old.data
-                || (new.standing == Standing::Instead && discriminant(&new.data) == discriminant(&old.data))
+    for new in &heard {
+        let replaces = |old: &Record| {
+            new.name == old.name
+                && (new.data == old.data
+                    || (new.standing == Standing::Instead
+                        && discriminant(&new.data) == discriminant(&old.data)))
         };
-        !heard.iter().any(|new| new.name == old.name && replaces(new))
-    });
-    let room = MOST_RECORDS.saturating_sub(known.len());
-    known.extend(heard.into_iter().filter(|record| record.standing != Standing::Gone).take(room));
+        while let Some(at) = known.iter().position(replaces) {
+            known.remove(at);
+        }
+    }
+    for record in heard {
+        if record.standing != Standing::Gone && known.len() < MOST_RECORDS {
+            known.push(record);
+        }
+    }
 }
 
 /// What of a LAN's announcements is there, and what is still to be asked for.
