@@ -529,10 +529,10 @@ fn another_inits_servers_for_names_are_asked() {
     );
 }
 
-/// A line of shell that announces a provider.
+/// A line of shell that announces a provider, as soon as the daemon is on the bus.
 fn publish(name: &str, port: u16, version: &str, channel: &str, arch: &str) -> String {
     format!(
-        "avahi-publish -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} version={version} \
+        "avahi-publish -f -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} version={version} \
          http_port={port} &\n"
     )
 }
