@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
@@ -165,14 +165,13 @@ fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
     let mut sockets = Vec::new();
     let mut add = |address: IpAddr, scope: &str| {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let server = match address {
-            IpAddr::V6(address) if address.is_unicast_link_local() => {
-                let scope = if scope.is_empty() { &uplink.interface } else { scope };
-                let index = scope.parse().unwrap_or_else(|_| sockets::index(scope));
-                SocketAddrV6::new(address, PORT, 0, index).into()
-            }
-            address => SocketAddr::new(address, PORT),
-        };
+        let mut server = SocketAddr::new(address, PORT);
+        if let SocketAddr::V6(server) = &mut server
+            && server.ip().is_unicast_link_local()
+        {
+            let scope = if scope.is_empty() { &uplink.interface } else { scope };
+            server.set_scope_id(scope.parse().unwrap_or_else(|_| sockets::index(scope)));
+        }
         // The server's name for itself must do: a system's own is reached over loopback.
         let device = if address.is_loopback() { "" } else { device(uplink) };
         let opened = sockets::open(family, device).map_err(Into::into);

@@ -127,7 +127,6 @@ impl Sockets {
             let Some((message, source)) = sockets::receive(all(), until) else { continue };
             // Whoever may answer has the port: RFC 6762, section 6.
             if source.port() != PORT || !is_near(uplink, source.ip().to_canonical()) {
-                debug!("mDNS: {source} is no responder of this link");
                 continue;
             }
             offers::hear(&mut records, message::records(&message));
