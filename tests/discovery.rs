@@ -418,10 +418,121 @@ fn nobody_names_a_provider() {
     );
 }
 
-/// A line of shell that announces a provider.
+/// dnsmasq refuses what nobody above it could answer.
+#[test]
+fn a_domain_that_is_refused_gives_way_to_the_next() {
+    in_namespaces(
+        "a_domain_that_is_refused_gives_way_to_the_next",
+        &["dnsmasq"],
+        |client| {
+            let started = Instant::now();
+            let _server = client.serve(PROVIDER, 4);
+            assert_eq!(client.find(|_| ()).unwrap(), (4, manifest("boot.lab.test:8080")));
+            assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        },
+        |lab| {
+            lab.dnsmasq(&[
+                "--dhcp-option=option:domain-name,corp.example",
+                "--dhcp-option=option:domain-search,lab.test",
+                "--srv-host=_phase-image._tcp.lab.test,boot.lab.test,8080",
+            ]);
+        },
+    );
+}
+
+#[test]
+fn a_line_says_which_domains_are_refused() {
+    in_namespaces(
+        "a_line_says_which_domains_are_refused",
+        &["dnsmasq"],
+        |client| {
+            let line = client.find(|_| ()).unwrap_err().line().to_string();
+            let words = "DNS names none in corp.example (refused: RCODE 5), lab.test";
+            assert!(line.contains(words), "{line}");
+        },
+        |lab| {
+            lab.dnsmasq(&[
+                "--dhcp-option=option:domain-name,corp.example",
+                "--dhcp-option=option:domain-search,lab.test",
+            ]);
+        },
+    );
+}
+
+#[test]
+fn the_leases_domains_are_known_to_the_next_command() {
+    in_namespaces(
+        "the_leases_domains_are_known_to_the_next_command",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve(PROVIDER, 4);
+            let paths = Paths::under(&client.root);
+            phaseboot::net::up(&paths, None, Deadline::after(Duration::from_secs(30))).unwrap();
+            let resolver = || fs::read_to_string(client.root.join("etc/resolv.conf")).unwrap();
+            let before = resolver();
+            assert_eq!(client.find(|_| ()).unwrap(), (4, manifest("boot.lab.test:8080")));
+            assert_eq!(resolver(), before);
+        },
+        |lab| {
+            // The domain of option 15 is lab.test.
+            lab.dnsmasq(&[
+                "--dhcp-option=option:domain-search,other.test",
+                "--local=/other.test/",
+                "--srv-host=_phase-image._tcp.other.test,boot.lab.test,8080",
+            ]);
+        },
+    );
+}
+
+/// Its resolv.conf and its routes count, also where the server for names is not on the link of the default route.
+#[test]
+fn another_inits_servers_for_names_are_asked() {
+    in_namespaces(
+        "another_inits_servers_for_names_are_asked",
+        &["dnsmasq"],
+        |client| {
+            let _server = client.serve("10.98.1.1:8080", 4);
+            for arguments in [
+                "link set lo up",
+                "addr add 10.98.0.2/24 dev eth0",
+                "link set eth0 up",
+                // Nobody is there.
+                "route add default via 10.98.0.9",
+                "addr add 10.98.1.2/24 dev eth1",
+                "addr add fe80::2/64 dev eth1 nodad",
+                "link set eth1 up",
+            ] {
+                assert!(ip(arguments), "ip {arguments}");
+            }
+            for server in ["10.98.1.1", "fe80::1%eth1"] {
+                let text = format!("search lab.test\nnameserver {server}\n");
+                fs::write(client.root.join("etc/resolv.conf"), &text).unwrap();
+                assert_eq!(
+                    client.find(|_| ()).unwrap(),
+                    (4, manifest("boot.lab.test:8080/tree")),
+                    "{server}"
+                );
+                assert_eq!(fs::read_to_string(client.root.join("etc/resolv.conf")).unwrap(), text);
+            }
+        },
+        |lab| {
+            lab.second_link();
+            assert!(ip(&format!("-n {} addr add fe80::1/64 dev server1 nodad", lab.server)));
+            // Too long for a datagram: TCP goes the same way.
+            let padding = "x".repeat(200);
+            let text = |note: u8| {
+                format!("--txt-record=_phase-image._tcp.lab.test,path=/tree,note={note}{padding},{padding}")
+            };
+            let (first, second) = (text(1), text(2));
+            lab.dnsmasq_on(1, &["--srv-host=_phase-image._tcp.lab.test,boot.lab.test,8080", &first, &second]);
+        },
+    );
+}
+
+/// A line of shell that announces a provider, as soon as the daemon is on the bus.
 fn publish(name: &str, port: u16, version: &str, channel: &str, arch: &str) -> String {
     format!(
-        "avahi-publish -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} version={version} \
+        "avahi-publish -f -s '{name}' _phase-image._tcp 80 channel={channel} arch={arch} version={version} \
          http_port={port} &\n"
     )
 }

@@ -44,9 +44,13 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
         Some(interface) if !distrusted => {
             info!("{interface} has a route; the network is used as it is");
             // What `phaseboot net up` has asked for there names providers, too.
-            let told = if caller == Caller::Command { read_lease(paths, interface) } else { None };
-            let Uplink { ipv4, ipv6, .. } = told.unwrap_or_default();
-            Some(Uplink { ipv4, ipv6, ..uplink(interface) })
+            let mut found = uplink(interface);
+            if caller == Caller::Command
+                && let Some(told) = read_lease(paths, interface)
+            {
+                (found.ipv4, found.ipv6, found.search) = (told.ipv4, told.ipv6, told.search);
+            }
+            Some(found)
         }
         other => given.leaves_all().then(|| {
             info!("the network is left as it is: ip=off");
@@ -157,10 +161,20 @@ mod tests {
         }
         let mut lease = Lease::bare("eth1", [2; 6], Origin::Dhcp, [10, 0, 2, 15].into(), 24);
         lease.boot_file = Some("http://10.0.2.2/".to_owned());
-        let ours = Uplink { interface: "eth1".to_owned(), ipv4: Some(lease.clone()), ..Uplink::default() };
+        let search = vec!["lab.example".to_owned()];
+        let ours = Uplink {
+            interface: "eth1".to_owned(),
+            ipv4: Some(lease.clone()),
+            dns: vec!["10.0.2.3".parse().unwrap()],
+            search: search.clone(),
+            ..Uplink::default()
+        };
         write_lease(&paths, &ours);
-        assert_eq!(existing(&paths, Caller::Command, &given).unwrap().ipv4, Some(lease));
-        assert_eq!(existing(&paths, Caller::Init, &given).unwrap().ipv4, None);
+        let found = existing(&paths, Caller::Command, &given).unwrap();
+        assert_eq!((found.ipv4, found.search, found.dns), (Some(lease), search, Vec::new()));
+        fs::write(paths.pnp(), "domain pnp.example\nnameserver 10.0.2.4\n").unwrap();
+        let found = existing(&paths, Caller::Init, &given).unwrap();
+        assert_eq!((found.ipv4, found.search, found.dns.len()), (None, vec!["pnp.example".to_owned()], 1));
         write_lease(&paths, &Uplink { interface: "eth0".to_owned(), ..ours });
         assert_eq!(existing(&paths, Caller::Command, &given).unwrap().ipv4, None);
         fs::write(paths.links(), "{}").unwrap();

@@ -122,13 +122,14 @@ pub(super) fn unsettle() {
 }
 
 /// A link without servers for names empties what another link has left, and leaves alone what
-/// somebody else wrote. Failure is a warning: a provider may be named by address.
+/// somebody else wrote; a network that is used as it is leaves what the command wrote that has brought it
+/// up. Failure is a warning: a provider may be named by address.
 fn write(paths: &Paths, uplink: &Uplink) {
     let path = paths.resolv_conf();
     let now = std::fs::read_to_string(&path);
     let ours = now.as_ref().is_ok_and(|text| text.starts_with(HEADER));
     let wanted = text(uplink);
-    if (uplink.dns.is_empty() && !ours) || now.is_ok_and(|text| text == wanted) {
+    if (uplink.dns.is_empty() && !(ours && uplink.bound)) || now.is_ok_and(|text| text == wanted) {
         return;
     }
     match replace(&path, wanted.as_bytes()) {
@@ -220,6 +221,8 @@ mod tests {
         drop(for_uplink(&paths, &uplink(&["10.0.2.1"], &[])));
         assert!(content().unwrap().contains("nameserver 10.0.2.1\n"));
         drop(for_uplink(&paths, &uplink(&[], &[])));
+        assert!(content().unwrap().contains("nameserver 10.0.2.1\n"));
+        drop(for_uplink(&paths, &Uplink { bound: true, ..uplink(&[], &[]) }));
         assert_eq!(content().unwrap(), HEADER);
     }
 

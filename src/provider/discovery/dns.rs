@@ -4,9 +4,10 @@
 //!
 //! libc's resolver could not ask over one link while another is up.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
@@ -33,7 +34,7 @@ const MOST_MESSAGES: usize = 100;
 
 pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answer {
     let system = fs::read_to_string(paths.resolv_conf()).unwrap_or_default();
-    let domains = domains(uplink, &system);
+    let mut domains = domains(uplink, &system);
     if domains.is_empty() {
         return Answer::NotAsked("no domain is known");
     }
@@ -41,19 +42,25 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     if servers.is_empty() {
         return Answer::NotAsked("no DNS server is known");
     }
-    for domain in &domains {
+    for domain in &mut domains {
         let Some(name) = Name::parse(&format!("{SERVICE}.{domain}")) else { continue };
-        let Some(mut all) = look_up(&servers, &uplink.interface, (&name, Kind::Srv)) else {
-            return Answer::None(format!("DNS does not answer for {domain}"));
+        let answered = look_up(&servers, device(uplink), (&name, Kind::Srv)).and_then(|mut all| {
+            // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
+            if !all.is_empty() {
+                all.extend(look_up(&servers, device(uplink), (&name, Kind::Txt))?);
+            }
+            Ok(all)
+        });
+        let all = match answered {
+            Ok(all) if all.is_empty() => continue,
+            Ok(all) => all,
+            Err(Some(code)) => {
+                let _ = write!(domain, " (refused: RCODE {code})");
+                continue;
+            }
+            // Nor for the next one, most likely.
+            Err(None) => return Answer::None(format!("DNS does not answer for {domain}")),
         };
-        if all.is_empty() {
-            continue;
-        }
-        // Without a TXT record, a provider is as it usually is; without an answer, nobody knows how it is.
-        let Some(texts) = look_up(&servers, &uplink.interface, (&name, Kind::Txt)) else {
-            return Answer::None(format!("DNS does not answer for {domain}"));
-        };
-        all.extend(texts);
         let providers = offers::of_domain(&all, machine, up_to);
         if providers.is_empty() {
             let Machine { channel, arch } = machine;
@@ -64,15 +71,17 @@ pub(super) fn ask(machine: Machine<'_>, uplink: &Uplink, paths: &Paths) -> Answe
     Answer::None(format!("DNS names none in {}", domains.join(", ")))
 }
 
-/// The records that answer `question`, which may be none; None if no server answers.
-fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Option<Vec<Record>> {
+/// The records that answer `question`, which may be none. Otherwise the RCODE that a server refuses with; None if
+/// no server answers.
+fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Result<Vec<Record>, Option<u8>> {
     let mut id = [0; 2];
     random::fill_insecure(&mut id);
     let id = u16::from_ne_bytes(id);
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
-    let mut streamed = Vec::new();
+    // Who was asked over TCP or refuses, how many refuse, and with which RCODE.
+    let (mut done, mut refusals, mut refusal) = (Vec::new(), 0, None);
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -88,18 +97,33 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Opti
         let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
         let Some((mut answer, server)) = sockets::receive(servers.iter(), until) else { continue };
         let mut found = verdict(&answer, id, question);
-        if found == Verdict::Truncated && !streamed.contains(&server) {
-            streamed.push(server);
-            match over_tcp(server, device, &message, STREAM.min(PATIENCE.saturating_sub(started.elapsed()))) {
-                Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
-                Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
+        if matches!(found, Verdict::Truncated | Verdict::Refused(_)) && !done.contains(&server) {
+            done.push(server);
+            if found == Verdict::Truncated {
+                match over_tcp(
+                    server,
+                    device,
+                    &message,
+                    STREAM.min(PATIENCE.saturating_sub(started.elapsed())),
+                ) {
+                    Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
+                    Err(error) => {
+                        info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}")
+                    }
+                }
+            }
+            if let Verdict::Refused(code) = found {
+                (refusals, refusal) = (refusals + 1, Some(code));
+                if refusals == servers.len() {
+                    break;
+                }
             }
         }
         if found == Verdict::Settled {
-            return Some(records(&answer));
+            return Ok(records(&answer));
         }
     }
-    None
+    Err(refusal)
 }
 
 /// The message that answers `message` over a connection, where each has its length before it: RFC 7766,
@@ -130,28 +154,48 @@ fn over_tcp(server: SocketAddr, device: &str, message: &[u8], limit: Duration) -
     }
 }
 
+/// The one that sockets are bound to. Where another init has brought the network up, its routes count: servers need not
+/// be on the link that the boot goes over.
+fn device(uplink: &Uplink) -> &str {
+    if uplink.bound { &uplink.interface } else { "" }
+}
+
 /// Sockets that hear from one server each.
 fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
-    let mut addresses = uplink.dns.clone();
-    if addresses.is_empty() {
-        let named = words(system, &["nameserver"]).filter_map(|mut words| words.next()?.parse().ok());
-        addresses = named.collect();
-    }
-    let open = |address: &IpAddr| {
+    let mut sockets = Vec::new();
+    let mut add = |address: IpAddr, scope: &str| {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let server = match address {
-            IpAddr::V6(address) if address.is_unicast_link_local() => {
-                SocketAddrV6::new(*address, PORT, 0, sockets::index(&uplink.interface)).into()
-            }
-            address => SocketAddr::new(*address, PORT),
-        };
+        let mut server = SocketAddr::new(address, PORT);
+        if let SocketAddr::V6(server) = &mut server
+            && server.ip().is_unicast_link_local()
+        {
+            let scope = if scope.is_empty() { &uplink.interface } else { scope };
+            server.set_scope_id(scope.parse().unwrap_or_else(|_| sockets::index(scope)));
+        }
         // The server's name for itself must do: a system's own is reached over loopback.
-        let device = if address.is_loopback() { "" } else { &uplink.interface };
+        let device = if address.is_loopback() { "" } else { device(uplink) };
         let opened = sockets::open(family, device).map_err(Into::into);
-        let socket = opened.and_then(|socket| socket.connect(server).map(|()| socket));
-        socket.inspect_err(|error| debug!("DNS: {server}: {error}")).ok()
+        match opened.and_then(|socket| socket.connect(server).map(|()| socket)) {
+            Ok(socket) if sockets.len() < MOST_SERVERS => sockets.push(socket),
+            Ok(_) => {}
+            Err(error) => debug!("DNS: {server}: {error}"),
+        }
     };
-    addresses.iter().filter_map(open).take(MOST_SERVERS).collect()
+    if uplink.dns.is_empty() {
+        for (address, scope) in words(system, &["nameserver"]).filter_map(|mut words| scoped(words.next()?)) {
+            add(address, scope);
+        }
+    }
+    for &address in &uplink.dns {
+        add(address, "");
+    }
+    sockets
+}
+
+/// An address, and the link that it holds on: RFC 4007, section 11.
+fn scoped(text: &str) -> Option<(IpAddr, &str)> {
+    let (address, scope) = text.split_once('%').unwrap_or((text, ""));
+    Some((address.parse().ok()?, scope))
 }
 
 /// Those of the uplink, or if another init has brought it up, the system's.
@@ -256,8 +300,27 @@ mod tests {
         client
     }
 
+    /// A server that refuses with this RCODE; None says nothing. The client's end.
+    fn refuser(code: Option<u8>) -> UdpSocket {
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(datagrams.local_addr().unwrap()).unwrap();
+        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+                let Some(code) = code else { continue };
+                buffer[2] |= 0x80;
+                buffer[3] |= code;
+                let _ = datagrams.send_to(&buffer[..length], peer);
+            }
+        });
+        client
+    }
+
     /// How many records these servers answer with, and after how long.
-    fn asked(servers: &[UdpSocket]) -> (Option<usize>, Duration) {
+    fn asked(servers: &[UdpSocket]) -> (Result<usize, Option<u8>>, Duration) {
         let started = Instant::now();
         let name = Name::parse("_phase-image._tcp.lab.test").unwrap();
         let found = look_up(servers, "lo", (&name, Kind::Txt));
@@ -272,7 +335,7 @@ mod tests {
         ];
         for manners in manners {
             let (found, took) = asked(&[server(manners)]);
-            assert_eq!(found, Some(3));
+            assert_eq!(found, Ok(3));
             assert!(took < STREAM, "{took:?}");
         }
     }
@@ -281,8 +344,31 @@ mod tests {
     fn a_server_that_is_silent_over_tcp_keeps_nobody_from_the_next() {
         let (found, took) =
             asked(&[server(|_| None), server(|query| Some(framed(&answer(&query, false, 9))))]);
-        assert_eq!(found, Some(3));
+        assert_eq!(found, Ok(3));
         assert!(took < PATIENCE, "{took:?}");
+    }
+
+    #[test]
+    fn servers_that_all_refuse_are_not_waited_for() {
+        for (code, servers) in [(5, vec![refuser(Some(5))]), (2, vec![refuser(Some(2)), refuser(Some(2))])] {
+            let (found, took) = asked(&servers);
+            assert_eq!(found, Err(Some(code)));
+            assert!(took < PATIENCE / 2, "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_refuses_speaks_for_no_other() {
+        let late: Manners = |query| {
+            thread::sleep(Duration::from_millis(300));
+            Some(framed(&answer(&query, false, 9)))
+        };
+        assert_eq!(asked(&[refuser(Some(5)), server(late)]).0, Ok(3));
+        // It repeats itself: once for each question.
+        let (found, took) = asked(&[refuser(Some(5)), refuser(None)]);
+        assert_eq!(found, Err(Some(5)));
+        assert!(took >= PATIENCE, "{took:?}");
+        assert_eq!(asked(&[refuser(None)]).0, Err(None));
     }
 
     /// Within the patience with one question.
@@ -311,7 +397,7 @@ mod tests {
         let threads = manners.map(|(name, manners)| (name, thread::spawn(move || asked(&[server(manners)]))));
         for (name, thread) in threads {
             let (found, took) = thread.join().unwrap();
-            assert_eq!(found, None, "{name}");
+            assert_eq!(found, Err(None), "{name}");
             assert!(took < PATIENCE + Duration::from_secs(1), "{name}: {took:?}");
         }
     }
@@ -332,5 +418,25 @@ mod tests {
         assert_eq!(peers(&Uplink::default())[0], "127.0.0.1:53");
         let dns = vec!["127.0.0.53".parse().unwrap()];
         assert_eq!(peers(&Uplink { dns, ..Uplink::default() }), ["127.0.0.53:53"]);
+    }
+
+    #[test]
+    fn sockets_are_bound_where_several_links_are_up() {
+        let opened = |bound: bool| {
+            // An address of this machine that no name for itself is; there is no such link.
+            let dns = vec![IpAddr::from([0; 4])];
+            servers(&Uplink { interface: "absent0".to_owned(), bound, dns, ..Uplink::default() }, "").len()
+        };
+        assert_eq!((opened(false), opened(true)), (1, 0));
+    }
+
+    #[test]
+    fn servers_have_scopes() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(scoped("fe80::1%eth0"), Some((address("fe80::1"), "eth0")));
+        assert_eq!(scoped("10.0.2.3"), Some((address("10.0.2.3"), "")));
+        for text in ["", "%", "%eth0", "x%eth0", "fe80::1/64"] {
+            assert_eq!(scoped(text), None, "{text}");
+        }
     }
 }

@@ -18,8 +18,11 @@ const MOST_STRINGS: usize = 32;
 /// older records are void (RFC 6762, sections 5.4 and 10.2).
 const IN: u16 = 1;
 const FLAG: u16 = 0x8000;
-/// QR of the header's third byte, RD of its second word, and RCODE in its fourth byte: RFC 1035,
-/// section 4.1.1.
+/// The header's second word: RFC 1035, section 4.1.1. QR alone of these says that it is a response, to a usual query,
+/// and that nothing is wrong.
+const QR_OPCODE_RCODE: u16 = 0xf80f;
+const GOOD_RESPONSE: u16 = 0x8000;
+/// QR of the header's third byte, RD of its second word, and RCODE in its fourth byte.
 const RESPONSE: u8 = 0x80;
 /// TC, in the same byte as QR.
 const TRUNCATED: u8 = 0x02;
@@ -47,6 +50,18 @@ pub(super) struct Name(Vec<Vec<u8>>);
 pub(super) struct Record {
     pub(super) name: Name,
     pub(super) data: Data,
+    pub(super) standing: Standing,
+}
+
+/// What a record says of others of its name and type that were heard before, in multicast DNS alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// They hold as well.
+    Beside,
+    /// It takes their place: RFC 6762, section 10.2.
+    Instead,
+    /// It holds no more, with a TTL of 0: RFC 6762, section 10.1.
+    Gone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +170,8 @@ pub(super) enum Verdict {
     Settled,
     /// There is more than fits into a datagram: RFC 7766, section 5.
     Truncated,
+    /// A server will not or cannot say, with this RCODE.
+    Refused(u8),
     /// No answer to it.
     Foreign,
 }
@@ -167,17 +184,18 @@ pub(super) fn verdict(message: &[u8], id: u16, question: (&Name, Kind)) -> Verdi
     let flags = message.get(2).copied().unwrap_or(0);
     let answers = word(message, 0) == Some(id)
         && flags & RESPONSE != 0
-        && message.get(3).is_some_and(|flags| matches!(flags & CODE, NO_ERROR | NO_SUCH_NAME))
         && word(message, 4) == Some(1)
         && asked() == Some(true);
-    match answers {
-        true if flags & TRUNCATED != 0 => Verdict::Truncated,
-        true => Verdict::Settled,
-        false => Verdict::Foreign,
+    match message.get(3).map(|flags| flags & CODE) {
+        Some(NO_ERROR | NO_SUCH_NAME) if answers && flags & TRUNCATED != 0 => Verdict::Truncated,
+        Some(NO_ERROR | NO_SUCH_NAME) if answers => Verdict::Settled,
+        Some(code) if answers => Verdict::Refused(code),
+        _ => Verdict::Foreign,
     }
 }
 
-/// The records of a response, those in its additional section too. Empty if it is no response.
+/// The records of a response, those in its additional section too. Empty if it is none, or one to something else
+/// than a query, or says that something is wrong: RFC 6762, sections 18.3 and 18.11.
 pub(super) fn records(message: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
     // What is broken leaves what was read before it.
@@ -186,7 +204,7 @@ pub(super) fn records(message: &[u8]) -> Vec<Record> {
 }
 
 fn read(message: &[u8], records: &mut Vec<Record>) -> Option<()> {
-    if message.get(2)? & RESPONSE == 0 {
+    if word(message, 2)? & QR_OPCODE_RCODE != GOOD_RESPONSE {
         return None;
     }
     let count = |at| word(message, at).map(usize::from);
@@ -205,7 +223,12 @@ fn read(message: &[u8], records: &mut Vec<Record>) -> Option<()> {
         if class & !FLAG == IN
             && let Some(data) = data(kind, message, start, bytes)
         {
-            records.push(Record { name: owner, data });
+            let standing = match message.get(fields + 4..fields + 8)? {
+                [0, 0, 0, 0] => Standing::Gone,
+                _ if class & FLAG != 0 => Standing::Instead,
+                _ => Standing::Beside,
+            };
+            records.push(Record { name: owner, data, standing });
         }
         at = end;
     }
@@ -317,9 +340,34 @@ mod tests {
         let target = named("h.local");
         let server = Srv { priority: 1, weight: 2, port: 8080, target: target.clone() };
         assert_eq!(records[2].data, Data::Srv(server));
-        assert_eq!(records[3], Record { name: target, data: Data::A(Ipv4Addr::new(10, 0, 2, 2)) });
+        let (data, standing) = (Data::A(Ipv4Addr::new(10, 0, 2, 2)), Standing::Instead);
+        assert_eq!(records[3], Record { name: target, data, standing });
+        assert_eq!((records[0].standing, records[1].standing), (Standing::Beside, Standing::Instead));
         assert_eq!(instance.as_host(), None);
         assert_eq!(named("boot-1.example.org").as_host().as_deref(), Some("boot-1.example.org"));
+    }
+
+    #[test]
+    fn only_good_responses_to_queries_have_records() {
+        let with = |at: usize, bits: u8| {
+            let mut message = announcement();
+            message[at] ^= bits;
+            records(&message).len()
+        };
+        // AA, TC and RD; RA and Z: they mean nothing.
+        assert_eq!((with(2, 0x07), with(3, 0xf0)), (4, 4));
+        assert_eq!((with(2, 0x80), with(2, 0x28), with(2, 0x40)), (0, 0, 0), "a query, an update");
+        assert_eq!((with(3, 3), with(3, 5)), (0, 0), "an error");
+    }
+
+    #[test]
+    fn a_ttl_of_zero_says_that_a_record_holds_no_more() {
+        let record = |class: u8, ttl: u8| {
+            let record = [&b"\x01h\0\0\x01"[..], &[class, 1], &[0, 0, 0, ttl], &[0, 4, 10, 0, 2, 2]].concat();
+            records(&response(&[&record]))[0].standing
+        };
+        assert_eq!((record(0, 1), record(0x80, 1)), (Standing::Beside, Standing::Instead));
+        assert_eq!((record(0, 0), record(0x80, 0)), (Standing::Gone, Standing::Gone));
     }
 
     #[test]
@@ -333,14 +381,18 @@ mod tests {
 
     #[test]
     fn only_the_answer_to_a_question_settles_it() {
-        use Verdict::{Foreign, Settled, Truncated};
+        use Verdict::{Foreign, Refused, Settled, Truncated};
         let (asked, other) = (named("_phase-image._tcp.lab"), named("_phase-image._tcp.lob"));
         let mut message = query(7, &[(&asked, Kind::Srv)], Asked::Server);
         assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), Foreign, "the question itself");
         message[2] |= RESPONSE;
-        for (code, expected) in [(0, Settled), (3, Settled), (1, Foreign), (2, Foreign), (5, Foreign)] {
+        for (code, expected) in
+            [(0, Settled), (3, Settled), (1, Refused(1)), (2, Refused(2)), (5, Refused(5))]
+        {
             message[3] = 0x80 | code;
             assert_eq!(verdict(&message, 7, (&asked, Kind::Srv)), expected, "{code}");
+            assert_eq!(verdict(&message, 8, (&asked, Kind::Srv)), Foreign);
+            assert_eq!(verdict(&message, 7, (&other, Kind::Srv)), Foreign);
         }
         message[3] = 0;
         for cut in [false, true] {

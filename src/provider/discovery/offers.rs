@@ -1,16 +1,19 @@
 //! What DNS records announce: the TXT keys, which servers are meant for this machine, and in which
 //! order they are asked: proto/DISCOVERY.md. Pure.
 
+use std::mem::discriminant;
 use std::net::IpAddr;
 
 use super::Machine;
-use super::message::{Data, Kind, Name, Record, Srv};
+use super::message::{Data, Kind, Name, Record, Srv, Standing};
 use crate::arch::Arch;
 
 /// More providers than this are not asked.
 pub(super) const MOST: usize = 8;
 /// Instances of a service on a LAN that are looked at.
 const MOST_INSTANCES: usize = 32;
+/// What a noisy LAN may make us keep.
+const MOST_RECORDS: usize = 1000;
 
 /// The strings of one TXT record: RFC 6763, section 6.
 type Strings = Vec<Vec<u8>>;
@@ -77,6 +80,26 @@ fn in_order(mut servers: Vec<Srv>, mut random: impl FnMut(u32) -> u32) -> Vec<Sr
     ordered
 }
 
+/// Adds what one message says to what was heard before it, the latest last.
+pub(super) fn hear(known: &mut Vec<Record>, heard: Vec<Record>) {
+    for new in &heard {
+        let replaces = |old: &Record| {
+            new.name == old.name
+                && (new.data == old.data
+                    || (new.standing == Standing::Instead
+                        && discriminant(&new.data) == discriminant(&old.data)))
+        };
+        while let Some(at) = known.iter().position(replaces) {
+            known.remove(at);
+        }
+    }
+    for record in heard {
+        if record.standing != Standing::Gone && known.len() < MOST_RECORDS {
+            known.push(record);
+        }
+    }
+}
+
 /// What of a LAN's announcements is there, and what is still to be asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Announced {
@@ -130,9 +153,9 @@ pub(super) fn of_lan(service: &Name, records: &[Record], machine: Machine<'_>) -
     announced
 }
 
-/// What is said of `name`.
+/// What is said of `name`, the latest first.
 fn of<'a>(records: &'a [Record], name: &'a Name) -> impl Iterator<Item = &'a Data> {
-    records.iter().filter(move |record| record.name == *name).map(|record| &record.data)
+    records.iter().rev().filter(move |record| record.name == *name).map(|record| &record.data)
 }
 
 /// The numbers of a version, so that 0.10 is higher than 0.9.
@@ -172,7 +195,7 @@ mod tests {
     }
 
     fn record(name: &str, data: Data) -> Record {
-        Record { name: named(name), data }
+        Record { name: named(name), data, standing: Standing::Beside }
     }
 
     fn text(name: &str, strings: &[&str]) -> Record {
@@ -252,6 +275,91 @@ mod tests {
         assert_eq!(missing(&records).len(), 2);
         records.push(record("h.local", Data::Aaaa("fd00::1".parse().unwrap())));
         assert_eq!(of_lan(&named(SERVICE), &records, MACHINE).urls, ["http://[fd00::1]:80/"]);
+    }
+
+    /// One provider, as a message has it.
+    fn announced(n: u8, port: u16, standing: Standing) -> Vec<Record> {
+        const SERVICE: &str = "_phase-image._tcp.local";
+        let (instance, host) = (format!("plasmd-{n}.{SERVICE}"), format!("h{n}.local"));
+        let pointer = match standing {
+            Standing::Gone => Standing::Gone,
+            _ => Standing::Beside,
+        };
+        let record = |name: &str, data, standing| Record { name: named(name), data, standing };
+        let server = Srv { priority: 0, weight: 0, port, target: named(&host) };
+        let text = vec![format!("http_port={port}").into_bytes()];
+        vec![
+            record(SERVICE, Data::Ptr(named(&instance)), pointer),
+            record(&instance, Data::Srv(server), standing),
+            record(&instance, Data::Txt(text), standing),
+            record(&host, Data::A(Ipv4Addr::new(10, 0, 0, n)), standing),
+        ]
+    }
+
+    /// What is left of these messages.
+    fn heard(messages: impl IntoIterator<Item = Vec<Record>>) -> Vec<String> {
+        let mut known = Vec::new();
+        messages.into_iter().for_each(|message| hear(&mut known, message));
+        of_lan(&named("_phase-image._tcp.local"), &known, MACHINE).urls
+    }
+
+    #[test]
+    fn who_says_goodbye_is_gone() {
+        use Standing::{Beside, Gone, Instead};
+        let there = || announced(1, 80, Instead);
+        assert_eq!(heard([there()]), ["http://10.0.0.1:80/"]);
+        assert_eq!(heard([announced(1, 80, Gone)]), [""; 0]);
+        assert_eq!(heard([there(), announced(1, 80, Gone)]), [""; 0]);
+        assert_eq!(
+            heard([there(), announced(1, 80, Gone).drain(..1).collect()]),
+            [""; 0],
+            "one record will do"
+        );
+        assert_eq!(heard([there(), announced(1, 80, Gone), there()]), ["http://10.0.0.1:80/"]);
+        // Others stay, and what was never said cannot be taken back.
+        let other = || announced(2, 80, Beside);
+        assert_eq!(heard([other(), there(), announced(1, 80, Gone)]), ["http://10.0.0.2:80/"]);
+        assert_eq!(heard([other(), announced(2, 81, Gone).drain(1..3).collect()]), ["http://10.0.0.2:80/"]);
+    }
+
+    #[test]
+    fn who_comes_back_on_another_port_is_asked_there() {
+        use Standing::{Beside, Gone, Instead};
+        let after = ["http://10.0.0.1:81/"];
+        assert_eq!(heard([announced(1, 80, Instead), announced(1, 81, Instead)]), after);
+        assert_eq!(
+            heard([announced(1, 80, Instead), announced(1, 80, Gone), announced(1, 81, Instead)]),
+            after
+        );
+        // A goodbye that comes late is one to the old port.
+        let late = announced(1, 80, Gone).drain(1..3).collect();
+        assert_eq!(heard([announced(1, 80, Instead), announced(1, 81, Instead), late]), after);
+        // Who answers us alone sets no flag: RFC 6762, section 6.7.
+        assert_eq!(heard([announced(1, 80, Beside), announced(1, 81, Beside)]), after);
+    }
+
+    #[test]
+    fn what_replaces_leaves_its_own_message_and_other_names_alone() {
+        let both = || {
+            let mut both = announced(1, 80, Standing::Instead);
+            let other = Data::A(Ipv4Addr::new(10, 0, 1, 1));
+            both.push(Record { name: named("h1.local"), data: other, standing: Standing::Instead });
+            both
+        };
+        assert_eq!(heard([both(), both()]), ["http://10.0.0.1:80/", "http://10.0.1.1:80/"]);
+        assert_eq!(heard([both(), announced(1, 80, Standing::Instead)]), ["http://10.0.0.1:80/"]);
+        assert_eq!(heard([both(), announced(2, 80, Standing::Instead)]).len(), 3);
+    }
+
+    #[test]
+    fn a_noisy_lan_fills_no_memory() {
+        let mut known = Vec::new();
+        for n in 0..=255 {
+            for port in 0..8 {
+                hear(&mut known, announced(n, port, Standing::Beside));
+            }
+        }
+        assert_eq!(known.len(), MOST_RECORDS);
     }
 
     proptest! {
