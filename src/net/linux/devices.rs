@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::kernel::Kernel;
 use super::netlink::{attribute, nested};
+use super::runner::fault;
 use crate::config::network::{Bond, BondMode, Given, Vlan};
 use crate::net::link::Link;
 
@@ -61,6 +62,17 @@ impl Devices {
     /// A device has gone: should it come back, it is tried again.
     pub(super) fn forget(&mut self, name: &str) {
         self.tried.retain(|tried| tried != name);
+    }
+
+    /// What came of a link that others stand on: one that stays down is their story, not the end of the race.
+    pub(super) fn raised(&mut self, link: &Link, result: Result<(), Errno>) -> Result<(), Errno> {
+        let mut trouble = None;
+        if let Err(errno) = result {
+            fault(link, "raise", errno, &mut trouble)?;
+        }
+        let name = link.name().to_owned();
+        self.failed.extend(trouble.map(|story| Failed { name, story }));
+        Ok(())
     }
 
     fn attempt(

@@ -214,11 +214,13 @@ impl Engine {
     /// What came of links that were to be raised.
     pub(super) fn raised(&mut self, now: Instant) -> Result<(), Error> {
         for (index, result) in self.kernel.raiser.take() {
-            let place = self.runners.iter_mut().find(|runner| runner.link.index == index);
-            if let Some(runner) = place
-                && let Err(errno) = runner.raised(result, &mut self.kernel, now)
-            {
-                return Err(Error::Kernel { what: format!("raise {}", runner.link.name()), errno });
+            let Some(link) = self.links.iter().find(|link| link.index == index) else { continue };
+            let raised = match self.runners.iter_mut().find(|runner| runner.link.index == index) {
+                Some(runner) => runner.raised(result, &mut self.kernel, now),
+                None => self.devices.raised(link, result),
+            };
+            if let Err(errno) = raised {
+                return Err(Error::Kernel { what: format!("raise {}", link.name()), errno });
             }
         }
         if !self.is_raising() {
@@ -243,10 +245,8 @@ impl Engine {
             }
         }
         let Some(plan) = plan else {
-            if self.setup.only_raises(&link)
-                && let Err(errno) = self.kernel.raise(&link)
-            {
-                return Err(Error::Kernel { what: format!("raise {}", link.name()), errno });
+            if self.setup.only_raises(&link) {
+                self.kernel.raise_soon(&link);
             }
             return Ok(());
         };

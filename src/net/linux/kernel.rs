@@ -60,13 +60,10 @@ impl Kernel {
         self.raiser.stop();
     }
 
-    /// Sets IFF_UP, now.
+    /// Sets IFF_UP of loopback, now.
     pub(super) fn raise(&mut self, link: &Link) -> Result<(), Errno> {
         if link.flags.up {
             return Ok(());
-        }
-        if !link.flags.loopback {
-            self.journal.change(link.name(), |record| record.raised = true);
         }
         self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[])
     }
