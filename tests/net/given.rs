@@ -268,3 +268,31 @@ fn a_link_that_is_not_raised_ends_no_race_of_others() {
         },
     );
 }
+
+/// The mode of a bond that is there cannot be set: neither is it used, nor do its members join.
+#[test]
+fn a_bond_that_is_not_as_it_is_given_is_refused() {
+    let name = "given::a_bond_that_is_not_as_it_is_given_is_refused";
+    in_namespaces(
+        name,
+        |paths| {
+            let make = || Command::new("ip").args(["link", "add", "bond0", "type", "ifb"]).status().unwrap();
+            let line = "bond=bond0:eth0,eth1:mode=active-backup ip=bond0:dhcp";
+            if !make().success() {
+                return println!("{name} skipped: a kernel without ifb");
+            }
+            let error = Watched::start(paths, given(line), Caller::Command, 3).exhausted().to_string();
+            assert!(error.starts_with("bond0: kernel refused to make it: "), "{error}");
+            assert!(!error.contains("eth"), "{error}");
+            // Nor is it taken away as if it were ours.
+            let mut watched = Watched::start(paths, given("ip=eth0:dhcp"), Caller::Init, 10);
+            assert_eq!(watched.until(|_| true).interface, "eth0");
+            assert_eq!(show("link show dev bond0")[0]["ifname"], "bond0");
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}

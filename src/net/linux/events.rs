@@ -237,7 +237,8 @@ impl Engine {
             }
             return Ok(());
         }
-        let plan = self.setup.plan(&link);
+        // What is not as it is asked for takes no part: its story says why.
+        let plan = self.setup.plan(&link).filter(|_| !self.devices.has_failed(link.name()));
         if plan.is_some() || self.setup.only_raises(&link) {
             self.setup.rename(&mut self.kernel, &mut link);
             if let Some(known) = self.links.iter_mut().find(|known| known.index == link.index) {
