@@ -1,5 +1,8 @@
 //! IPv6: router advertisements, SLAAC, DHCPv6, and networks without IPv4.
 
+use std::process::Command;
+use std::time::Duration;
+
 use phaseboot::config::network::Given;
 use phaseboot::net::{Caller, Event, Origin6, Settings, Uplink};
 
@@ -211,7 +214,7 @@ fn an_address_without_a_route_is_no_network() {
             let mut watched = Watched::start(paths, given(line), Caller::Command, 10);
             let uplink = watched.until(|_| true);
             assert_eq!(addresses(&uplink, Origin6::Dhcp).len(), 1, "{uplink:?}");
-            let reached = std::process::Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
+            let reached = Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
             assert!(reached.is_err() || reached.is_ok_and(|status| status.success()));
             assert_eq!(show("-6 route get fd99::1")[0]["dev"], "eth0");
         },
@@ -289,6 +292,35 @@ fn of_two_servers_the_one_that_names_a_provider_is_taken() {
                 lab.serve6(n, &[&range, &format!("--dhcp-option=option6:59,{url}"), more]);
             }
             lab.wait_for_servers(2);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Another init has raised the link long ago, and the kernel's solicitations went unheard.
+#[test]
+fn routers_of_a_link_that_is_up_are_asked_again() {
+    let name = "ipv6::routers_of_a_link_that_is_up_are_asked_again";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, given("ip=eth0:auto6"), Caller::Command, 10);
+            assert!(router(&watched.until(|_| true)), "{:?}", watched.told);
+        },
+        || {
+            if !has(name, "radvd", "radvd") {
+                return;
+            }
+            let mut lab = Lab::new(1);
+            let none = "echo 0 > /proc/sys/net/ipv6/conf/eth0/router_solicitations";
+            let asked = Command::new("ip").args(["netns", "exec", &lab.client, "sh", "-c", none]).status();
+            assert!(asked.unwrap().success());
+            ip(&format!("-n {} link set eth0 up", lab.client));
+            // Until both ends have looked for duplicates.
+            std::thread::sleep(Duration::from_millis(2500));
+            // It only answers.
+            lab.radvd("UnicastOnly on;");
+            std::thread::sleep(Duration::from_millis(700));
             lab.run(name, |_| {});
         },
     );

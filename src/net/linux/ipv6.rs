@@ -182,10 +182,11 @@ impl Ipv6 {
         self.consider_dhcp(context, now)
     }
 
-    /// The kernel's lists were read. What a router told before anybody listened it is asked for again.
+    /// The kernel's lists were read. What a router told before anybody listened it is asked for again; and on a
+    /// link that was up already the kernel may have given up asking, which no setting makes it take up again.
     pub(super) fn listed(&mut self, context: &mut Context<'_>, now: Instant) {
-        if self.asks_routers() && self.gathered.flags.received && !self.knows_names(now) {
-            self.unheard = true;
+        if self.asks_routers() && !self.knows_names(now) {
+            self.unheard |= self.gathered.flags.received;
             self.hurry(context, now);
         }
     }
