@@ -325,3 +325,44 @@ fn routers_of_a_link_that_is_up_are_asked_again() {
         },
     );
 }
+
+/// A router that leads nowhere else: RFC 7084, G-4. Servers on its network can be reached.
+#[test]
+fn a_network_without_a_way_out_is_one() {
+    let name = "ipv6::a_network_without_a_way_out_is_one";
+    in_namespaces(
+        name,
+        |paths| {
+            for line in ["ip=eth0:auto6", "ip=eth0:either6", ""] {
+                let mut watched = Watched::start(paths, given(line), Caller::Command, 30);
+                let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+                assert!(!router(&uplink) && uplink.ipv4.is_none() && !uplink.complete, "{uplink:?}");
+                assert_eq!(addresses(&uplink, Origin6::Slaac).len(), 1, "{uplink:?}");
+                let reached = Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
+                assert!(reached.is_err() || reached.is_ok_and(|status| status.success()));
+                if line == "ip=eth0:auto6" {
+                    watched.until(|uplink| uplink.complete);
+                } else if line.is_empty() {
+                    // IPv4 is waited for as long as without.
+                    watched.quiet(9000);
+                }
+            }
+            std::fs::write(paths.run().join("ready"), "").unwrap();
+            let uplink = phaseboot::net::up(paths, None, after(25)).unwrap();
+            assert!(uplink.ipv4.is_some(), "{uplink:?}");
+        },
+        || {
+            if !has(name, "radvd", "radvd") {
+                return;
+            }
+            let mut lab = Lab::new(1);
+            lab.radvd("AdvDefaultLifetime 0; RDNSS fd99:0::53 {};");
+            lab.run(name, |lab| {
+                lab.wait_for("run/phaseboot/ready");
+                // Longer than one is waited for that has no default route.
+                std::thread::sleep(Duration::from_secs(3));
+                lab.serve(0, &[]);
+            });
+        },
+    );
+}

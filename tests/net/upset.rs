@@ -305,10 +305,10 @@ fn nothing_stays_of_a_process_that_was_killed() {
     );
 }
 
-/// radvd says so when it ends: router lifetime 0.
+/// radvd says so when it ends: router lifetime 0. What is on the link stays there (RFC 4861, section 4.2).
 #[test]
-fn a_router_that_resigns_takes_the_link_with_it() {
-    let name = "upset::a_router_that_resigns_takes_the_link_with_it";
+fn a_router_that_resigns_takes_the_way_out_with_it() {
+    let name = "upset::a_router_that_resigns_takes_the_way_out_with_it";
     in_namespaces(
         name,
         |paths| {
@@ -317,7 +317,9 @@ fn a_router_that_resigns_takes_the_link_with_it() {
             let mtu = read(&paths.sysctl("net/ipv6/conf/eth0/mtu")).unwrap();
             assert_eq!(mtu, "1400\n", "advertised");
             std::fs::write(paths.run().join("ready"), "").unwrap();
-            told_down(&mut watched, "eth0");
+            watched.until(|uplink| uplink.ipv6.as_ref().is_some_and(|side| side.router.is_none()));
+            assert!(show("-6 addr show dev eth0").to_string().contains("fd99::"));
+            assert!(!watched.told.iter().any(|told| told.starts_with("down")), "{:?}", watched.told);
             std::fs::write(paths.run().join("again"), "").unwrap();
             watched.until(|uplink| uplink.ipv6.as_ref().is_some_and(|side| side.router.is_some()));
         },

@@ -138,8 +138,9 @@ impl Ipv6 {
             // DHCPv6 has more to tell.
             Mode::Auto | Mode::Either if self.gathered.is_usable() => Family::Usable,
             Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
+            Mode::Auto | Mode::Either if self.gathered.is_near() => Family::Near,
             // No address of DHCPv6 says what is on the link: a router that leads nowhere else does, or rd.route=.
-            Mode::Either | Mode::Dhcp if self.has_lease() && !self.lacks_routes() => Family::Usable,
+            _ if self.has_lease() && !self.lacks_routes() => Family::Usable,
             _ if self.gathered.flags.received => Family::Advertised,
             _ => Family::Asking,
         }
@@ -452,12 +453,13 @@ impl Ipv6 {
             (Mode::Off, None, ..) => None,
             (_, Some(trouble), ..) => Some(trouble.clone()),
             (_, None, Some(duplicate), _) => Some(format!("somebody else has the address {duplicate}")),
-            _ if self.gathered.is_usable() => {
+            _ if self.gathered.is_near() => {
+                let near = if self.gathered.is_usable() { "" } else { ", its router leads nowhere else" };
                 let side = self.gathered.ipv6(self.lease.as_ref(), now);
                 let unanswered = self.client.as_ref().filter(|_| self.lease.is_none());
                 let told =
                     unanswered.map(|(client, _)| format!(", {}", client.story(now))).unwrap_or_default();
-                side.addresses.first().map(|own| format!("address {}{told}", own.address))
+                side.addresses.first().map(|own| format!("address {}{near}{told}", own.address))
             }
             _ if self.has_lease() && self.lacks_routes() => Some(
                 "no IPv6 router advertised itself, and a DHCPv6 address alone reaches nothing".to_owned(),
