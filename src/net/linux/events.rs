@@ -260,7 +260,10 @@ impl Engine {
         };
         let metric = self.next_metric;
         self.next_metric = self.next_metric.saturating_add(1);
-        let mut runner = Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now);
+        let vlan = self.setup.settings.given.vlans.iter().find(|vlan| vlan.name == link.name());
+        let below = vlan.and_then(|vlan| self.links.iter().find(|below| below.name() == vlan.parent));
+        let numbers = (metric, below.unwrap_or(&link).index);
+        let mut runner = Runner::new(link, plan, numbers, &mut self.kernel, &mut self.setup, now);
         let followed = runner.follow_carrier(&mut self.kernel, &mut self.setup, self.started, now);
         self.runners.push(runner);
         followed.map_err(refused("set up a link"))
