@@ -84,3 +84,26 @@ fn a_port_that_is_blocked_is_seen_below_a_vlan() {
         },
     );
 }
+
+/// They have their time from when the port forwards: before, nobody could be heard.
+#[test]
+fn routers_behind_a_port_that_is_blocked_come_before_dhcpv6_without_them() {
+    let name = "tree::routers_behind_a_port_that_is_blocked_come_before_dhcpv6_without_them";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, given("ip=eth0:either6"), Caller::Init, 30);
+            let told = |uplink: &phaseboot::net::Uplink| uplink.ipv6.as_ref().unwrap().server.is_some();
+            let uplink = watched.until(told);
+            assert_eq!(uplink.search, ["example.org"]);
+        },
+        || {
+            let mut lab = Lab::new(0);
+            bridge(&mut lab);
+            let search = "--dhcp-option=option6:domain-search,example.org";
+            lab.serve6(0, &["--dhcp-range=fd99:0::,ra-stateless,64,1h", search]);
+            lab.server_ip("link set port0 up");
+            lab.run(name, |_| {});
+        },
+    );
+}

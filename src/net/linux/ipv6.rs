@@ -179,8 +179,18 @@ impl Ipv6 {
         if self.gathered.flags.received {
             self.hurry(context, now);
         }
-        self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
+        self.wait_for_routers(now);
         self.consider_dhcp(context, now)
+    }
+
+    /// From now on, routers have their time before DHCPv6 is asked without them.
+    fn wait_for_routers(&mut self, now: Instant) {
+        if self.mode == Mode::Either && self.lease.is_none() {
+            if std::mem::take(&mut self.given_up) {
+                (self.port, self.client) = (None, None);
+            }
+            self.fallback = Some(now + ROUTERS_FIRST);
+        }
     }
 
     /// The kernel's lists were read. What a router told before anybody listened it is asked for again; and on a
@@ -220,6 +230,7 @@ impl Ipv6 {
         if matches!(self.mode, Mode::Off | Mode::Given) {
             return;
         }
+        self.wait_for_routers(now);
         if let (true, Some(mac)) = (self.ready, context.link.mac)
             && let Err(errno) = transport::solicit_routers(context.link.index, context.link.name(), mac)
         {
@@ -269,10 +280,15 @@ impl Ipv6 {
     fn consider_dhcp(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
         let need = match self.mode {
             Mode::Off | Mode::Given => None,
-            Mode::Either if self.given_up && !self.gathered.is_usable() => Some(Need::Stateful),
+            Mode::Either if self.given_up && !self.gathered.is_near() => Some(Need::Stateful),
             Mode::Auto | Mode::Either => self.gathered.flags.need(),
             Mode::Dhcp => Some(Need::Stateful),
         };
+        // Routers came late, and what they say counts, unless there is a lease.
+        let is_other = |(_, running): &(Client6, Need)| Some(*running) != need;
+        if self.given_up && self.lease.is_none() && self.client.as_ref().is_some_and(is_other) {
+            (self.port, self.client) = (None, None);
+        }
         let Some(need) = need.filter(|_| self.ready) else { return Ok(()) };
         if self.client.as_ref().is_some_and(|(_, running)| *running == need || *running == Need::Stateful) {
             return Ok(());
