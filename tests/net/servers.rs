@@ -1,6 +1,6 @@
 //! What DHCPv4 servers see and answer: a lease of before, one exchange less, renewal, release.
 
-use phaseboot::net::{Caller, Event, Settings, Transport};
+use phaseboot::net::{Caller, Event, Origin6, Settings, Transport};
 
 use crate::lab::{self, Lab, Watched, after, has_kea, in_namespaces, show};
 
@@ -258,6 +258,7 @@ fn kea_serves_both_families() {
                 let side = uplink.ipv6.as_ref()?;
                 side.addresses
                     .iter()
+                    .filter(|own| own.origin == Origin6::Dhcp)
                     .map(|own| own.address.to_string())
                     .find(|own| own.starts_with("fd99::1"))
             };
