@@ -13,6 +13,10 @@ const ROUTE_HEADER: usize = 12;
 /// Routes that the kernel has from router advertisements: linux/rtnetlink.h.
 const RTPROT_RA: u8 = 9;
 
+/// Who has set an address: linux/if_addr.h.
+const IFA_PROTO: u16 = 11;
+const IFAPROT_KERNEL_RA: u8 = 2;
+
 /// An IPv6 address on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkAddress {
@@ -32,6 +36,8 @@ pub(super) struct LinkAddress {
     pub(super) deprecated: bool,
     /// Without an end.
     pub(super) permanent: bool,
+    /// The kernel has formed it of a router advertisement. Only kernels from 5.18 on say so.
+    pub(super) advertised: bool,
 }
 
 impl LinkAddress {
@@ -43,13 +49,14 @@ impl LinkAddress {
             return None;
         }
         let mut flags = u32::from(flags);
-        let (mut address, mut own) = (None, None);
+        let (mut address, mut own, mut advertised) = (None, None, false);
         for (kind, value) in attributes(rest) {
             match kind {
                 libc::IFA_ADDRESS => address = ipv6(value),
                 // Of a point-to-point link; IFA_ADDRESS is the other end there.
                 libc::IFA_LOCAL => own = ipv6(value),
                 libc::IFA_FLAGS => flags = number(value).unwrap_or(flags),
+                IFA_PROTO => advertised = *value == [IFAPROT_KERNEL_RA],
                 _ => {}
             }
         }
@@ -65,6 +72,7 @@ impl LinkAddress {
             temporary: has(libc::IFA_F_TEMPORARY),
             deprecated: has(libc::IFA_F_DEPRECATED),
             permanent: has(libc::IFA_F_PERMANENT),
+            advertised,
         })
     }
 

@@ -70,6 +70,12 @@ impl Gathered {
         !self.routers.is_empty() && self.ready().next().is_some()
     }
 
+    /// Whether packets reach others on this link at least: an address of a network that a router says is here. That
+    /// it leads nowhere else says nothing of that: RFC 4861, section 4.2.
+    pub(super) fn is_near(&self) -> bool {
+        self.is_usable() || self.flags.received && self.ready().any(|known| known.prefix < 128)
+    }
+
     /// Whether this address is ready, as one that DHCPv6 granted and the kernel was asked to set.
     pub(super) fn has(&self, address: Ipv6Addr) -> bool {
         self.ready().any(|known| known.address == address)
@@ -213,7 +219,17 @@ mod tests {
         link.address(global(), true);
         assert!(link.is_usable() && link.has(global().address));
         link.route(default_route(), false);
-        assert!(!link.is_usable(), "the router has gone");
+        assert!(
+            !link.is_usable() && !link.is_near(),
+            "the router has gone, and nobody says what is on the link"
+        );
+        link.flags.received = true;
+        assert!(!link.is_usable() && link.is_near(), "one that leads nowhere else");
+        link.address(LinkAddress { prefix: 128, ..global() }, true);
+        assert!(!link.is_near(), "what DHCPv6 grants says nothing of others");
+        link.address(LinkAddress { duplicate: true, ..global() }, true);
+        assert!(!link.is_near());
+        link.address(global(), true);
         link.route(default_route(), true);
         link.address(global(), false);
         assert!(!link.is_usable(), "the address has gone");

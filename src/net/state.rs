@@ -33,6 +33,8 @@ pub(super) enum Family {
     Asking,
     /// IPv6: a router was heard, and something is missing.
     Advertised,
+    /// IPv6: servers on the link can be reached, and no others so far.
+    Near,
     /// Servers can be reached, and something is missing.
     Usable,
     /// All is there.
@@ -80,7 +82,9 @@ impl View {
         }
         // What is usable has forwarded.
         let since = self.forwarding.unwrap_or(carrier);
-        let waits = [self.ipv4.patience(LEASE_WAIT), self.ipv6.patience(ROUTER_WAIT)];
+        // What leads nowhere else shortens no wait for what does.
+        let lease_wait = if self.ipv6 == Family::Near { DISCOVERY } else { LEASE_WAIT };
+        let waits = [self.ipv4.patience(lease_wait), self.ipv6.patience(ROUTER_WAIT)];
         let until = waits.into_iter().flatten().max().map(|wait| since + wait).filter(|&until| now < until);
         Standing { usable, complete: until.is_none(), hopeless: false, until }
     }
@@ -96,7 +100,7 @@ impl Standing {
 
 impl Family {
     fn is_usable(self) -> bool {
-        matches!(self, Self::Usable | Self::Settled)
+        matches!(self, Self::Near | Self::Usable | Self::Settled)
     }
 
     /// How long it is waited for beside another that is usable.
@@ -104,7 +108,7 @@ impl Family {
         match self {
             Self::Off | Self::Settled => None,
             Self::Asking => Some(unheard),
-            Self::Advertised | Self::Usable => Some(ADDRESS_WAIT),
+            Self::Advertised | Self::Near | Self::Usable => Some(ADDRESS_WAIT),
         }
     }
 }
@@ -217,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_link_is_usable_with_one_family_and_complete_with_both_or_after_a_while() {
-        use Family::{Advertised, Asking, Off, Settled, Usable};
+        use Family::{Advertised, Asking, Near, Off, Settled, Usable};
         for (ipv4, ipv6, complete_after) in [
             (Settled, Settled, Some(0)),
             (Settled, Off, Some(0)),
@@ -227,6 +231,9 @@ mod tests {
             (Settled, Usable, Some(8)),
             (Asking, Settled, Some(5)),
             (Asking, Usable, Some(8)),
+            (Settled, Near, Some(8)),
+            (Off, Near, Some(8)),
+            (Asking, Near, Some(25)),
             (Asking, Asking, None),
             (Asking, Advertised, None),
             (Off, Off, None),

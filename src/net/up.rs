@@ -61,10 +61,11 @@ fn chosen(events: &mpsc::Receiver<Event>, winners: &[String], deadline: Deadline
         let now = Instant::now();
         let contender = |(uplink, since): &(Uplink, Instant)| Contender {
             distrust: distrust(winners, &uplink.interface),
-            state: if uplink.complete || uplink.ipv4.is_some() || !uplink.dns.is_empty() {
+            state: if uplink.complete || uplink.ipv4.is_some() || has_router(uplink) && !uplink.dns.is_empty()
+            {
                 State::Granted { since: *since, default_route: leads_out(uplink) }
             } else {
-                // IPv6 alone, and nobody to ask for names yet.
+                // IPv6 alone, and nobody to ask for names yet, or no way out.
                 State::Asking
             },
         };
@@ -106,6 +107,9 @@ fn nothing(over: Option<Error>) -> Error {
 
 /// Whether the link leads out of its own network. IPv6 alone counts when IPv4 has had its time.
 fn leads_out(uplink: &Uplink) -> bool {
-    uplink.ipv4.as_ref().is_some_and(Lease::has_default_route)
-        || (uplink.complete && uplink.ipv6.as_ref().is_some_and(|side| side.router.is_some()))
+    uplink.ipv4.as_ref().is_some_and(Lease::has_default_route) || (uplink.complete && has_router(uplink))
+}
+
+fn has_router(uplink: &Uplink) -> bool {
+    uplink.ipv6.as_ref().is_some_and(|side| side.router.is_some())
 }

@@ -289,3 +289,73 @@ fn a_route_that_leads_nowhere_is_told_of_once() {
         || Lab::new(1).run(name, |_| {}),
     );
 }
+
+/// A link that will not be raised, as one whose driver lacks its firmware: a device that has the hardware address of
+/// the one below it. macvlan_open() of drivers/net/macvlan.c.
+fn broken(name: &str, below: &str) -> bool {
+    let mac = show(&format!("link show dev {below}"))[0]["address"].as_str().unwrap().to_owned();
+    let run = |arguments: &str| Command::new("ip").args(arguments.split(' ')).status().unwrap().success();
+    run(&format!("link add link {below} name {name} address {mac} type macvlan"))
+        && !run(&format!("link set {name} up"))
+}
+
+#[test]
+fn a_link_that_is_not_raised_ends_no_race_of_others() {
+    let name = "given::a_link_that_is_not_raised_ends_no_race_of_others";
+    in_namespaces(
+        name,
+        |paths| {
+            if !broken("dead0", "eth0") {
+                return println!("{name} skipped: a kernel without macvlan");
+            }
+            let settings = given("vlan=dead0.7:dead0 ip=dead0.7:dhcp ip=eth1:dhcp");
+            let mut watched = Watched::start(paths, settings, Caller::Init, 20);
+            assert_eq!(watched.until(|_| true).interface, "eth1");
+            drop(watched);
+            let settings = given("vlan=dead0.7:dead0 ip=dead0.7:dhcp");
+            let error = Watched::start(paths, settings, Caller::Init, 3).exhausted().to_string();
+            assert!(error.contains("dead0: kernel refused to raise it: "), "{error}");
+            // A late one.
+            ip("link del dead0");
+            let settings = given("vlan=dead0.7:dead0 ip=dead0.7:dhcp ip=eth1:dhcp");
+            let mut watched = Watched::start(paths, settings, Caller::Init, 20);
+            watched.until(|_| true);
+            assert!(broken("dead0", "eth0"));
+            ip("link del eth1");
+            while !matches!(watched.next(), Event::Down(name) if name == "eth1") {}
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(1, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// The mode of a bond that is there cannot be set: neither is it used, nor do its members join.
+#[test]
+fn a_bond_that_is_not_as_it_is_given_is_refused() {
+    let name = "given::a_bond_that_is_not_as_it_is_given_is_refused";
+    in_namespaces(
+        name,
+        |paths| {
+            let make = || Command::new("ip").args(["link", "add", "bond0", "type", "ifb"]).status().unwrap();
+            let line = "bond=bond0:eth0,eth1:mode=active-backup ip=bond0:dhcp";
+            if !make().success() {
+                return println!("{name} skipped: a kernel without ifb");
+            }
+            let error = Watched::start(paths, given(line), Caller::Command, 3).exhausted().to_string();
+            assert!(error.starts_with("bond0: kernel refused to make it: "), "{error}");
+            assert!(!error.contains("eth"), "{error}");
+            // Nor is it taken away as if it were ours.
+            let mut watched = Watched::start(paths, given("ip=eth0:dhcp"), Caller::Init, 10);
+            assert_eq!(watched.until(|_| true).interface, "eth0");
+            assert_eq!(show("link show dev bond0")[0]["ifname"], "bond0");
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}

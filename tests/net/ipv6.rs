@@ -1,5 +1,8 @@
 //! IPv6: router advertisements, SLAAC, DHCPv6, and networks without IPv4.
 
+use std::process::Command;
+use std::time::Duration;
+
 use phaseboot::config::network::Given;
 use phaseboot::net::{Caller, Event, Origin6, Settings, Uplink};
 
@@ -248,7 +251,7 @@ fn an_address_without_a_route_is_no_network() {
             let mut watched = Watched::start(paths, given(line), Caller::Command, 10);
             let uplink = watched.until(|_| true);
             assert_eq!(addresses(&uplink, Origin6::Dhcp).len(), 1, "{uplink:?}");
-            let reached = std::process::Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
+            let reached = Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
             assert!(reached.is_err() || reached.is_ok_and(|status| status.success()));
             assert_eq!(show("-6 route get fd99::1")[0]["dev"], "eth0");
         },
@@ -327,6 +330,76 @@ fn of_two_servers_the_one_that_names_a_provider_is_taken() {
             }
             lab.wait_for_servers(2);
             lab.run(name, |_| {});
+        },
+    );
+}
+
+/// Another init has raised the link long ago, and the kernel's solicitations went unheard.
+#[test]
+fn routers_of_a_link_that_is_up_are_asked_again() {
+    let name = "ipv6::routers_of_a_link_that_is_up_are_asked_again";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, given("ip=eth0:auto6"), Caller::Command, 10);
+            assert!(router(&watched.until(|_| true)), "{:?}", watched.told);
+        },
+        || {
+            if !has(name, "radvd", "radvd") {
+                return;
+            }
+            let mut lab = Lab::new(1);
+            let none = "echo 0 > /proc/sys/net/ipv6/conf/eth0/router_solicitations";
+            let asked = Command::new("ip").args(["netns", "exec", &lab.client, "sh", "-c", none]).status();
+            assert!(asked.unwrap().success());
+            ip(&format!("-n {} link set eth0 up", lab.client));
+            // Until both ends have looked for duplicates.
+            std::thread::sleep(Duration::from_millis(2500));
+            // It only answers.
+            lab.radvd("UnicastOnly on;");
+            std::thread::sleep(Duration::from_millis(700));
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+/// A router that leads nowhere else: RFC 7084, G-4. Servers on its network can be reached.
+#[test]
+fn a_network_without_a_way_out_is_one() {
+    let name = "ipv6::a_network_without_a_way_out_is_one";
+    in_namespaces(
+        name,
+        |paths| {
+            for line in ["ip=eth0:auto6", "ip=eth0:either6", ""] {
+                let mut watched = Watched::start(paths, given(line), Caller::Command, 30);
+                let Event::Up(uplink) = watched.next() else { panic!("{:?}", watched.told) };
+                assert!(!router(&uplink) && uplink.ipv4.is_none() && !uplink.complete, "{uplink:?}");
+                assert_eq!(addresses(&uplink, Origin6::Slaac).len(), 1, "{uplink:?}");
+                let reached = Command::new("ping").args(["-6", "-c1", "-W2", "fd99::1"]).status();
+                assert!(reached.is_err() || reached.is_ok_and(|status| status.success()));
+                if line == "ip=eth0:auto6" {
+                    watched.until(|uplink| uplink.complete);
+                } else if line.is_empty() {
+                    // IPv4 is waited for as long as without.
+                    watched.quiet(9000);
+                }
+            }
+            std::fs::write(paths.run().join("ready"), "").unwrap();
+            let uplink = phaseboot::net::up(paths, None, after(25)).unwrap();
+            assert!(uplink.ipv4.is_some(), "{uplink:?}");
+        },
+        || {
+            if !has(name, "radvd", "radvd") {
+                return;
+            }
+            let mut lab = Lab::new(1);
+            lab.radvd("AdvDefaultLifetime 0; RDNSS fd99:0::53 {};");
+            lab.run(name, |lab| {
+                lab.wait_for("run/phaseboot/ready");
+                // Longer than one is waited for that has no default route.
+                std::thread::sleep(Duration::from_secs(3));
+                lab.serve(0, &[]);
+            });
         },
     );
 }

@@ -306,10 +306,10 @@ fn nothing_stays_of_a_process_that_was_killed() {
     );
 }
 
-/// radvd says so when it ends: router lifetime 0.
+/// radvd says so when it ends: router lifetime 0. What is on the link stays there (RFC 4861, section 4.2).
 #[test]
-fn a_router_that_resigns_takes_the_link_with_it() {
-    let name = "upset::a_router_that_resigns_takes_the_link_with_it";
+fn a_router_that_resigns_takes_the_way_out_with_it() {
+    let name = "upset::a_router_that_resigns_takes_the_way_out_with_it";
     in_namespaces(
         name,
         |paths| {
@@ -318,7 +318,9 @@ fn a_router_that_resigns_takes_the_link_with_it() {
             let mtu = read(&paths.sysctl("net/ipv6/conf/eth0/mtu")).unwrap();
             assert_eq!(mtu, "1400\n", "advertised");
             std::fs::write(paths.run().join("ready"), "").unwrap();
-            told_down(&mut watched, "eth0");
+            watched.until(|uplink| uplink.ipv6.as_ref().is_some_and(|side| side.router.is_none()));
+            assert!(show("-6 addr show dev eth0").to_string().contains("fd99::"));
+            assert!(!watched.told.iter().any(|told| told.starts_with("down")), "{:?}", watched.told);
             std::fs::write(paths.run().join("again"), "").unwrap();
             watched.until(|uplink| uplink.ipv6.as_ref().is_some_and(|side| side.router.is_some()));
         },
@@ -335,6 +337,51 @@ fn a_router_that_resigns_takes_the_link_with_it() {
                 lab.server_ip("addr del fd99:0::1/64 dev server0");
                 lab.radvd("");
             });
+        },
+    );
+}
+
+/// Somebody else has the link up and wants no advertisements there. What the kernel makes of them goes again.
+#[test]
+fn a_link_that_was_up_keeps_nothing_of_a_router() {
+    let name = "upset::a_link_that_was_up_keeps_nothing_of_a_router";
+    in_namespaces(
+        name,
+        |paths| {
+            for setting in ["accept_ra", "autoconf"] {
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/eth0/{setting}"), "0").unwrap();
+            }
+            ip("link set eth0 up");
+            ip("addr add fd98::7/64 dev eth0 nodad");
+            ip("route add fd97::/64 via fd98::1 proto ra metric 1024");
+            let everything = || {
+                let addresses = show("-6 addr show dev eth0 scope global");
+                [list("-6 route show dev eth0"), addresses[0]["addr_info"].as_array().unwrap().clone()]
+            };
+            let before = everything().map(|list| list.len());
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Command, 30);
+            let (mut routed, mut leased) = (false, false);
+            while !routed || !leased {
+                let uplink = watched.until(|_| true);
+                routed |= uplink.ipv6.is_some_and(|side| side.router.is_some());
+                leased |= uplink.interface == "eth1";
+            }
+            let shown = show("-6 addr show dev eth0").to_string();
+            assert!(shown.contains("fd99::"), "{shown}");
+            watched.network.settle("eth1");
+            watched.network.hand_over();
+            assert_eq!(everything().map(|list| list.len()), before, "{:?}", everything());
+            assert_eq!(list("-6 route show default"), list("-6 route show default dev eth1"));
+            assert_eq!(read(&paths.sysctl("net/ipv6/conf/eth0/accept_ra")).unwrap(), "0\n");
+        },
+        || {
+            if !has(name, "radvd", "radvd") {
+                return;
+            }
+            let mut lab = Lab::new(2);
+            lab.serve(1, &[]);
+            lab.radvd("");
+            lab.run(name, |_| {});
         },
     );
 }

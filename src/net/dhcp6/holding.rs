@@ -7,7 +7,7 @@ use dhcproto::v6::Status;
 
 use super::reply::{Reply, words};
 use super::{Client6, LATER, Reaction6, Step, addresses};
-use crate::net::lease6::{FOR_EVER, Lease6};
+use crate::net::lease6::{FOR_EVER, Lease6, MOST_ADDRESSES};
 
 /// What has been granted, by whom and when.
 #[derive(Debug)]
@@ -24,13 +24,28 @@ impl Client6 {
         now: Instant,
         source: Ipv6Addr,
         server: Vec<u8>,
-        reply: Reply,
+        mut reply: Reply,
     ) -> Reaction6 {
         let Some(held) = &self.held else { return Reaction6::Nothing };
+        let withdrawn = std::mem::take(&mut reply.association.withdrawn);
         if !reply.association.addresses.is_empty() && reply.status.is_none() {
-            return self.bind(now, reply.lease(source), server);
+            let mut lease = reply.lease(source);
+            // Those that it does not name are left as they were.
+            let passed = now.saturating_duration_since(held.since).as_secs();
+            let passed = u32::try_from(passed).unwrap_or(FOR_EVER);
+            let left = |time: u32| if time == FOR_EVER { time } else { time.saturating_sub(passed) };
+            for &(address, preferred, valid) in &held.lease.addresses {
+                let is_named = lease.addresses.iter().any(|(named, ..)| *named == address);
+                if !is_named
+                    && !withdrawn.contains(&address)
+                    && left(valid) > 0
+                    && lease.addresses.len() < MOST_ADDRESSES
+                {
+                    lease.addresses.push((address, left(preferred), left(valid)));
+                }
+            }
+            return self.bind(now, lease, server);
         }
-        let withdrawn = &reply.association.withdrawn;
         let refusal = reply.refusal();
         match refusal.map(|refusal| refusal.status) {
             None if held.lease.addresses.iter().all(|(address, ..)| withdrawn.contains(address)) => {

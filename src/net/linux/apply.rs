@@ -1,7 +1,7 @@
 //! Addresses and routes of both families, as rtnetlink(7) takes them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::AddressFamily;
@@ -10,6 +10,7 @@ use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteS
 use rustix::io::Errno;
 
 use super::netlink::{Incoming, Netlink, attribute};
+use crate::net::address::LinkAddress;
 
 /// IFA_RT_PRIORITY of linux/if_addr.h: the metric of the route to the address's own network.
 const IFA_RT_PRIORITY: u16 = 9;
@@ -176,6 +177,49 @@ pub(super) fn remove_routes(
         .fold(Ok(()), Result::and)
 }
 
+/// Removes what the kernel has made of router advertisements on the device `index`: `table` is
+/// /proc/net/ipv6_route, which tells them from what a program has set. All are tried; the first failure is
+/// returned.
+pub(super) fn remove_advertised(
+    requests: &mut Netlink,
+    index: u32,
+    name: &str,
+    table: &str,
+) -> Result<(), Errno> {
+    let header = AddressHeader { family: AddressFamily::Inet6, ..AddressHeader::default() };
+    let mut addresses = Vec::new();
+    let found = &mut |incoming: Incoming| addresses.extend(LinkAddress::parse(&incoming.payload));
+    let mut result = requests.list(libc::RTM_GETADDR, &header, found);
+    for own in addresses.iter().filter(|own| own.index == index && own.advertised) {
+        result = result.and(remove_address(requests, index, own.address.into(), own.prefix));
+    }
+    for route in table.lines().filter_map(|line| advertised(line, name)) {
+        let (mut header, attributes) = message(index, &route);
+        header.protocol = RouteProtocol::Unspec;
+        result = result.and(requests.change(libc::RTM_DELROUTE, 0, &header, &attributes));
+    }
+    result
+}
+
+/// The route of this line if the kernel has it on the device `name` from an advertisement: RTF_ADDRCONF of
+/// linux/ipv6_route.h.
+fn advertised(line: &str, name: &str) -> Option<RouteTo> {
+    let mut words = line.split_ascii_whitespace();
+    let mut fields = [0; 9];
+    for field in &mut fields {
+        *field = u128::from_str_radix(words.next()?, 16).ok()?;
+    }
+    let [destination, prefix, _, _, gateway, metric, _, _, flags] = fields;
+    (flags & 0x0004_0000 != 0 && words.next() == Some(name)).then_some(RouteTo {
+        destination: Ipv6Addr::from(destination).into(),
+        prefix: u8::try_from(prefix).ok()?,
+        gateway: (gateway != 0).then_some(Ipv6Addr::from(gateway).into()),
+        onlink: false,
+        source: None,
+        metric: u32::try_from(metric).ok()?,
+    })
+}
+
 /// A route of the main table on the device `index` with RTPROT_DHCP, as it came: given back to the
 /// kernel, that names it, as `ip route flush` does.
 fn ours(incoming: &Incoming, index: u32) -> Option<(RouteHeader, Vec<DefaultNla>)> {
@@ -205,6 +249,28 @@ fn is(route: &RouteTo, header: &RouteHeader, attributes: &[DefaultNla]) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_s_own_routes_are_told_from_others() {
+        let told = |line: &str| advertised(line, "eth0").map(|route| (route.to_string(), route.metric));
+        let zero = "00000000000000000000000000000000";
+        let near = format!("fd990000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000");
+        assert_eq!(told(&format!("{near} 004c0001     eth0")), Some(("fd99::/64".to_owned(), 256)));
+        let gateway = "fe80000000000000b8d910fffe84c984";
+        let default = format!("{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00450003");
+        let said = ("::/0 via fe80::b8d9:10ff:fe84:c984".to_owned(), 1024);
+        assert_eq!(told(&format!("{default}     eth0")), Some(said));
+        // Of another device, set by a program, cut short.
+        for other in [
+            format!("{default} eth01"),
+            format!("{near} 00400001 eth0"),
+            format!("{near} 004c0001"),
+            format!("{near} zz eth0"),
+            String::new(),
+        ] {
+            assert_eq!(told(&other), None, "{other}");
+        }
+    }
 
     #[test]
     fn networks_are_told_apart() {

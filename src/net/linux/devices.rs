@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::kernel::Kernel;
 use super::netlink::{attribute, nested};
+use super::runner::fault;
 use crate::config::network::{Bond, BondMode, Given, Vlan};
 use crate::net::link::Link;
 
@@ -42,10 +43,12 @@ impl Devices {
     pub(super) fn make(&mut self, kernel: &mut Kernel, given: &Given, links: &[Link]) {
         let find = |name: &str| links.iter().find(|link| link.name() == name);
         for bond in &given.bonds {
-            let Some(device) = find(&bond.name) else {
-                self.attempt(kernel, &bond.name, |kernel| make_bond(kernel, bond));
-                continue;
-            };
+            let device = find(&bond.name);
+            if device.is_none() || !kernel.journal.find(&bond.name).is_some_and(|record| record.made) {
+                self.attempt(kernel, &bond.name, |kernel| make_bond(kernel, bond, device));
+            }
+            // One of another mode is of no use to its members.
+            let Some(device) = device.filter(|_| !self.has_failed(&bond.name)) else { continue };
             let members = bond.members.iter().filter_map(|name| find(name));
             for member in members.filter(|member| member.master != Some(device.index)) {
                 self.attempt(kernel, member.name(), |kernel| enslave(kernel, bond, device, member));
@@ -61,6 +64,22 @@ impl Devices {
     /// A device has gone: should it come back, it is tried again.
     pub(super) fn forget(&mut self, name: &str) {
         self.tried.retain(|tried| tried != name);
+        self.failed.retain(|failed| failed.name != name);
+    }
+
+    pub(super) fn has_failed(&self, name: &str) -> bool {
+        self.failed.iter().any(|failed| failed.name == name)
+    }
+
+    /// What came of a link that others stand on: one that stays down is their story, not the end of the race.
+    pub(super) fn raised(&mut self, link: &Link, result: Result<(), Errno>) -> Result<(), Errno> {
+        let mut trouble = None;
+        if let Err(errno) = result {
+            fault(link, "raise", errno, &mut trouble)?;
+        }
+        let name = link.name().to_owned();
+        self.failed.extend(trouble.map(|story| Failed { name, story }));
+        Ok(())
     }
 
     fn attempt(
@@ -89,18 +108,29 @@ fn make_vlan(kernel: &mut Kernel, vlan: &Vlan, parent: &Link) -> Result<(), Errn
     create(kernel, &vlan.name, "vlan", &data, Some(below))
 }
 
-fn make_bond(kernel: &mut Kernel, bond: &Bond) -> Result<(), Errno> {
+/// Makes it, or sets up one that is there: the module makes a `bond0` of another mode when it starts. One that is
+/// up already is taken as it is if its mode is right, and otherwise refused by the kernel.
+fn make_bond(kernel: &mut Kernel, bond: &Bond, device: Option<&Link>) -> Result<(), Errno> {
     let mode: u8 = match bond.mode {
         BondMode::ActiveBackup => 1,
         BondMode::Ieee8023ad => 4,
     };
-    // The kernel takes them in this order: delays need miimon.
-    let mut data = vec![
-        attribute(IFLA_BOND_MODE, &[mode]),
+    // "active-backup 1"
+    let now = std::fs::read_to_string(kernel.paths.interface(&bond.name).join("bonding/mode"));
+    let is_right = now.is_ok_and(|now| now.trim_end().as_bytes().ends_with(&[b' ', b'0' + mode]));
+    if is_right && device.is_some_and(|device| device.flags.up) {
+        return Ok(());
+    }
+    // The kernel takes them in this order: delays need miimon. With members it takes no mode, were it its own.
+    let mut data = Vec::new();
+    if !is_right {
+        data.push(attribute(IFLA_BOND_MODE, &[mode]));
+    }
+    data.extend([
         attribute(IFLA_BOND_MIIMON, &bond.miimon.to_ne_bytes()),
         attribute(IFLA_BOND_UPDELAY, &bond.updelay.to_ne_bytes()),
         attribute(IFLA_BOND_DOWNDELAY, &bond.downdelay.to_ne_bytes()),
-    ];
+    ]);
     if bond.mode == BondMode::Ieee8023ad {
         data.push(attribute(IFLA_BOND_AD_LACP_RATE, &[u8::from(bond.fast_lacp)]));
     }
@@ -109,6 +139,7 @@ fn make_bond(kernel: &mut Kernel, bond: &Bond) -> Result<(), Errno> {
     create(kernel, &bond.name, "bond", &data, mtu)
 }
 
+/// Makes a device. A bond that is there already is set up instead.
 fn create(
     kernel: &mut Kernel,
     name: &str,
@@ -123,7 +154,15 @@ fn create(
     let info = [attribute(libc::IFLA_INFO_KIND, kind.as_bytes()), nested(libc::IFLA_INFO_DATA, data)];
     let mut attributes = vec![attribute(libc::IFLA_IFNAME, &text), nested(libc::IFLA_LINKINFO, &info)];
     attributes.extend(other);
-    kernel.requests.change(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &LinkHeader::default(), &attributes)
+    let mut change =
+        |flags| kernel.requests.change(libc::RTM_NEWLINK, flags, &LinkHeader::default(), &attributes);
+    let made = change(NLM_F_CREATE | NLM_F_EXCL);
+    let result = if made == Err(Errno::EXIST) && kind == "bond" { change(0) } else { made };
+    if made.is_err() {
+        // It is not ours to be taken away.
+        kernel.journal.change(name, |record| record.made = false);
+    }
+    result
 }
 
 /// A member has to be down when it joins; the bond raises it.

@@ -49,6 +49,8 @@ impl Engine {
         let is_there = |known: &Link| links.iter().any(|link| link.index == known.index);
         let vanished: Vec<Link> = self.links.iter().filter(|known| !is_there(known)).cloned().collect();
         vanished.iter().for_each(|link| self.gone(link));
+        // What is to be made may be there, behind what it stands on.
+        links.iter().for_each(|link| self.note(link));
         let now = Instant::now();
         for (number, link) in links.into_iter().enumerate() {
             self.seen(link, now)?;
@@ -160,15 +162,10 @@ impl Engine {
     /// A device is new or has changed.
     fn seen(&mut self, mut link: Link, now: Instant) -> Result<(), Error> {
         self.follow_name(&mut link);
-        match self.links.iter_mut().find(|known| known.index == link.index) {
-            Some(known) => {
-                known.update(link.clone());
-                link = known.clone();
-            }
-            None => {
-                log::debug!("{}", link.describe());
-                self.links.push(link.clone());
-            }
+        self.note(&link);
+        if let Some(known) = self.links.iter_mut().find(|known| known.index == link.index) {
+            known.update(link.clone());
+            link = known.clone();
         }
         if self.settled.is_none() && self.setup.settings.only.is_none() {
             // A bond takes its members before it is raised.
@@ -182,6 +179,13 @@ impl Engine {
             self.new_link(link, now)?;
         }
         Ok(())
+    }
+
+    fn note(&mut self, link: &Link) {
+        if !self.links.iter().any(|known| known.index == link.index) {
+            log::debug!("{}", link.describe());
+            self.links.push(link.clone());
+        }
     }
 
     /// A link may have another name than it had: udev gives names, also to links that are up. An event from
@@ -214,11 +218,13 @@ impl Engine {
     /// What came of links that were to be raised.
     pub(super) fn raised(&mut self, now: Instant) -> Result<(), Error> {
         for (index, result) in self.kernel.raiser.take() {
-            let place = self.runners.iter_mut().find(|runner| runner.link.index == index);
-            if let Some(runner) = place
-                && let Err(errno) = runner.raised(result, &mut self.kernel, now)
-            {
-                return Err(Error::Kernel { what: format!("raise {}", runner.link.name()), errno });
+            let Some(link) = self.links.iter().find(|link| link.index == index) else { continue };
+            let raised = match self.runners.iter_mut().find(|runner| runner.link.index == index) {
+                Some(runner) => runner.raised(result, &mut self.kernel, now),
+                None => self.devices.raised(link, result),
+            };
+            if let Err(errno) = raised {
+                return Err(Error::Kernel { what: format!("raise {}", link.name()), errno });
             }
         }
         if !self.is_raising() {
@@ -235,7 +241,11 @@ impl Engine {
             }
             return Ok(());
         }
-        let plan = self.setup.plan(&link);
+        // A bond that is not as it is asked for takes no part: its story says why.
+        let bonds = &self.setup.settings.given.bonds;
+        let failed =
+            self.devices.has_failed(link.name()) && bonds.iter().any(|bond| bond.name == link.name());
+        let plan = self.setup.plan(&link).filter(|_| !failed);
         if plan.is_some() || self.setup.only_raises(&link) {
             self.setup.rename(&mut self.kernel, &mut link);
             if let Some(known) = self.links.iter_mut().find(|known| known.index == link.index) {
@@ -243,16 +253,17 @@ impl Engine {
             }
         }
         let Some(plan) = plan else {
-            if self.setup.only_raises(&link)
-                && let Err(errno) = self.kernel.raise(&link)
-            {
-                return Err(Error::Kernel { what: format!("raise {}", link.name()), errno });
+            if self.setup.only_raises(&link) {
+                self.kernel.raise_soon(&link);
             }
             return Ok(());
         };
         let metric = self.next_metric;
         self.next_metric = self.next_metric.saturating_add(1);
-        let mut runner = Runner::new(link, plan, metric, &mut self.kernel, &mut self.setup, now);
+        let vlan = self.setup.settings.given.vlans.iter().find(|vlan| vlan.name == link.name());
+        let below = vlan.and_then(|vlan| self.links.iter().find(|below| below.name() == vlan.parent));
+        let numbers = (metric, below.unwrap_or(&link).index);
+        let mut runner = Runner::new(link, plan, numbers, &mut self.kernel, &mut self.setup, now);
         let followed = runner.follow_carrier(&mut self.kernel, &mut self.setup, self.started, now);
         self.runners.push(runner);
         followed.map_err(refused("set up a link"))

@@ -138,8 +138,9 @@ impl Ipv6 {
             // DHCPv6 has more to tell.
             Mode::Auto | Mode::Either if self.gathered.is_usable() => Family::Usable,
             Mode::Dhcp if self.gathered.is_usable() => Family::Advertised,
+            Mode::Auto | Mode::Either if self.gathered.is_near() => Family::Near,
             // No address of DHCPv6 says what is on the link: a router that leads nowhere else does, or rd.route=.
-            Mode::Either | Mode::Dhcp if self.has_lease() && !self.lacks_routes() => Family::Usable,
+            _ if self.has_lease() && !self.lacks_routes() => Family::Usable,
             _ if self.gathered.flags.received => Family::Advertised,
             _ => Family::Asking,
         }
@@ -178,14 +179,25 @@ impl Ipv6 {
         if self.gathered.flags.received {
             self.hurry(context, now);
         }
-        self.fallback = (self.mode == Mode::Either).then(|| now + ROUTERS_FIRST);
+        self.wait_for_routers(now);
         self.consider_dhcp(context, now)
     }
 
-    /// The kernel's lists were read. What a router told before anybody listened it is asked for again.
+    /// From now on, routers have their time before DHCPv6 is asked without them.
+    fn wait_for_routers(&mut self, now: Instant) {
+        if self.mode == Mode::Either && self.lease.is_none() {
+            if std::mem::take(&mut self.given_up) {
+                (self.port, self.client) = (None, None);
+            }
+            self.fallback = Some(now + ROUTERS_FIRST);
+        }
+    }
+
+    /// The kernel's lists were read. What a router told before anybody listened it is asked for again; and on a
+    /// link that was up already the kernel may have given up asking, which no setting makes it take up again.
     pub(super) fn listed(&mut self, context: &mut Context<'_>, now: Instant) {
-        if self.asks_routers() && self.gathered.flags.received && !self.knows_names(now) {
-            self.unheard = true;
+        if self.asks_routers() && !self.knows_names(now) {
+            self.unheard |= self.gathered.flags.received;
             self.hurry(context, now);
         }
     }
@@ -218,6 +230,7 @@ impl Ipv6 {
         if matches!(self.mode, Mode::Off | Mode::Given) {
             return;
         }
+        self.wait_for_routers(now);
         if let (true, Some(mac)) = (self.ready, context.link.mac)
             && let Err(errno) = transport::solicit_routers(context.link.index, context.link.name(), mac)
         {
@@ -271,10 +284,15 @@ impl Ipv6 {
     fn consider_dhcp(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Errno> {
         let need = match self.mode {
             Mode::Off | Mode::Given => None,
-            Mode::Either if self.given_up && !self.gathered.is_usable() => Some(Need::Stateful),
+            Mode::Either if self.given_up && !self.gathered.is_near() => Some(Need::Stateful),
             Mode::Auto | Mode::Either => self.gathered.flags.need(),
             Mode::Dhcp => Some(Need::Stateful),
         };
+        // Routers came late, and what they say counts, unless there is a lease.
+        let is_other = |(_, running): &(Client6, Need)| Some(*running) != need;
+        if self.given_up && self.lease.is_none() && self.client.as_ref().is_some_and(is_other) {
+            (self.port, self.client) = (None, None);
+        }
         let Some(need) = need.filter(|_| self.ready) else { return Ok(()) };
         if self.client.as_ref().is_some_and(|(_, running)| *running == need || *running == Need::Stateful) {
             return Ok(());
@@ -469,12 +487,13 @@ impl Ipv6 {
             (Mode::Off, None, ..) => None,
             (_, Some(trouble), ..) => Some(trouble.clone()),
             (_, None, Some(duplicate), _) => Some(format!("somebody else has the address {duplicate}")),
-            _ if self.gathered.is_usable() => {
+            _ if self.gathered.is_near() => {
+                let near = if self.gathered.is_usable() { "" } else { ", its router leads nowhere else" };
                 let side = self.gathered.ipv6(self.lease.as_ref(), now);
                 let unanswered = self.client.as_ref().filter(|_| self.lease.is_none());
                 let told =
                     unanswered.map(|(client, _)| format!(", {}", client.story(now))).unwrap_or_default();
-                side.addresses.first().map(|own| format!("address {}{told}", own.address))
+                side.addresses.first().map(|own| format!("address {}{near}{told}", own.address))
             }
             _ if self.has_lease() && self.lacks_routes() => Some(
                 "no IPv6 router advertised itself, and a DHCPv6 address alone reaches nothing".to_owned(),

@@ -60,13 +60,10 @@ impl Kernel {
         self.raiser.stop();
     }
 
-    /// Sets IFF_UP, now.
+    /// Sets IFF_UP of loopback, now.
     pub(super) fn raise(&mut self, link: &Link) -> Result<(), Errno> {
         if link.flags.up {
             return Ok(());
-        }
-        if !link.flags.loopback {
-            self.journal.change(link.name(), |record| record.raised = true);
         }
         self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[])
     }
@@ -267,6 +264,14 @@ impl Kernel {
                 report(name, "hardware address", result);
             }
             self.restore_sysctls(name, "");
+            // Advertisements that nobody wanted here before have left their mark.
+            let unheard =
+                |(setting, before): &(String, String)| setting.ends_with("/accept_ra") && before == "0";
+            if !record.raised && record.sysctls.iter().any(unheard) {
+                let table = std::fs::read_to_string(self.paths.routes6()).unwrap_or_default();
+                let result = apply::remove_advertised(&mut self.requests, link.index, name, &table);
+                report(name, "IPv6", result);
+            }
         }
         let Record { lease, first_seen, .. } = record;
         // A cable that was there is waited for when the link is raised again.

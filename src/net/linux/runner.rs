@@ -27,6 +27,8 @@ pub(super) struct Runner {
     plan: LinkPlan,
     /// Of its routes: several links may be up at once.
     metric: u32,
+    /// The device that bridges are heard on: they speak without a tag, below a VLAN.
+    bottom: u32,
     idle_since: Instant,
     /// The kernel has still to be asked to.
     raising: bool,
@@ -97,7 +99,7 @@ impl Runner {
     pub(super) fn new(
         link: Link,
         plan: LinkPlan,
-        metric: u32,
+        (metric, bottom): (u32, u32),
         kernel: &mut Kernel,
         setup: &mut Setup,
         now: Instant,
@@ -106,6 +108,7 @@ impl Runner {
             link,
             plan,
             metric,
+            bottom,
             idle_since: now,
             raising: false,
             lost: now,
@@ -221,7 +224,7 @@ impl Runner {
                 (self.had_carrier, self.trouble) = (true, None);
                 self.forwarding = Some(Forwarding::new(now));
                 // Without AF_PACKET a link is taken to forward.
-                self.bridges = packet::open_bridge_groups(self.link.index).ok();
+                self.bridges = packet::open_bridge_groups(self.bottom).ok();
                 if std::mem::take(&mut self.flushed) {
                     self.ipv4.set_again(context!(self, kernel, setup))?;
                     self.ipv6.set_again(context!(self, kernel, setup))?;
@@ -316,7 +319,7 @@ impl Runner {
         if let Some(port) = port.filter(|_| forwarding.is_blocked() && !was_blocked) {
             log::info!("{}: spanning tree blocks the port", self.link.name());
             // What the port itself sends, a Linux bridge's its multicast reports, passes in every state.
-            self.traffic = packet::open_traffic(self.link.index, port).ok();
+            self.traffic = packet::open_traffic(self.bottom, port).ok();
         }
         if opened {
             self.forwards(kernel, setup, now);

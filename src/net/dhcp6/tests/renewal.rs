@@ -1,6 +1,7 @@
 //! Leases in simulated time, and what needs no lease.
 
 use super::*;
+use crate::net::lease6::MOST_ADDRESSES;
 
 #[test]
 fn a_lease_is_renewed_then_rebound_then_lost() {
@@ -52,6 +53,41 @@ fn a_renewal_starts_the_lease_anew() {
     assert!(matches!(client.receive(now, OTHER, &reply), Reaction6::Renewed(_)));
     let renew = sent(client.tick(now + seconds(1000)));
     assert_eq!(renew.opts().get(OptionCode::ServerId), Some(&DhcpOption::ServerId(b"\0\x03other".to_vec())));
+}
+
+/// RFC 8415, section 18.2.10.1.
+#[test]
+fn addresses_that_an_extension_does_not_name_stay_until_they_end() {
+    let [second, third] = [0x16, 0x17].map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
+    let (mut client, now) = stateful();
+    client.tick(now);
+    let three =
+        [lease_of(OURS, 2000, 3000), lease_of(second, 500, 3000), lease_of(third, FOR_EVER, FOR_EVER)];
+    let reply = packet(REPLY, &client, SERVER, &[association(1000, 1600, &three), option(14, b"")]);
+    assert!(matches!(client.receive(now, ROUTER, &reply), Reaction6::Bound(_)));
+    let now = now + seconds(1000);
+    assert_eq!(named(&sent(client.tick(now))), [OURS, second, third]);
+    let one = association(1000, 1600, &[lease_of(OURS, 2000, 3000)]);
+    let reply = packet(REPLY, &client, SERVER, &[one]);
+    let Reaction6::Renewed(lease) = client.receive(now, ROUTER, &reply) else { panic!() };
+    let left = [(OURS, 2000, 3000), (second, 0, 2000), (third, FOR_EVER, FOR_EVER)];
+    assert_eq!((&*lease.addresses, lease.t1), (&left[..], 1000));
+    // One is withdrawn, and one is over when the server names the first again.
+    client.tick(now + seconds(1000));
+    let now = now + seconds(2001);
+    client.tick(now);
+    let last = association(0, 0, &[lease_of(OURS, 2000, 3000), lease_of(third, 0, 0)]);
+    let reply = packet(REPLY, &client, SERVER, &[last]);
+    let Reaction6::Renewed(lease) = client.receive(now, ROUTER, &reply) else { panic!() };
+    assert_eq!(lease.addresses, [(OURS, 2000, 3000)]);
+    // No server makes the list longer than it may be.
+    let now = now + seconds(1000);
+    client.tick(now);
+    let address = |n: u16| lease_of(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, n), 2000, 3000);
+    let many: Vec<Vec<u8>> = (0..64).map(address).collect();
+    let reply = packet(REPLY, &client, SERVER, &[association(0, 0, &many)]);
+    let Reaction6::Renewed(lease) = client.receive(now, ROUTER, &reply) else { panic!() };
+    assert_eq!(lease.addresses.len(), MOST_ADDRESSES);
 }
 
 #[test]
