@@ -176,14 +176,17 @@ impl Pull<'_> {
     }
 
     /// The body is over, and the piece is not complete. `unskipped`: it is over as the server wants it,
-    /// whatever its size, and so many bytes before the piece are missing, too.
+    /// whatever its size, and so many bytes before the piece are missing, too. What it has brought may be
+    /// continued all the same: a gateway can take a broken connection for an end.
     fn ended(&self, end: Option<u64>, unskipped: Option<u64>) -> End {
         let at = self.job.from.saturating_add(self.brought);
         match (self.store.pieces(|pieces| pieces.of(self.job.owner)), unskipped) {
             (None, _) => End::Done,
             (Some(_), _) if end == Some(at) && self.brought > 0 => End::Short,
-            (Some(_), Some(unskipped)) => other_size(at.saturating_sub(unskipped), self.job.size),
-            (Some(_), None) => End::broken("the connection was closed"),
+            (Some(_), Some(unskipped)) if self.brought == 0 => {
+                other_size(at.saturating_sub(unskipped), self.job.size)
+            }
+            (Some(_), _) => End::broken("the connection was closed"),
         }
     }
 }

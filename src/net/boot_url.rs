@@ -52,7 +52,8 @@ fn judge(text: &str, is_own: &dyn Fn(IpAddr) -> bool) -> Result<(), &'static str
 }
 
 fn is_number(label: &str) -> bool {
-    label.starts_with("0x") || label.bytes().all(|byte| byte.is_ascii_digit())
+    let is_hexadecimal = label.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
+    is_hexadecimal || label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_for_others(text: &str) -> bool {
@@ -101,6 +102,7 @@ mod tests {
             "http://127.1:631/",
             "http://2130706433/",
             "http://0x7f000001./",
+            "http://127.0.0.0X1/",
             "http://:80/",
             "http://[fd00::7]:80/",
             "pxelinux.0",

@@ -34,6 +34,25 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{}{tail}", without_dots(&path)))
 }
 
+/// Where `location` leads from `url`: credentials stay, on the same host and scheme.
+pub fn redirected(url: &str, location: &str) -> Option<String> {
+    let next = resolve(url, location)?;
+    let stays = host(&next) == host(url) && is_https(&next) == is_https(url);
+    match (authority(url).rsplit_once('@'), next.split_once("://")) {
+        (Some((given, _)), Some((scheme, rest))) if stays && !authority(&next).contains('@') => {
+            Some(format!("{scheme}://{given}@{rest}"))
+        }
+        _ => Some(next),
+    }
+}
+
+/// The file `name` beside the one at `url`, asked for with the same query: who may have the one may have both.
+pub fn beside(url: &str, name: &str) -> Option<String> {
+    let query = url.split('#').next().and_then(|url| Some(url.split_once('?')?.1));
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    resolve(url, &format!("{name}{query}"))
+}
+
 /// Whether it is an absolute http or https URL with a host.
 pub fn is_http(url: &str) -> bool {
     let rest = after_scheme(url, "http://").or_else(|| after_scheme(url, "https://"));
@@ -146,6 +165,34 @@ mod tests {
             ("a", ""),
         ] {
             assert_eq!(host(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_stay_on_their_host() {
+        for (url, location, expected) in [
+            ("http://u:p@a/b", "/c", "http://u:p@a/c"),
+            ("http://u:p@a/b", "http://a/c", "http://u:p@a/c"),
+            ("http://u:p@a/b", "http://v:q@a/c", "http://v:q@a/c"),
+            ("http://u:p@a/b", "http://b/c", "http://b/c"),
+            ("http://u:p@a/b", "http://a:8080/c", "http://a:8080/c"),
+            ("http://u:p@a/b", "https://a/c", "https://a/c"),
+            ("http://a/b", "http://a/@c", "http://a/@c"),
+            ("https://u@a/b", "https://a/@c", "https://u@a/@c"),
+        ] {
+            assert_eq!(redirected(url, location).as_deref(), Some(expected), "{url} to {location}");
+        }
+        assert_eq!(redirected("http://u:p@a/b", "ftp://a/c"), None);
+    }
+
+    #[test]
+    fn a_file_beside_another_has_its_query() {
+        for (url, expected) in [
+            ("http://a/b/m.json", "http://a/b/k"),
+            ("http://u:p@a/m.json?t=1&u=a/b#x", "http://u:p@a/k?t=1&u=a/b"),
+            ("http://a/m.json#?", "http://a/k"),
+        ] {
+            assert_eq!(beside(url, "k").as_deref(), Some(expected), "{url}");
         }
     }
 

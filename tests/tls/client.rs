@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -246,7 +247,7 @@ fn the_pin_may_be_on_any_of_two_paths() {
 /// A TLS server that answers every request with `answer`, whose records have NUL between them; at most 10
 /// connections.
 fn answering(pki: &Pki, versions: &[&'static SupportedProtocolVersion], answer: String) -> String {
-    serving(pki, rustls::crypto::ring::default_provider(), versions, answer)
+    serving(pki, rustls::crypto::ring::default_provider(), versions, answer).0
 }
 
 fn serving(
@@ -254,7 +255,7 @@ fn serving(
     provider: CryptoProvider,
     versions: &[&'static SupportedProtocolVersion],
     answer: String,
-) -> String {
+) -> (String, Arc<AtomicUsize>) {
     let read = |name: &str| fs::read(pki.folder().join(name)).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
@@ -268,8 +269,11 @@ fn serving(
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
     thread::spawn(move || {
         for stream in listener.incoming().take(10).flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
             while stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
@@ -282,7 +286,22 @@ fn serving(
             }
         }
     });
-    format!("https://127.0.0.1:{port}/")
+    (format!("https://127.0.0.1:{port}/"), connections)
+}
+
+#[test]
+fn connections_are_kept() {
+    let Some((_folder, pki)) = site() else { return };
+    let ca = trust(&pki, &["ca.pem"], &[]);
+    for version in rustls::ALL_VERSIONS {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_owned();
+        let (url, connections) = serving(&pki, rustls::crypto::ring::default_provider(), &[version], answer);
+        let client = Client::new(Deadline::after(Duration::from_secs(20)), &ca, &Access::default());
+        for _ in 0..3 {
+            assert_eq!(client.get_small(&url, 1000).unwrap().0, b"hello");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "{version:?}");
+    }
 }
 
 #[test]
@@ -326,7 +345,8 @@ fn every_suite_that_is_offered_works_and_no_other_is() {
         }
         let default = rustls::crypto::ring::default_provider();
         let only = CryptoProvider { cipher_suites: vec![*suite], ..default };
-        let found = ask(&serving(&pki, only, &[suite.version()], answer.to_owned()), &ca);
+        let (url, _) = serving(&pki, only, &[suite.version()], answer.to_owned());
+        let found = ask(&url, &ca);
         if name.contains("CHACHA20") && cfg!(target_arch = "x86_64") {
             let line = found.unwrap_err().to_string();
             assert!(line.contains("HandshakeFailure"), "{name}: {line}");

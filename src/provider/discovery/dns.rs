@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const STREAM: Duration = Duration::from_millis(1500);
 const MOST_DOMAINS: usize = 3;
 const MOST_SERVERS: usize = 4;
+/// RCODE of RFC 1035, section 4.1.1.
+const SERVER_FAILURE: u8 = 2;
 /// What may come in answer to a question.
 const MOST_MESSAGES: usize = 100;
 
@@ -80,8 +82,8 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Resu
     let message = query(id, &[question], Asked::Server);
     let started = Instant::now();
     let mut sendings = SENDINGS.iter().map(|&after| started + after).peekable();
-    // Who was asked over TCP or refuses, how many refuse, and with which RCODE.
-    let (mut done, mut refusals, mut refusal) = (Vec::new(), 0, None);
+    // Who was asked over TCP, who refuses, and with which RCODE.
+    let (mut streamed, mut refusing, mut refusal) = (Vec::new(), Vec::new(), None);
     for _ in 0..MOST_MESSAGES {
         let now = Instant::now();
         if now >= started + PATIENCE {
@@ -97,24 +99,20 @@ fn look_up(servers: &[UdpSocket], device: &str, question: (&Name, Kind)) -> Resu
         let until = sendings.peek().copied().unwrap_or(started + PATIENCE);
         let Some((mut answer, server)) = sockets::receive(servers.iter(), until) else { continue };
         let mut found = verdict(&answer, id, question);
-        if matches!(found, Verdict::Truncated | Verdict::Refused(_)) && !done.contains(&server) {
-            done.push(server);
-            if found == Verdict::Truncated {
-                match over_tcp(
-                    server,
-                    device,
-                    &message,
-                    STREAM.min(PATIENCE.saturating_sub(started.elapsed())),
-                ) {
-                    Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
-                    Err(error) => {
-                        info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}")
-                    }
-                }
+        if found == Verdict::Truncated && !streamed.contains(&server) {
+            streamed.push(server);
+            match over_tcp(server, device, &message, STREAM.min(PATIENCE.saturating_sub(started.elapsed()))) {
+                Ok(whole) => (found, answer) = (verdict(&whole, id, question), whole),
+                Err(error) => info!("DNS: too long for UDP, and over TCP {server} does not answer: {error}"),
             }
-            if let Verdict::Refused(code) = found {
-                (refusals, refusal) = (refusals + 1, Some(code));
-                if refusals == servers.len() {
+        }
+        if let Verdict::Refused(code) = found {
+            refusal = Some(code);
+            // A server that fails may have just started: it is asked once more.
+            let is_final = code != SERVER_FAILURE || sendings.len() <= 1;
+            if is_final && !refusing.contains(&server) {
+                refusing.push(server);
+                if refusing.len() == servers.len() {
                     break;
                 }
             }
@@ -176,8 +174,12 @@ fn servers(uplink: &Uplink, system: &str) -> Vec<UdpSocket> {
         let device = if address.is_loopback() { "" } else { device(uplink) };
         let opened = sockets::open(family, device).map_err(Into::into);
         match opened.and_then(|socket| socket.connect(server).map(|()| socket)) {
-            Ok(socket) if sockets.len() < MOST_SERVERS => sockets.push(socket),
-            Ok(_) => {}
+            Ok(socket) => {
+                let is_known = sockets.iter().any(|known: &UdpSocket| known.peer_addr().ok() == Some(server));
+                if !is_known && sockets.len() < MOST_SERVERS {
+                    sockets.push(socket);
+                }
+            }
             Err(error) => debug!("DNS: {server}: {error}"),
         }
     };
@@ -417,7 +419,10 @@ mod tests {
         };
         assert_eq!(peers(&Uplink::default())[0], "127.0.0.1:53");
         let dns = vec!["127.0.0.53".parse().unwrap()];
-        assert_eq!(peers(&Uplink { dns, ..Uplink::default() }), ["127.0.0.53:53"]);
+        assert_eq!(
+            peers(&Uplink { dns: [dns.clone(), dns].concat(), ..Uplink::default() }),
+            ["127.0.0.53:53"]
+        );
     }
 
     #[test]

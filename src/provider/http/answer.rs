@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, HeaderName, header};
+use ureq::Body;
+use ureq::http::{HeaderMap, HeaderName, Response, Version, header};
 
 use crate::time::UnixTime;
 
@@ -14,6 +15,13 @@ const MOST_TAG_BYTES: usize = 512;
 
 pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Whether the body says itself where it ends: RFC 9112, section 6.1.
+pub(super) fn is_chunked(response: &Response<Body>) -> bool {
+    let coding = text(response.headers(), header::TRANSFER_ENCODING).unwrap_or_default();
+    let last = coding.rsplit(',').next().unwrap_or_default();
+    response.version() == Version::HTTP_11 && last.trim().eq_ignore_ascii_case("chunked")
 }
 
 /// The first byte, the one after the last, and the size of the whole if it is known.

@@ -4,7 +4,7 @@ mod answer;
 mod error;
 mod mirrors;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ pub use error::{HttpError, body as broken_body};
 pub use mirrors::Mirrors;
 
 use crate::config::tls::TlsTrust;
+use crate::patience;
 use crate::provider::access::Access;
 use crate::provider::connect::Way;
 use crate::provider::tls::TlsConnector;
@@ -34,7 +35,7 @@ const MOST_REDIRECTS: usize = 5;
 const MOST_URL_BYTES: usize = 2048;
 const MOST_HEADER_BYTES: usize = 16 * 1024;
 const MOST_PAGE_BYTES: u64 = 4 * 1024;
-/// How long such a page may come in pieces.
+/// How long such a page is waited for.
 const PAGE: Duration = Duration::from_secs(1);
 /// What is read from a connection at once, in bytes: few system calls, and it stays in the CPU's cache.
 pub const BUFFER: usize = 128 * 1024;
@@ -194,7 +195,7 @@ impl Client {
         let validator = answer::validator(response.headers());
         let length = response.body().content_length();
         if response.status() == StatusCode::OK {
-            let is_delimited = length.is_none() && response.headers().contains_key(header::TRANSFER_ENCODING);
+            let is_delimited = length.is_none() && answer::is_chunked(&response);
             return Ok(Download { offset: 0, end: length, total: length, is_delimited, validator, response });
         }
         let range = answer::text(response.headers(), header::CONTENT_RANGE).unwrap_or("none").to_owned();
@@ -249,14 +250,14 @@ impl Client {
             }
             let mut response = request.call()?;
             if !response.status().is_success() {
-                drain(&mut response);
+                response = drained(response);
             }
             if !response.status().is_redirection() {
                 return Ok((response, url));
             }
             let location = answer::text(response.headers(), header::LOCATION);
             let location = location.ok_or(HttpError::Status(response.status().as_u16()))?;
-            let next = url::resolve(&url, location)
+            let next = url::redirected(&url, location)
                 .filter(|next| next.len() <= MOST_URL_BYTES && (url::is_https(next) || !is_https))
                 .ok_or_else(|| HttpError::RedirectTarget(location.to_owned()))?;
             url = next;
@@ -280,14 +281,16 @@ impl Client {
     }
 }
 
-/// Reads the page that comes with an error or a redirect, if it is short and does not drip: the
+/// Reads the page that comes with an error or a redirect, if it is short and comes at once: the
 /// connection can be used again only if nothing is left on it.
-fn drain(response: &mut Response<Body>) {
-    if response.body().content_length().is_some_and(|length| length <= MOST_PAGE_BYTES) {
-        let until = Deadline::after(PAGE);
-        let mut reader = response.body_mut().as_reader();
-        while !until.passed() && reader.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+fn drained(response: Response<Body>) -> Response<Body> {
+    let length = response.body().content_length();
+    if length.is_none_or(|length| length == 0 || length > MOST_PAGE_BYTES) {
+        return response;
     }
+    let (head, mut page) = response.into_parts();
+    patience::within(PAGE, move || io::copy(&mut page.as_reader(), &mut io::sink()).is_ok());
+    Response::from_parts(head, Body::builder().data(Vec::new()))
 }
 
 /// Whether this is an answer with bytes as they are.

@@ -95,7 +95,7 @@ impl Asking {
         let search = &self.shared.search;
         let candidates = Candidates::new(provider, &search.config.channel, search.arch);
         let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut before) = (FIRST_PAUSE, Vec::new());
         let rounds = if self.is_first { ROUNDS } else { 1 };
         for round in 1.. {
             let seen = self.watch.generation();
@@ -132,7 +132,9 @@ impl Asking {
             let longest = if after.is_some() { LONGEST + wait } else { LONGEST };
             let is_late = started.elapsed() + wait > longest || search.deadline.remaining() <= wait;
             if is_refused || lasts || is_late || round >= rounds {
-                return missed;
+                // A try that had too little time knows less than the one before it.
+                let is_cut = !is_refused && search.deadline.passed() && !before.is_empty();
+                return if is_cut { before } else { missed };
             }
             if round == 1 {
                 drop(tell.send(Answer::FailedOnce));
@@ -144,6 +146,7 @@ impl Asking {
                 return missed;
             }
             pause = if is_better { FIRST_PAUSE } else { pause * 2 };
+            before = missed;
         }
         Vec::new()
     }
@@ -169,7 +172,7 @@ impl Asking {
             }
             Err(error) => return Err(Miss::Failed(url.to_owned(), error)),
         };
-        let list_url = url::resolve(&found_at, keylist::FILE_NAME).unwrap_or_default();
+        let list_url = url::beside(&found_at, keylist::FILE_NAME).unwrap_or_default();
         let list = key_list(&client, &list_url)?;
 
         if watch.is_gone() {
