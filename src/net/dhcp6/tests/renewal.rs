@@ -169,6 +169,37 @@ fn an_address_that_somebody_else_has_is_declined_and_another_asked_for() {
     assert_eq!(kind(client.tick(later)), MessageType::Solicit);
 }
 
+/// What is granted after it clears no count, and a server that then has none left hides no address.
+#[test]
+fn nobody_is_asked_for_ever_for_what_somebody_else_has() {
+    let (mut client, mut now) = bound();
+    let mut waits = Vec::new();
+    for _ in 1..MOST_DECLINES {
+        assert!(client.decline(now, OURS).is_some());
+        waits.push(client.due() - now);
+        now = client.due();
+        assert_eq!(kind(client.tick(now)), MessageType::Solicit);
+        let none = packet(ADVERTISE, &client, SERVER, &[refused(2)]);
+        assert!(matches!(client.receive(now, ROUTER, &none), Reaction6::Nothing));
+        let story = client.story(now);
+        assert!(story.starts_with("somebody else has the address 2001:db8::15, "), "{story}");
+        assert!(story.contains("fe80::1"), "{story}");
+        let reply = packet(REPLY, &client, SERVER, &[granted(), option(14, b"")]);
+        assert!(matches!(client.receive(now, ROUTER, &reply), Reaction6::Bound(_)));
+        assert!(client.story(now).starts_with("DHCPv6 answered, "));
+    }
+    assert!(waits.is_sorted_by(|one, next| *next > *one * 3 / 2), "{waits:?}");
+    assert!(client.decline(now, OURS).is_some());
+    for after in [0, 1, 5000, 500_000] {
+        client.hurry(now + seconds(after));
+        assert!(matches!(client.tick(now + seconds(after)), Reaction6::Nothing));
+    }
+    assert_eq!(
+        client.story(now),
+        "somebody else has the address 2001:db8::15, after 4 DHCPv6 solicits in 3 s"
+    );
+}
+
 #[test]
 fn what_routers_do_not_tell_is_asked_for_without_an_address() {
     let now = Instant::now();
