@@ -552,3 +552,6 @@ fn summary(name: &str, lease: &Lease6) -> String {
     let said: Vec<String> = addresses.chain(servers).collect();
     format!("{name}: DHCPv6 from {}: {}", lease.server, said.join(", "))
 }
+
+#[cfg(test)]
+mod tests;
