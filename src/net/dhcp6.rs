@@ -32,6 +32,9 @@ const MOST_THROTTLED: u32 = 120;
 /// A server that advertises and then does not answer this many requests is given up (REQ_MAX_RC is 10).
 const MOST_REQUESTS: u32 = 4;
 
+/// A server that grants nothing but what others have is left alone after so many declined leases.
+const MOST_DECLINES: u32 = 4;
+
 /// How long a message with a boot URL is waited for, once there is a usable one without. The first
 /// usable one is taken at once otherwise; RFC 8415, section 18.2.1, would wait for a second.
 const WINDOW: Duration = Duration::from_millis(500);
@@ -117,6 +120,9 @@ struct Candidate {
 struct Tally {
     discovers: u32,
     refusals: u32,
+    /// How often somebody else had what was granted, and the last such address.
+    declines: u32,
+    declined: Option<Ipv6Addr>,
     /// The last thing that a server said, if it was not what we needed.
     trouble: Option<String>,
 }
@@ -249,26 +255,37 @@ impl Client6 {
     }
 
     /// The message that says that somebody else has an address: RFC 8415, section 18.2.8. All that was granted
-    /// is forgotten, and asked for anew; sent once: who is granted the same again says so again.
+    /// is forgotten, and asked for anew, ever more slowly and a few times; sent once: who is granted the same
+    /// again says so again.
     pub(super) fn decline(&mut self, now: Instant, address: Ipv6Addr) -> Option<Vec<u8>> {
         let held = self.held.take()?;
         let message = self.message(MessageType::Decline, Some(&held.server), Some(vec![address]), 0);
-        self.begin(Step::Discover(None), now + FIRST_WAIT);
+        let declines = self.tally.declines + 1;
+        (self.tally.declines, self.tally.declined) = (declines, Some(address));
+        if declines < MOST_DECLINES {
+            let wait = self.random.wait(FIRST_WAIT, self.longest, declines);
+            self.begin(Step::Discover(None), now + wait);
+        } else {
+            self.begin(Step::Rest, now + LATER);
+        }
         message
     }
 
     /// What has been tried until `now`, without the name of the link.
     pub(super) fn story(&self, now: Instant) -> String {
+        let declined = self.tally.declined.filter(|_| self.held.is_none());
+        let declined = declined.map(|address| format!("somebody else has the address {address}"));
         let seconds = now.saturating_duration_since(self.started).as_secs_f64();
         let what = if self.need == Need::Stateful { "solicits" } else { "information requests" };
         let tried = format!("{} DHCPv6 {what} in {seconds:.0} s", self.tally.discovers);
-        match (&self.tally.trouble, &self.step) {
-            (Some(trouble), _) => format!("{trouble}, after {tried}"),
-            (None, Step::Request { source, .. }) => {
+        let troubles: Vec<String> = declined.into_iter().chain(self.tally.trouble.clone()).collect();
+        match (troubles.join(", "), &self.step) {
+            (troubles, _) if !troubles.is_empty() => format!("{troubles}, after {tried}"),
+            (_, Step::Request { source, .. }) => {
                 format!("{source} advertised, but no answer to {} DHCPv6 requests", self.sent)
             }
-            (None, _) if self.held.is_some() => format!("DHCPv6 answered, after {tried}"),
-            (None, _) => format!("no answer to {tried}"),
+            _ if self.held.is_some() => format!("DHCPv6 answered, after {tried}"),
+            _ => format!("no answer to {tried}"),
         }
     }
 

@@ -3,9 +3,10 @@
 use std::fs;
 use std::net::IpAddr;
 
-use log::info;
+use log::{info, warn};
 
 use super::files::read_lease;
+use super::lease::Lease;
 use super::uplink::Uplink;
 use crate::config::network::Given;
 use crate::paths::Paths;
@@ -13,6 +14,9 @@ use crate::paths::Paths;
 /// `RTF_UP` and `RTF_REJECT` of linux/route.h.
 const ROUTE_UP: u32 = 1;
 const ROUTE_REJECT: u32 = 0x200;
+
+/// What a command may take, in seconds: a lease that ends before is worth a warning.
+const SHORT: u64 = 600;
 
 /// Who wants the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,11 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
             if caller == Caller::Command
                 && let Some(told) = read_lease(paths, interface)
             {
+                if let Some(left) = told.ipv4.as_ref().and_then(|lease| left(paths, lease)) {
+                    warn!(
+                        "{interface}: its lease ends in {left} s, and nobody renews it but `phaseboot net up`"
+                    );
+                }
                 (found.ipv4, found.ipv6, found.search) = (told.ipv4, told.ipv6, told.search);
             }
             Some(found)
@@ -57,6 +66,14 @@ pub(super) fn existing(paths: &Paths, caller: Caller, given: &Given) -> Option<U
             uplink(other.unwrap_or_default())
         }),
     }
+}
+
+/// The seconds until a lease of before ends, and the kernel takes its address away, if they are few. One that is over
+/// while its route is there is in the hands of somebody else.
+fn left(paths: &Paths, lease: &Lease) -> Option<u64> {
+    let age = fs::metadata(paths.lease()).ok()?.modified().ok()?.elapsed().ok()?;
+    let left = u64::from(lease.lease_seconds?).saturating_sub(age.as_secs());
+    (1..SHORT).contains(&left).then_some(left)
 }
 
 /// Whether there is a network that a command uses as it is, whatever the command line gives.
@@ -99,7 +116,8 @@ fn routed_interface6(routes: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::net::files::write_lease;
-    use crate::net::lease::{Lease, Origin};
+    use crate::net::lease::Origin;
+    use std::time::{Duration, SystemTime};
 
     const HEADER: &str =
         "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
@@ -127,6 +145,29 @@ mod tests {
             (dns.len(), dns[0].to_string(), search),
             (1, "10.0.2.3".into(), vec!["example.org".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_lease_that_nobody_renews_is_told_of_when_it_is_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::under(folder.path());
+        let mut lease = Lease::bare("eth1", [2; 6], Origin::Dhcp, [10, 0, 2, 15].into(), 24);
+        lease.lease_seconds = Some(120);
+        assert_eq!(left(&paths, &lease), None, "nobody knows since when");
+        write_lease(&paths, &Uplink::default());
+        for (seconds, age, expected) in [
+            (Some(120), 20, 90..=100),
+            (Some(3600), 3500, 90..=100),
+            (Some(3600), 20, 0..=0),
+            (Some(120), 500, 0..=0),
+            (None, 20, 0..=0),
+        ] {
+            lease.lease_seconds = seconds;
+            let written = SystemTime::now() - Duration::from_secs(age);
+            fs::File::options().write(true).open(paths.lease()).unwrap().set_modified(written).unwrap();
+            let told = left(&paths, &lease).unwrap_or_default();
+            assert!(expected.contains(&told), "{seconds:?} {age}: {told}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::arch::Arch;
 use crate::config::Config;
 use crate::error::Error;
 use crate::manifest::{self, Sightings, Trust, VerifiedManifest};
-use crate::net::{self, Event, Uplink};
+use crate::net::{self, Event, Ipv6, Origin6, Uplink};
 use crate::paths::Paths;
 use crate::provider;
 use crate::provider::http::Client;
@@ -197,9 +197,9 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
     let state = State { sightings: sightings.clone(), ..State::default() };
     let shared = Arc::new(Shared { search, state: Mutex::new(state) });
     let mut field = Field { shared: shared.clone(), entrants: Vec::new() };
-    let mut exhausted = false;
+    let mut exhausted = None;
     loop {
-        let is_idle = exhausted && !field.entrants.iter().any(|entrant| entrant.runs);
+        let is_idle = exhausted.is_some() && !field.entrants.iter().any(|entrant| entrant.runs);
         let within = if is_idle { Duration::ZERO } else { deadline.remaining() };
         match uplinks.next(within) {
             Ok(Message::Network(event)) => match *event {
@@ -207,7 +207,7 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
                 Event::Down(name) => field.drop(&name),
                 Event::Exhausted(error) => {
                     debug!("no further uplink: {error}");
-                    exhausted = true;
+                    exhausted = Some(error);
                     field.last();
                 }
             },
@@ -222,7 +222,7 @@ pub fn run(search: Search, mut uplinks: Uplinks, sightings: &mut Sightings) -> R
     drop(state);
     // Whoever pauses is to see that it is over.
     field.entrants.iter().for_each(|entrant| entrant.watch.wake());
-    found.ok_or_else(|| field.failure())
+    found.ok_or_else(|| field.failure(exhausted))
 }
 
 /// The uplinks that are in the race.
@@ -279,8 +279,10 @@ impl Field {
         }
     }
 
-    /// The best explanation.
-    fn failure(self) -> Error {
+    /// The best explanation. Where no link leads beyond its own network, what the network says of that is part of
+    /// it: a link that is up so hides that DHCPv4 was silent.
+    fn failure(self, network: Option<net::Error>) -> Error {
+        let is_near = self.entrants.iter().all(|entrant| is_near(&entrant.watch.latest()));
         let names = self.entrants.len() > 1;
         let (mut refused, mut reasons, mut hint) = (None, Vec::new(), None);
         let mut named = false;
@@ -309,10 +311,13 @@ impl Field {
                 reasons.push((uplink.interface.clone(), of_uplink));
             }
         }
-        let reasons = match reasons.as_slice() {
+        let mut reasons = match reasons.as_slice() {
             [(_, only)] if !names => only.clone(),
             all => by_link(all),
         };
+        if let Some(error) = network.filter(|_| is_near) {
+            reasons.push_str(&format!("; {error}"));
+        }
         match refused {
             Some(error) => error.into(),
             None if named => {
@@ -345,6 +350,14 @@ impl Entrant {
             self.start(shared, sender);
         }
     }
+}
+
+/// Whether only its own network is reached over it: a router told of that, and leads nowhere else.
+fn is_near(uplink: &Uplink) -> bool {
+    let told = |side: &Ipv6| {
+        side.router.is_none() && side.addresses.iter().any(|known| known.origin == Origin6::Slaac)
+    };
+    uplink.ipv4.is_none() && uplink.ipv6.as_ref().is_some_and(told)
 }
 
 /// URLs that failed the same way are named up to this many, and links on which different things came out.
@@ -387,13 +400,14 @@ fn by_link(reasons: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Address6;
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
         list.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect()
     }
 
-    #[test]
-    fn whoever_is_cut_off_has_a_reason() {
+    /// A field of one uplink, whose time is over.
+    fn field(uplink: Uplink) -> Field {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("keys")).unwrap();
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
@@ -407,11 +421,33 @@ mod tests {
             deadline: Deadline::after(Duration::ZERO),
         };
         let shared = Arc::new(Shared { search, state: Mutex::default() });
-        let watch = Arc::new(Watch::new(Uplink::default()));
+        let watch = Arc::new(Watch::new(uplink));
         watch.report().named = true;
-        let field = Field { shared, entrants: vec![Entrant { watch, runs: false, tries: 1 }] };
-        let line = field.failure().line().to_string();
+        Field { shared, entrants: vec![Entrant { watch, runs: false, tries: 1 }] }
+    }
+
+    #[test]
+    fn whoever_is_cut_off_has_a_reason() {
+        let line = field(Uplink::default()).failure(None).line().to_string();
         assert!(line.contains("with a manifest: the time for this boot attempt is over; "), "{line}");
+    }
+
+    /// A router of sensors, say, has announced a network of its own, and DHCPv4 is silent.
+    #[test]
+    fn a_link_that_leads_nowhere_hides_no_story_of_the_network() {
+        let address = "fd00::7".parse().unwrap();
+        let near = Ipv6 {
+            addresses: vec![Address6 { address, prefix: 64, origin: Origin6::Slaac }],
+            ..Ipv6::default()
+        };
+        let beyond = Ipv6 { router: Some(address), ..near.clone() };
+        for (ipv6, told) in [(near, true), (beyond, false)] {
+            let uplink = Uplink { ipv6: Some(ipv6), ..Uplink::default() };
+            let network = net::Error::NoLease { links: "eth0: no answer to 8 DHCP discovers".to_owned() };
+            let line = field(uplink).failure(Some(network)).line().to_string();
+            let told_of = "this boot attempt is over; eth0: no answer to 8 DHCP discovers; ";
+            assert_eq!(line.contains(told_of), told, "{line}");
+        }
     }
 
     #[test]

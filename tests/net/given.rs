@@ -1,5 +1,6 @@
 //! What the kernel command line gives: addresses, names, routes.
 
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -121,6 +122,29 @@ fn an_mtu_of_a_lease_takes_no_ipv6_away() {
             let mut lab = Lab::new(1);
             lab.serve(0, &["--dhcp-option=26,1000"]);
             lab.serve6(0, &["--dhcp-range=fd99:0::,ra-only"]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
+#[test]
+fn a_small_mtu_of_a_lease_counts_where_the_kernel_has_no_ipv6() {
+    let name = "given::a_small_mtu_of_a_lease_counts_where_the_kernel_has_no_ipv6";
+    in_namespaces(
+        name,
+        |paths| {
+            let mut watched = Watched::start(paths, Settings::default(), Caller::Init, 15);
+            watched.until(|uplink| uplink.ipv4.is_some());
+            assert_eq!(show("link show dev eth0")[0]["mtu"], 1000);
+        },
+        || {
+            let mut lab = Lab::new(1);
+            let proc = lab.folder.path().join("proc");
+            std::fs::create_dir_all(proc.join("sys/net")).unwrap();
+            for shown in ["net", "sys/net/ipv4"] {
+                symlink(format!("/proc/{shown}"), proc.join(shown)).unwrap();
+            }
+            lab.serve(0, &["--dhcp-option=26,1000"]);
             lab.run(name, |_| {});
         },
     );

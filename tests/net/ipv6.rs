@@ -83,6 +83,23 @@ fn stateful_addresses_are_set_and_given_back() {
     );
 }
 
+/// A neighbour of eth0, behind the same switch as server0, has the address fd99::101.
+fn with_neighbour() -> Lab {
+    let lab = Lab::new(0);
+    lab.server_ip("link add switch type bridge forward_delay 0 mcast_snooping 0");
+    lab.server_ip("link set switch up");
+    lab.server_ip(&format!("link add port0 type veth peer name eth0 netns {}", lab.client));
+    lab.server_ip("link add port1 type veth peer name server0");
+    lab.server_ip("link add port2 type veth peer name neighbour");
+    for link in ["port0 master switch", "port1 master switch", "port2 master switch"] {
+        lab.server_ip(&format!("link set {link} up"));
+    }
+    lab.server_ip("link set server0 up");
+    lab.server_ip("link set neighbour up");
+    lab.server_ip("addr add fd99:0::101/128 dev neighbour nodad");
+    lab
+}
+
 /// A command waits for duplicate address detection: what somebody else has is declined, and the server grants
 /// another.
 #[test]
@@ -100,22 +117,43 @@ fn an_address_that_somebody_else_has_is_declined() {
             assert!(!show("-6 addr show dev eth0").to_string().contains("fd99::101"));
         },
         || {
-            let mut lab = Lab::new(0);
-            // A neighbour behind the same switch.
-            lab.server_ip("link add switch type bridge forward_delay 0 mcast_snooping 0");
-            lab.server_ip("link set switch up");
-            lab.server_ip(&format!("link add port0 type veth peer name eth0 netns {}", lab.client));
-            lab.server_ip("link add port1 type veth peer name server0");
-            lab.server_ip("link add port2 type veth peer name neighbour");
-            for link in ["port0 master switch", "port1 master switch", "port2 master switch"] {
-                lab.server_ip(&format!("link set {link} up"));
-            }
-            lab.server_ip("link set server0 up");
-            lab.server_ip("link set neighbour up");
-            lab.server_ip("addr add fd99:0::101/128 dev neighbour nodad");
+            let mut lab = with_neighbour();
             lab.serve6(0, &["--dhcp-range=fd99:0::100,fd99:0::1ff,64,1h", "--dhcp-sequential-ip"]);
             lab.run(name, |_| {});
             assert!(lab.logs().contains("DHCPDECLINE"), "{}", lab.logs());
+        },
+    );
+}
+
+/// A server has no other to grant. What else it told stays, and it is not asked for ever.
+#[test]
+fn the_only_address_there_is_is_declined_a_few_times() {
+    let name = "ipv6::the_only_address_there_is_is_declined_a_few_times";
+    in_namespaces(
+        name,
+        |paths| {
+            let settings = Settings { wants_boot_url: true, ..Settings::default() };
+            let mut watched = Watched::start(paths, settings, Caller::Command, 20);
+            let url = |uplink: &Uplink| uplink.ipv6.as_ref().and_then(|side| side.boot_url.clone());
+            watched.until(|uplink| url(uplink).is_some());
+            let error = loop {
+                match watched.next() {
+                    Event::Up(uplink) | Event::Changed(uplink) => assert!(url(&uplink).is_some()),
+                    Event::Down(name) => panic!("{name} is down"),
+                    Event::Exhausted(error) => break error.to_string(),
+                }
+            };
+            assert!(error.contains("somebody else has the address fd99::101, after "), "{error}");
+            watched.quiet(3000);
+            assert!(!show("-6 addr show dev eth0").to_string().contains("fd99::101"));
+        },
+        || {
+            let mut lab = with_neighbour();
+            let url = "--dhcp-option=option6:59,http://[fd99::1]/boot.json";
+            lab.serve6(0, &["--dhcp-range=fd99:0::101,fd99:0::101,slaac,64,1h", url]);
+            lab.run(name, |_| {});
+            let declines = lab.logs().matches("DHCPDECLINE").count();
+            assert!((2..=4).contains(&declines), "{declines}\n{}", lab.logs());
         },
     );
 }

@@ -31,7 +31,7 @@ impl Client6 {
         if !reply.association.addresses.is_empty() && reply.status.is_none() {
             let mut lease = reply.lease(source);
             // Those that it does not name are left as they were.
-            let passed = now.saturating_duration_since(held.since).as_secs();
+            let passed = now.saturating_duration_since(held.since).as_millis().div_ceil(1000);
             let passed = u32::try_from(passed).unwrap_or(FOR_EVER);
             let left = |time: u32| if time == FOR_EVER { time } else { time.saturating_sub(passed) };
             for &(address, preferred, valid) in &held.lease.addresses {

@@ -301,7 +301,7 @@ fn remove(context: &mut Context<'_>, lease: &Lease) {
 fn leased_mtu(context: &Context<'_>, lease: &Lease) -> Option<u16> {
     let (mtu, plan) = (lease.mtu?, context.plan);
     let uses_ipv6 = plan.ipv6 != Ipv6Mode::Off || plan.addresses.iter().any(|given| given.address.is_ipv6());
-    if mtu < LEAST_MTU_IPV6 && uses_ipv6 {
+    if mtu < LEAST_MTU_IPV6 && uses_ipv6 && context.kernel.paths.sysctl("net/ipv6").exists() {
         log::warn!("{}: an MTU of {mtu} is too small for IPv6, and not set", lease.interface);
         return None;
     }

@@ -127,8 +127,7 @@ impl Ipv6 {
     }
 
     pub(super) fn family(&self) -> Family {
-        let held = |lease: &Lease6| lease.addresses.iter().all(|(address, ..)| self.gathered.has(*address));
-        let waits = self.client.is_some() && !self.lease.as_ref().is_some_and(held);
+        let waits = self.waits();
         match self.mode {
             Mode::Off => Family::Off,
             Mode::Given if self.has_address() => Family::Settled,
@@ -144,6 +143,13 @@ impl Ipv6 {
             _ if self.gathered.flags.received => Family::Advertised,
             _ => Family::Asking,
         }
+    }
+
+    /// Whether DHCPv6 has still to bring what it is asked for. One of several addresses may be over by now.
+    fn waits(&self) -> bool {
+        let held = |lease: &Lease6| lease.addresses.iter().any(|(address, ..)| self.gathered.has(*address));
+        let told = |need| self.lease.as_ref().is_some_and(|lease| need == Need::Stateless || held(lease));
+        self.client.as_ref().is_some_and(|&(_, need)| !told(need))
     }
 
     fn has_lease(&self) -> bool {
@@ -205,7 +211,7 @@ impl Ipv6 {
     /// Carrier has gone, and may come back. The kernel keeps what routers said.
     pub(super) fn pause(&mut self) {
         self.fallback = None;
-        if self.lease.is_none() {
+        if self.lease.as_ref().is_none_or(|lease| lease.addresses.is_empty()) {
             (self.port, self.client) = (None, None);
         }
     }
@@ -215,7 +221,7 @@ impl Ipv6 {
         self.pause();
         (self.port, self.client) = (None, None);
         if let Some(lease) = self.lease.take() {
-            remove(context, &lease);
+            remove(context, &lease.addresses);
         }
         if self.mode == Mode::Given {
             given::remove(context);
@@ -363,7 +369,7 @@ impl Ipv6 {
             Reaction6::Lost(why) => {
                 log::warn!("{}: DHCPv6 lease lost: {why}", context.link.name());
                 if let Some(lease) = self.lease.take() {
-                    remove(context, &lease);
+                    remove(context, &lease.addresses);
                 }
             }
         }
@@ -380,7 +386,9 @@ impl Ipv6 {
 
     /// Sets the addresses of a lease; those that an earlier one had beyond them go.
     fn set(&mut self, context: &mut Context<'_>, lease: Lease6) -> Result<(), Errno> {
-        if self.lease.is_none() {
+        // What is left of one whose addresses were declined is no lease of them.
+        let is_bare = |lease: &Lease6| lease.addresses.is_empty();
+        if self.lease.as_ref().is_none_or(|before| is_bare(before) && !is_bare(&lease)) {
             log::info!("{}", summary(context.link.name(), &lease));
         }
         let before = self.lease.take().map(|lease| lease.addresses).unwrap_or_default();
@@ -448,10 +456,12 @@ impl Ipv6 {
         }
     }
 
-    /// Tells the server of a lease that somebody else has its address.
+    /// Tells the server of a lease that somebody else has its address. What else it told stays.
     fn decline(&mut self, context: &mut Context<'_>, address: Ipv6Addr, now: Instant) {
         let Some((client, _)) = &mut self.client else { return };
-        let Some(lease) = self.lease.take_if(|lease| lease.addresses.iter().any(|own| own.0 == address))
+        let has = |lease: &&mut Lease6| lease.addresses.iter().any(|own| own.0 == address);
+        let Some(addresses) =
+            self.lease.as_mut().filter(has).map(|lease| std::mem::take(&mut lease.addresses))
         else {
             return;
         };
@@ -459,7 +469,7 @@ impl Ipv6 {
         if let Some(message) = client.decline(now, address) {
             self.send(context, &message);
         }
-        remove(context, &lease);
+        remove(context, &addresses);
     }
 
     /// Gives the addresses back.
@@ -490,7 +500,7 @@ impl Ipv6 {
             _ if self.gathered.is_near() => {
                 let near = if self.gathered.is_usable() { "" } else { ", its router leads nowhere else" };
                 let side = self.gathered.ipv6(self.lease.as_ref(), now);
-                let unanswered = self.client.as_ref().filter(|_| self.lease.is_none());
+                let unanswered = self.client.as_ref().filter(|_| self.waits());
                 let told =
                     unanswered.map(|(client, _)| format!(", {}", client.story(now))).unwrap_or_default();
                 side.addresses.first().map(|own| format!("address {}{near}{told}", own.address))
@@ -529,8 +539,8 @@ fn refused(
     super::runner::fault(context.link, &format!("set address {address} on"), errno, trouble)
 }
 
-fn remove(context: &mut Context<'_>, lease: &Lease6) {
-    for &(address, ..) in &lease.addresses {
+fn remove(context: &mut Context<'_>, addresses: &[(Ipv6Addr, u32, u32)]) {
+    for &(address, ..) in addresses {
         context.kernel.remove_address(context.link, address.into(), 128);
     }
 }
@@ -542,3 +552,6 @@ fn summary(name: &str, lease: &Lease6) -> String {
     let said: Vec<String> = addresses.chain(servers).collect();
     format!("{name}: DHCPv6 from {}: {}", lease.server, said.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,8 +112,8 @@ impl Kernel {
         }
     }
 
-    /// Sets the hardware address. True if the link was taken down for it.
-    pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<bool, Errno> {
+    /// Sets the hardware address. Where the link was taken down for it: whether it is up again.
+    pub(super) fn set_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<Option<bool>, Errno> {
         let before = self.journal.find(link.name()).and_then(|record| record.mac);
         let noted = |mac| move |record: &mut Record| record.mac = mac;
         self.journal.change(link.name(), noted(before.or(link.mac)));
@@ -125,16 +125,17 @@ impl Kernel {
     }
 
     /// Many drivers take a hardware address only while the link is down: then it is taken down, and raised again.
-    fn change_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<bool, Errno> {
+    fn change_mac(&mut self, link: &Link, mac: [u8; 6]) -> Result<Option<bool>, Errno> {
         let address = [attribute(libc::IFLA_ADDRESS, &mac)];
         match self.set_attributes(link, &address) {
             Err(Errno::BUSY) if link.flags.up => {
                 self.lower(link)?;
                 let set = self.set_attributes(link, &address);
-                report(link.name(), "IFF_UP", self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[]));
-                set.and(Ok(true))
+                let raised = self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[]);
+                report(link.name(), "IFF_UP", raised);
+                set.and(Ok(Some(raised.is_ok())))
             }
-            set => set.and(Ok(false)),
+            set => set.and(Ok(None)),
         }
     }
 

@@ -163,15 +163,17 @@ impl Runner {
     fn prepare(&mut self, kernel: &mut Kernel) -> bool {
         if let Some(mac) = self.plan.mac.filter(|&mac| self.link.mac != Some(mac)) {
             match kernel.set_mac(&self.link, mac) {
-                Ok(lowered) => {
+                Ok(raised) => {
                     self.link.mac = Some(mac);
-                    self.link.flags.carrier &= !lowered;
-                    self.link.flags.running &= !lowered;
+                    // What is still down is raised as others are, and told of if it cannot be.
+                    self.link.flags.up &= raised != Some(false);
+                    self.link.flags.carrier &= raised.is_none();
+                    self.link.flags.running &= raised.is_none();
                 }
                 Err(errno) => {
-                    // Without permission the link cannot be raised either, and that ends the race.
-                    return fault(&self.link, "set the hardware address of", errno, &mut self.trouble)
-                        .is_err();
+                    // EPERM and EACCES are also what drivers of virtual functions say by themselves.
+                    tell(&self.link, "set the hardware address of", errno, &mut self.trouble);
+                    return false;
                 }
             }
         }
@@ -465,7 +467,11 @@ pub(super) fn fault(
     if is_forbidden(errno) {
         return Err(errno);
     }
+    tell(link, what, errno, trouble);
+    Ok(())
+}
+
+fn tell(link: &Link, what: &str, errno: Errno, trouble: &mut Option<String>) {
     log::warn!("cannot {what} {}: {errno}", link.name());
     *trouble = Some(format!("kernel refused to {what} it: {errno}"));
-    Ok(())
 }

@@ -65,12 +65,12 @@ fn addresses_that_an_extension_does_not_name_stay_until_they_end() {
         [lease_of(OURS, 2000, 3000), lease_of(second, 500, 3000), lease_of(third, FOR_EVER, FOR_EVER)];
     let reply = packet(REPLY, &client, SERVER, &[association(1000, 1600, &three), option(14, b"")]);
     assert!(matches!(client.receive(now, ROUTER, &reply), Reaction6::Bound(_)));
-    let now = now + seconds(1000);
+    let now = now + seconds(1000) + Duration::from_millis(1);
     assert_eq!(named(&sent(client.tick(now))), [OURS, second, third]);
     let one = association(1000, 1600, &[lease_of(OURS, 2000, 3000)]);
     let reply = packet(REPLY, &client, SERVER, &[one]);
     let Reaction6::Renewed(lease) = client.receive(now, ROUTER, &reply) else { panic!() };
-    let left = [(OURS, 2000, 3000), (second, 0, 2000), (third, FOR_EVER, FOR_EVER)];
+    let left = [(OURS, 2000, 3000), (second, 0, 1999), (third, FOR_EVER, FOR_EVER)];
     assert_eq!((&*lease.addresses, lease.t1), (&left[..], 1000));
     // One is withdrawn, and one is over when the server names the first again.
     client.tick(now + seconds(1000));
@@ -167,6 +167,37 @@ fn an_address_that_somebody_else_has_is_declined_and_another_asked_for() {
     let later = client.due();
     assert!(later > now && later < now + seconds(2));
     assert_eq!(kind(client.tick(later)), MessageType::Solicit);
+}
+
+/// What is granted after it clears no count, and a server that then has none left hides no address.
+#[test]
+fn nobody_is_asked_for_ever_for_what_somebody_else_has() {
+    let (mut client, mut now) = bound();
+    let mut waits = Vec::new();
+    for _ in 1..MOST_DECLINES {
+        assert!(client.decline(now, OURS).is_some());
+        waits.push(client.due() - now);
+        now = client.due();
+        assert_eq!(kind(client.tick(now)), MessageType::Solicit);
+        let none = packet(ADVERTISE, &client, SERVER, &[refused(2)]);
+        assert!(matches!(client.receive(now, ROUTER, &none), Reaction6::Nothing));
+        let story = client.story(now);
+        assert!(story.starts_with("somebody else has the address 2001:db8::15, "), "{story}");
+        assert!(story.contains("fe80::1"), "{story}");
+        let reply = packet(REPLY, &client, SERVER, &[granted(), option(14, b"")]);
+        assert!(matches!(client.receive(now, ROUTER, &reply), Reaction6::Bound(_)));
+        assert!(client.story(now).starts_with("DHCPv6 answered, "));
+    }
+    assert!(waits.is_sorted_by(|one, next| *next > *one * 3 / 2), "{waits:?}");
+    assert!(client.decline(now, OURS).is_some());
+    for after in [0, 1, 5000, 500_000] {
+        client.hurry(now + seconds(after));
+        assert!(matches!(client.tick(now + seconds(after)), Reaction6::Nothing));
+    }
+    assert_eq!(
+        client.story(now),
+        "somebody else has the address 2001:db8::15, after 4 DHCPv6 solicits in 3 s"
+    );
 }
 
 #[test]
