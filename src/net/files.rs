@@ -41,6 +41,9 @@ pub(super) struct Record {
     pub(super) made: bool,
     /// IFF_UP.
     pub(super) raised: bool,
+    /// It was made a member of a bond.
+    #[serde(default)]
+    pub(super) joined: bool,
     /// When an attempt first saw it: milliseconds of CLOCK_BOOTTIME.
     #[serde(default)]
     pub(super) first_seen: Option<u64>,

@@ -356,6 +356,71 @@ fn a_link_that_is_not_raised_ends_no_race_of_others() {
     );
 }
 
+/// A bridge is taken for a bond of the right mode: it keeps its members in the same way, but raises none.
+#[test]
+fn the_members_of_a_bond_stay_for_the_next_attempt_and_leave_when_nothing_comes_of_it() {
+    let name = "given::the_members_of_a_bond_stay_for_the_next_attempt_and_leave_when_nothing_comes_of_it";
+    in_namespaces(
+        name,
+        |paths| {
+            let make =
+                || Command::new("ip").args(["link", "add", "bond0", "type", "bridge"]).status().unwrap();
+            if !make().success() {
+                return println!("{name} skipped: a kernel without bridge");
+            }
+            let mode = paths.interface("bond0").join("bonding/mode");
+            std::fs::create_dir_all(mode.parent().unwrap()).unwrap();
+            std::fs::write(mode, "active-backup 1\n").unwrap();
+            let members = || {
+                ["eth0", "eth1"].map(|name| {
+                    let link = &show(&format!("link show dev {name}"))[0];
+                    (link["master"] == "bond0", link["flags"].as_array().unwrap().contains(&"UP".into()))
+                })
+            };
+            ip("link set bond0 up");
+            ip("link set eth1 up");
+            let wait = |wanted| {
+                let end = Instant::now() + Duration::from_secs(10);
+                while members() != wanted && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                assert_eq!(members(), wanted);
+            };
+            let attempt = |caller| {
+                let settings = given("bond=bond0:eth0,eth1:mode=active-backup ip=bond0:dhcp");
+                Watched::start(paths, settings, caller, 20)
+            };
+            for caller in [Caller::Command, Caller::Init] {
+                let mut watched = attempt(caller);
+                wait([(true, false); 2]);
+                ip("link set eth0 up");
+                assert_eq!(watched.until(|_| true).interface, "bond0");
+                drop(watched);
+                if caller == Caller::Command {
+                    // Each is as it was found.
+                    assert_eq!(members(), [(false, false), (false, true)]);
+                }
+            }
+            assert_eq!(members(), [(true, true), (true, false)]);
+            let mut next = attempt(Caller::Init);
+            assert_eq!(next.until(|_| true).interface, "bond0");
+            // One that is down is raised.
+            wait([(true, true); 2]);
+            drop(next);
+            // They leave a bond that is not asked for any more.
+            let mut other = Watched::start(paths, given("ip=eth0:dhcp"), Caller::Init, 20);
+            assert_eq!(other.until(|_| true).interface, "eth0");
+            assert_eq!(members().map(|(is_member, _)| is_member), [false; 2]);
+            assert_eq!(show("link show dev bond0")[0]["ifname"], "bond0");
+        },
+        || {
+            let mut lab = Lab::new(2);
+            lab.serve(0, &[]);
+            lab.run(name, |_| {});
+        },
+    );
+}
+
 /// The mode of a bond that is there cannot be set: neither is it used, nor do its members join.
 #[test]
 fn a_bond_that_is_not_as_it_is_given_is_refused() {

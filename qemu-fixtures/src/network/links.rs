@@ -170,6 +170,16 @@ fn stacked() -> Vec<Scenario> {
             &[Check::Lease("eth0.100")],
         ),
         Scenario { machine: Machine { events: FIRST_CUT, ..backup.machine.clone() }, ..backup },
+        // The first attempt leaves a bond with two members, over which the second goes.
+        Scenario {
+            serve: Serve::Faulty(&[("manifest", Fault::MissingAtFirst(12))]),
+            ..bond(
+                "bond-second-attempt",
+                TWO,
+                "phase.onfail=retry bond=bond0:eth0,eth1:mode=active-backup,miimon=100 ip=bond0:dhcp",
+                &[Check::Lease("bond0"), Check::TriedAgain(1)],
+            )
+        },
         bond(
             "bond-802.3ad",
             MEMBERS,

@@ -50,8 +50,15 @@ impl Devices {
             // One of another mode is of no use to its members.
             let Some(device) = device.filter(|_| !self.has_failed(&bond.name)) else { continue };
             let members = bond.members.iter().filter_map(|name| find(name));
-            for member in members.filter(|member| member.master != Some(device.index)) {
-                self.attempt(kernel, member.name(), |kernel| enslave(kernel, bond, device, member));
+            for member in members {
+                if member.master != Some(device.index) {
+                    self.attempt(kernel, member.name(), |kernel| enslave(kernel, bond, device, member));
+                } else if !member.flags.up {
+                    self.attempt(kernel, member.name(), |kernel| {
+                        kernel.raise_soon(member);
+                        Ok(())
+                    });
+                }
             }
         }
         for vlan in &given.vlans {
@@ -168,7 +175,10 @@ fn create(
 /// A member has to be down when it joins; the bond raises it.
 fn enslave(kernel: &mut Kernel, bond: &Bond, device: &Link, member: &Link) -> Result<(), Errno> {
     log::debug!("{} joins {}", member.name(), bond.name);
-    kernel.journal.change(member.name(), |record| record.raised |= !member.flags.up);
+    kernel.journal.change(member.name(), |record| {
+        record.raised |= !record.joined && !member.flags.up;
+        record.joined = true;
+    });
     if member.flags.up {
         kernel.lower(member)?;
     }

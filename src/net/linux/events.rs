@@ -29,8 +29,15 @@ impl Engine {
         }
         let links = self.links_now()?;
         for link in links.iter().rev() {
-            if self.setup.plan(link).is_some() || self.setup.only_raises(link) {
-                let is_ours = self.kernel.journal.find(link.name()).is_some_and(|record| record.raised);
+            let record = self.kernel.journal.find(link.name());
+            let is_ours = record.is_some_and(|record| record.raised);
+            // A bond that stays keeps its members: it raises them only when they join.
+            let stays = if record.is_some_and(|record| record.joined) {
+                self.setup.is_member(link)
+            } else {
+                self.setup.plan(link).is_some() || self.setup.only_raises(link)
+            };
+            if stays {
                 self.kernel.withdraw_addresses(link);
                 if is_ours && self.setup.caller == Caller::Init {
                     self.kernel.reset_ipv6(link);

@@ -256,9 +256,16 @@ impl Kernel {
             let header = LinkHeader { index: link.index, ..LinkHeader::default() };
             report(name, "device", self.requests.change(libc::RTM_DELLINK, 0, &header, &[]));
         } else {
+            if record.joined {
+                let result = self.set_attributes(link, &[attribute(libc::IFLA_MASTER, &[0; 4])]);
+                report(name, "IFLA_MASTER", result);
+            }
             if record.raised {
                 log::debug!("{name} is put back down");
                 report(name, "IFF_UP", self.lower(link));
+            } else if record.joined {
+                // It was taken down to join, and again by the bond that it leaves.
+                report(name, "IFF_UP", self.set_link(link, LinkFlags::Up, LinkFlags::Up, &[]));
             }
             if let Some(mac) = record.mac {
                 let result = self.change_mac(link, mac).map(drop);

@@ -70,6 +70,11 @@ impl Setup {
         link.flags.ethernet && self.settings.given.for_link(link.name(), link.mac).raised
     }
 
+    /// Whether a bond is to have the link.
+    pub(super) fn is_member(&self, link: &Link) -> bool {
+        self.settings.given.bonds.iter().any(|bond| bond.members.iter().any(|member| member == link.name()))
+    }
+
     /// Whether the command line names the link, or has it made.
     fn names(&self, link: &Link) -> bool {
         let given = &self.settings.given;
