@@ -81,6 +81,8 @@ enum Message {
 #[derive(Debug, Default)]
 struct Report {
     missed: Vec<Missed>,
+    /// What each URL failed with the last time, for who is asking again when the time is over.
+    before: Vec<Missed>,
     /// Why nobody names a provider, or no other.
     reasons: Vec<String>,
     /// Whether anybody does.
@@ -291,6 +293,9 @@ impl Field {
             let mut report = watch.take_report();
             named |= runs || report.named;
             let mut failures: Vec<(String, String)> = Vec::new();
+            if runs && report.missed.is_empty() {
+                report.missed = report.before;
+            }
             for Missed { url, why } in report.missed {
                 match why {
                     Why::Refused(error) => {
@@ -430,6 +435,25 @@ mod tests {
     fn whoever_is_cut_off_has_a_reason() {
         let line = field(Uplink::default()).failure(None).line().to_string();
         assert!(line.contains("with a manifest: the time for this boot attempt is over; "), "{line}");
+    }
+
+    #[test]
+    fn who_is_asking_again_has_said_something_before() {
+        let failed = |url: &str, reason: &str| Missed {
+            url: url.to_owned(),
+            why: Why::Failed { reason: reason.to_owned(), hint: None },
+        };
+        let mut field = field(Uplink::default());
+        for entrant in &mut field.entrants {
+            entrant.runs = true;
+            let mut report = entrant.watch.report();
+            report.remember(vec![failed("http://a/", "HTTP status 503"), failed("http://b/", "refused")]);
+            report.missed.push(failed("http://b/", "reset"));
+            report.begin_again();
+        }
+        let line = field.failure(None).line().to_string();
+        assert!(line.contains("HTTP status 503") && line.contains("reset"), "{line}");
+        assert!(!line.contains("refused"), "{line}");
     }
 
     /// A router of sensors, say, has announced a network of its own, and DHCPv4 is silent.

@@ -37,7 +37,7 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
 /// Where `location` leads from `url`: credentials stay, on the same host and scheme.
 pub fn redirected(url: &str, location: &str) -> Option<String> {
     let next = resolve(url, location)?;
-    let stays = host(&next) == host(url) && is_https(&next) == is_https(url);
+    let stays = host(&next).eq_ignore_ascii_case(host(url)) && is_https(&next) == is_https(url);
     match (authority(url).rsplit_once('@'), next.split_once("://")) {
         (Some((given, _)), Some((scheme, rest))) if stays && !authority(&next).contains('@') => {
             Some(format!("{scheme}://{given}@{rest}"))
@@ -174,6 +174,7 @@ mod tests {
             ("http://u:p@a/b", "/c", "http://u:p@a/c"),
             ("http://u:p@a/b", "http://a/c", "http://u:p@a/c"),
             ("http://u:p@a/b", "http://v:q@a/c", "http://v:q@a/c"),
+            ("http://u:p@A/b", "http://a/c", "http://u:p@a/c"),
             ("http://u:p@a/b", "http://b/c", "http://b/c"),
             ("http://u:p@a/b", "http://a:8080/c", "http://a:8080/c"),
             ("http://u:p@a/b", "https://a/c", "https://a/c"),

@@ -153,7 +153,13 @@ impl Ipv6 {
     }
 
     fn has_lease(&self) -> bool {
-        self.lease.is_some() && self.has_address()
+        self.holds() && self.has_address()
+    }
+
+    /// Whether there is a lease, and not what is left of one whose addresses were declined.
+    fn holds(&self) -> bool {
+        let is_stateless = self.client.as_ref().is_some_and(|&(_, need)| need == Need::Stateless);
+        self.lease.as_ref().is_some_and(|lease| is_stateless || !lease.addresses.is_empty())
     }
 
     /// Whether nobody says how anything is reached: RFC 5942, section 4.
@@ -191,7 +197,7 @@ impl Ipv6 {
 
     /// From now on, routers have their time before DHCPv6 is asked without them.
     fn wait_for_routers(&mut self, now: Instant) {
-        if self.mode == Mode::Either && self.lease.is_none() {
+        if self.mode == Mode::Either && !self.holds() {
             if std::mem::take(&mut self.given_up) {
                 (self.port, self.client) = (None, None);
             }
@@ -296,7 +302,7 @@ impl Ipv6 {
         };
         // Routers came late, and what they say counts, unless there is a lease.
         let is_other = |(_, running): &(Client6, Need)| Some(*running) != need;
-        if self.given_up && self.lease.is_none() && self.client.as_ref().is_some_and(is_other) {
+        if self.given_up && !self.holds() && self.client.as_ref().is_some_and(is_other) {
             (self.port, self.client) = (None, None);
         }
         let Some(need) = need.filter(|_| self.ready) else { return Ok(()) };

@@ -70,9 +70,15 @@ impl Setup {
         link.flags.ethernet && self.settings.given.for_link(link.name(), link.mac).raised
     }
 
-    /// Whether a bond is to have the link.
+    /// Whether a bond is to have the link. None is made where one link alone is wanted.
     pub(super) fn is_member(&self, link: &Link) -> bool {
-        self.settings.given.bonds.iter().any(|bond| bond.members.iter().any(|member| member == link.name()))
+        self.settings.only.is_none()
+            && self
+                .settings
+                .given
+                .bonds
+                .iter()
+                .any(|bond| bond.members.iter().any(|member| member == link.name()))
     }
 
     /// Whether the command line names the link, or has it made.

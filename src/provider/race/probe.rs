@@ -95,7 +95,7 @@ impl Asking {
         let search = &self.shared.search;
         let candidates = Candidates::new(provider, &search.config.channel, search.arch);
         let started = Instant::now();
-        let (mut pause, mut before) = (FIRST_PAUSE, Vec::new());
+        let mut pause = FIRST_PAUSE;
         let rounds = if self.is_first { ROUNDS } else { 1 };
         for round in 1.. {
             let seen = self.watch.generation();
@@ -132,9 +132,7 @@ impl Asking {
             let longest = if after.is_some() { LONGEST + wait } else { LONGEST };
             let is_late = started.elapsed() + wait > longest || search.deadline.remaining() <= wait;
             if is_refused || lasts || is_late || round >= rounds {
-                // A try that had too little time knows less than the one before it.
-                let is_cut = !is_refused && search.deadline.passed() && !before.is_empty();
-                return if is_cut { before } else { missed };
+                return missed;
             }
             if round == 1 {
                 drop(tell.send(Answer::FailedOnce));
@@ -145,8 +143,8 @@ impl Asking {
             if is_better && !self.is_given {
                 return missed;
             }
+            self.watch.report().remember(missed);
             pause = if is_better { FIRST_PAUSE } else { pause * 2 };
-            before = missed;
         }
         Vec::new()
     }

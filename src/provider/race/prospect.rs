@@ -96,8 +96,17 @@ fn announce(providers: &[String], interface: &str, origin: &str, source: Source,
 
 impl super::Report {
     /// A refusal is kept: it tells more than what comes after it.
-    fn begin_again(&mut self) {
+    pub(super) fn begin_again(&mut self) {
         (self.reasons, self.named) = (Vec::new(), false);
-        self.missed.retain(|missed| matches!(missed.why, Why::Refused(_)));
+        let missed = std::mem::take(&mut self.missed);
+        let (refused, failed) = missed.into_iter().partition(|missed| matches!(missed.why, Why::Refused(_)));
+        self.missed = refused;
+        self.remember(failed);
+    }
+
+    /// Notes what failed and is tried again.
+    pub(super) fn remember(&mut self, failed: Vec<super::Missed>) {
+        self.before.retain(|known| failed.iter().all(|failed| failed.url != known.url));
+        self.before.extend(failed);
     }
 }
