@@ -267,6 +267,15 @@ mod tests {
         [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
     }
 
+    /// Who asks this server, and nobody else; it waits for them long enough.
+    fn client_of(server: &UdpSocket) -> UdpSocket {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        server.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        client
+    }
+
     /// A server that says over UDP that its answer is too long, and over TCP what `manners` makes of the question;
     /// None is nothing, ever. The client's end.
     fn server(manners: Manners) -> UdpSocket {
@@ -276,10 +285,7 @@ mod tests {
                 Some((UdpSocket::bind(streams.local_addr().unwrap()).ok()?, streams))
             })
             .unwrap();
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_nonblocking(true).unwrap();
-        client.connect(datagrams.local_addr().unwrap()).unwrap();
-        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        let client = client_of(&datagrams);
         thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
@@ -305,10 +311,7 @@ mod tests {
     /// A server that refuses with this RCODE; None says nothing. The client's end.
     fn refuser(code: Option<u8>) -> UdpSocket {
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_nonblocking(true).unwrap();
-        client.connect(datagrams.local_addr().unwrap()).unwrap();
-        datagrams.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        let client = client_of(&datagrams);
         thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
@@ -357,6 +360,22 @@ mod tests {
             assert_eq!(found, Err(Some(code)));
             assert!(took < PATIENCE / 2, "{took:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_fails_at_first_is_asked_again() {
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = client_of(&datagrams);
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            for code in [SERVER_FAILURE, 0] {
+                let (length, peer) = datagrams.recv_from(&mut buffer).unwrap();
+                let mut answer = answer(&buffer[..length], false, 9);
+                answer[3] |= code;
+                datagrams.send_to(&answer, peer).unwrap();
+            }
+        });
+        assert_eq!(asked(&[client]).0, Ok(3));
     }
 
     #[test]
